@@ -1,0 +1,9 @@
+//! sockring: a Socket.IO server on io_uring, made for broadcasts to very large numbers of sockets.
+
+pub mod adapter;
+pub mod app;
+pub mod engine;
+pub mod fanout;
+pub mod io;
+pub mod protocol;
+pub mod runtime;
