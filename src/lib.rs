@@ -5,5 +5,7 @@ pub mod app;
 pub mod engine;
 pub mod fanout;
 pub mod io;
+pub mod limits;
 pub mod protocol;
 pub mod runtime;
+pub mod time;

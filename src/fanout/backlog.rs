@@ -1,0 +1,133 @@
+//! What a slow socket is still owed.
+
+use std::collections::VecDeque;
+
+use super::Frame;
+
+/// Frames that a socket could not take yet, by reference: a thousand stalled readers of one room share
+/// the bytes. The count of bytes is what the limit of the socket is compared with.
+///
+/// ```
+/// use sockring::fanout::{Backlog, Frame};
+/// let mut backlog = Backlog::default();
+/// backlog.push(Frame::raw("hello"));
+/// backlog.consume(2);
+/// let mut out = Vec::new();
+/// backlog.copy_to(&mut out, 64);
+/// assert_eq!(out, b"llo");
+/// ```
+#[derive(Debug, Default)]
+pub struct Backlog {
+    frames: VecDeque<Frame>,
+    /// Bytes of the first frame that have left already.
+    sent: usize,
+    bytes: usize,
+}
+
+impl Backlog {
+    /// Adds a frame behind all others.
+    pub fn push(&mut self, frame: Frame) {
+        self.bytes += frame.wire().len();
+        self.frames.push_back(frame);
+    }
+
+    /// Bytes that are still to be sent.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Copies what comes next, at most `max` bytes, behind what `out` holds.
+    pub fn copy_to(&self, out: &mut Vec<u8>, max: usize) {
+        let end = out.len() + max;
+        let mut skip = self.sent;
+        for frame in &self.frames {
+            let rest = &frame.wire()[skip..];
+            skip = 0;
+            out.extend_from_slice(&rest[..rest.len().min(end - out.len())]);
+            if out.len() == end {
+                break;
+            }
+        }
+    }
+
+    /// Notes that `sent` bytes have left.
+    pub fn consume(&mut self, mut sent: usize) {
+        debug_assert!(sent <= self.bytes);
+        self.bytes = self.bytes.saturating_sub(sent);
+        sent += self.sent;
+        while let Some(first) = self.frames.front() {
+            if sent < first.wire().len() {
+                break;
+            }
+            sent -= first.wire().len();
+            self.frames.pop_front();
+        }
+        self.sent = sent;
+    }
+
+    /// Takes everything out as the body of a long-polling response, at most `max` bytes of it unless the
+    /// first frame alone is larger. Only for a backlog of which nothing has left in part.
+    pub fn take_polling(&mut self, max: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        while let Some(frame) = self.frames.front() {
+            let piece = frame.polling();
+            if !out.is_empty() && out.len() + 1 + piece.len() > max {
+                break;
+            }
+            if !out.is_empty() {
+                out.push(crate::protocol::eio::SEPARATOR);
+            }
+            out.extend_from_slice(piece);
+            self.bytes = self.bytes.saturating_sub(frame.wire().len());
+            self.frames.pop_front();
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_pattern_of_short_sends_yields_the_stream(
+            frames in prop::collection::vec("[a-z]{0,9}", 0..20),
+            takes in prop::collection::vec(1usize..12, 1..200),
+        ) {
+            let mut backlog = Backlog::default();
+            let mut expected = String::new();
+            for frame in &frames {
+                backlog.push(Frame::raw(frame.clone()));
+                expected.push_str(frame);
+            }
+            let mut stream = Vec::new();
+            for take in takes.iter().cycle().take(400) {
+                let mut out = Vec::new();
+                backlog.copy_to(&mut out, *take);
+                backlog.consume(out.len());
+                stream.extend(out);
+            }
+            prop_assert_eq!(stream, expected.as_bytes());
+            prop_assert_eq!(backlog.bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn polling_takes_whole_messages_up_to_the_limit() {
+        let mut backlog = Backlog::default();
+        for text in ["one", "two", "three"] {
+            backlog.push(Frame::message(&[b"4", text.as_bytes()], &[]));
+        }
+        assert_eq!(backlog.take_polling(9), b"4one\x1e4two");
+        assert_eq!(backlog.take_polling(1), b"4three");
+        assert!(backlog.is_empty() && backlog.bytes() == 0);
+    }
+}

@@ -1,0 +1,236 @@
+//! What sockets are owed in one turn, as sequences that they share.
+
+use smallvec::SmallVec;
+
+use super::Frame;
+use crate::limits;
+
+/// A sequence of frames that one or more sockets are owed: a node of the [`Batch`]'s tree.
+///
+/// Four bytes stand for the whole sequence, so that owing a frame to one more socket of a room costs one
+/// comparison and one store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owed(u32);
+
+impl Owed {
+    /// Nothing is owed.
+    pub const NOTHING: Self = Self(0);
+}
+
+/// The frames of one turn, as a tree: a node is "what its parent is owed, and then this frame".
+///
+/// Sockets start a turn at the root. Appending a frame moves a socket to a child; sockets that are owed
+/// the same sequence meet at the same node, whichever rooms or direct messages made it up. So the bytes
+/// to send are joined once for each distinct sequence, and not for each socket.
+///
+/// ```
+/// use sockring::fanout::{Batch, Frame, Owed};
+/// let mut batch = Batch::default();
+/// let (a, b) = (Frame::raw("a"), Frame::raw("b"));
+/// let first = batch.append(Owed::NOTHING, &a);
+/// let second = batch.append(Owed::NOTHING, &a);
+/// assert_eq!(first, second);
+/// let both = batch.append(first, &b);
+/// assert_eq!(batch.joined(both), b"ab");
+/// ```
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Node `n` stands at index `n - 1`; node 0 is the root.
+    nodes: Vec<Node>,
+    /// The root's newest child.
+    root_child: u32,
+    /// The last step, which the next member of the same room nearly always repeats.
+    memo: Memo,
+    spare: Vec<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Node {
+    frame: Frame,
+    parent: u32,
+    newest_child: u32,
+    bytes: usize,
+    joined: Option<Vec<u8>>,
+    polling: Option<Vec<u8>>,
+}
+
+#[derive(Debug, Default)]
+struct Memo {
+    from: u32,
+    frame: usize,
+    to: u32,
+}
+
+impl Batch {
+    /// The sequence `owed` and then `frame`.
+    pub fn append(&mut self, owed: Owed, frame: &Frame) -> Owed {
+        let address = frame.address();
+        if self.memo.frame == address && self.memo.from == owed.0 {
+            return Owed(self.memo.to);
+        }
+        let newest = match self.node(owed) {
+            Some(node) => node.newest_child,
+            None => self.root_child,
+        };
+        // Only the newest child is compared: a second broadcast finds its members at a few nodes whose
+        // newest child it made itself. A miss costs one node and some sharing, never correctness, and a
+        // turn of a thousand single messages does not search a thousand children.
+        let to = match self.node(Owed(newest)) {
+            Some(node) if node.frame.address() == address => newest,
+            _ => self.grow(owed, frame),
+        };
+        self.memo = Memo { from: owed.0, frame: address, to };
+        Owed(to)
+    }
+
+    fn grow(&mut self, owed: Owed, frame: &Frame) -> u32 {
+        let bytes = self.bytes(owed) + frame.wire().len();
+        self.nodes.push(Node {
+            frame: frame.clone(),
+            parent: owed.0,
+            newest_child: 0,
+            bytes,
+            joined: None,
+            polling: None,
+        });
+        // A turn cannot make 2^32 nodes: each is some hundred bytes.
+        let id = self.nodes.len() as u32;
+        match owed.0 {
+            0 => self.root_child = id,
+            parent => self.nodes[parent as usize - 1].newest_child = id,
+        }
+        id
+    }
+
+    fn node(&self, owed: Owed) -> Option<&Node> {
+        self.nodes.get((owed.0 as usize).wrapping_sub(1))
+    }
+
+    /// Bytes of the whole sequence in its WebSocket form.
+    pub fn bytes(&self, owed: Owed) -> usize {
+        self.node(owed).map_or(0, |node| node.bytes)
+    }
+
+    /// The frames of the sequence, in order.
+    pub fn frames(&self, owed: Owed) -> SmallVec<[&Frame; 8]> {
+        let mut frames = SmallVec::new();
+        let mut at = owed;
+        while let Some(node) = self.node(at) {
+            frames.push(&node.frame);
+            at = Owed(node.parent);
+        }
+        frames.reverse();
+        frames
+    }
+
+    /// The sequence as the bytes of one send: a single frame's own buffer, or its frames joined, once.
+    pub fn joined(&mut self, owed: Owed) -> &[u8] {
+        self.prepare(owed);
+        self.prepared(owed)
+    }
+
+    /// Joins the sequence if that is still to do, so that [`prepared`](Self::prepared) can lend it.
+    pub fn prepare(&mut self, owed: Owed) {
+        let Some(node) = self.node(owed) else { return };
+        if node.parent == 0 || node.joined.is_some() {
+            return;
+        }
+        let mut out = self.spare.pop().unwrap_or_default();
+        out.reserve(node.bytes);
+        for frame in self.frames(owed) {
+            out.extend_from_slice(frame.wire());
+        }
+        self.nodes[owed.0 as usize - 1].joined = Some(out);
+    }
+
+    /// The bytes of a sequence that was [prepared](Self::prepare); nothing for one that was not.
+    pub fn prepared(&self, owed: Owed) -> &[u8] {
+        match self.node(owed) {
+            Some(Node { joined: Some(bytes), .. }) => bytes,
+            Some(node) if node.parent == 0 => node.frame.wire(),
+            _ => &[],
+        }
+    }
+
+    /// The sequence as the body of a long-polling response, joined once for all pollers that are owed it.
+    pub fn polling(&mut self, owed: Owed) -> &[u8] {
+        let Some(node) = self.node(owed) else { return &[] };
+        if node.polling.is_none() {
+            let mut out = Vec::new();
+            for frame in self.frames(owed) {
+                if !out.is_empty() {
+                    out.push(crate::protocol::eio::SEPARATOR);
+                }
+                out.extend_from_slice(frame.polling());
+            }
+            self.nodes[owed.0 as usize - 1].polling = Some(out);
+        }
+        self.node(owed).and_then(|node| node.polling.as_deref()).unwrap_or_default()
+    }
+
+    /// Whether the turn owes nothing to anybody.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Forgets the turn. Every [`Owed`] but [`Owed::NOTHING`] is void afterwards.
+    pub fn clear(&mut self) {
+        for node in self.nodes.drain(..) {
+            let Some(mut buffer) = node.joined else { continue };
+            if self.spare.len() < limits::JOINED_BUFFERS_KEPT
+                && buffer.capacity() <= limits::JOINED_BUFFER_BYTES_KEPT
+            {
+                buffer.clear();
+                self.spare.push(buffer);
+            }
+        }
+        self.root_child = 0;
+        self.memo = Memo::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn members_of_two_rooms_share_what_they_share() {
+        let mut batch = Batch::default();
+        let (f, g) = (Frame::raw("f"), Frame::raw("g"));
+        let mut owed = [Owed::NOTHING; 4];
+        for member in [0, 1, 2] {
+            owed[member] = batch.append(owed[member], &f);
+        }
+        for member in [1, 3, 2] {
+            owed[member] = batch.append(owed[member], &g);
+        }
+        assert_eq!(owed[1], owed[2]);
+        assert_eq!(batch.joined(owed[0]), b"f");
+        assert_eq!(batch.joined(owed[1]), b"fg");
+        assert_eq!(batch.joined(owed[3]), b"g");
+        assert_eq!(batch.nodes.len(), 3);
+        batch.clear();
+        assert!(batch.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn every_member_gets_its_own_sequence(pushes in prop::collection::vec((0usize..5, 0usize..4), 0..80)) {
+            let frames: Vec<Frame> = (0..4).map(|i| Frame::raw(format!("<{i}>"))).collect();
+            let mut batch = Batch::default();
+            let mut owed = [Owed::NOTHING; 5];
+            let mut expected = vec![String::new(); 5];
+            for (member, frame) in pushes {
+                owed[member] = batch.append(owed[member], &frames[frame]);
+                expected[member].push_str(&format!("<{frame}>"));
+            }
+            for member in 0..5 {
+                prop_assert_eq!(batch.bytes(owed[member]), expected[member].len());
+                prop_assert_eq!(batch.joined(owed[member]), expected[member].as_bytes());
+                prop_assert_eq!(batch.frames(owed[member]).len() * 3, expected[member].len());
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Which cores have members of a room.
+
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use foldhash::fast::RandomState;
+use hashbrown::{Equivalent, HashMap};
+
+use crate::limits;
+
+/// A set of cores.
+///
+/// ```
+/// use sockring::fanout::Cores;
+/// let mut cores = Cores::default();
+/// cores.insert(3);
+/// cores.insert(0);
+/// assert_eq!(cores.iter().collect::<Vec<_>>(), [0, 3]);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cores(u128);
+
+impl Cores {
+    /// The cores from 0 up to `count`.
+    pub fn first(count: usize) -> Self {
+        debug_assert!(count <= limits::WORKERS_MAX);
+        Self(if count >= limits::WORKERS_MAX { u128::MAX } else { (1 << count) - 1 })
+    }
+
+    /// Adds a core.
+    pub fn insert(&mut self, core: usize) {
+        self.0 |= 1 << core;
+    }
+
+    /// Removes a core; whether it was there.
+    pub fn remove(&mut self, core: usize) -> bool {
+        let was = self.contains(core);
+        self.0 &= !(1 << core);
+        was
+    }
+
+    /// Whether a core is in the set.
+    pub fn contains(self, core: usize) -> bool {
+        self.0 & (1 << core) != 0
+    }
+
+    /// Everything that is in one of the two.
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether no core is in the set.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The cores in ascending order.
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let core = rest.trailing_zeros() as usize;
+            rest &= rest.wrapping_sub(1);
+            (core < limits::WORKERS_MAX).then_some(core)
+        })
+    }
+}
+
+/// A room of a space; a space is a namespace of one server, or the topics of an App.
+#[derive(Clone, Copy, Debug)]
+pub struct RoomKey<'a> {
+    /// As [`Directory::space`] gave it.
+    pub space: u32,
+    /// The room's name.
+    pub room: &'a str,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct OwnedKey {
+    space: u32,
+    room: Box<str>,
+}
+
+impl Hash for RoomKey<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.space.hash(state);
+        self.room.hash(state);
+    }
+}
+
+impl Hash for OwnedKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        RoomKey { space: self.space, room: &self.room }.hash(state);
+    }
+}
+
+impl Equivalent<OwnedKey> for RoomKey<'_> {
+    fn equivalent(&self, key: &OwnedKey) -> bool {
+        self.space == key.space && *self.room == *key.room
+    }
+}
+
+/// The cores of one room.
+#[derive(Debug, Default)]
+struct Entry {
+    /// Cores that have members.
+    present: Cores,
+    /// Joins that another thread has posted to a core and that the core has not carried out yet. Without
+    /// them a broadcast that follows such a join, from the same thread, would pass that core by.
+    announced: Vec<usize>,
+}
+
+const SHARDS: usize = 64;
+
+type Shard = HashMap<OwnedKey, Entry, RandomState>;
+
+/// The map from rooms to cores, shared by all threads, sharded so that rooms do not contend.
+///
+/// A core writes here when a room gets its first member on that core, or loses its last: not for the joins
+/// in between, and not for broadcasts, which read one shard.
+///
+/// ```
+/// use sockring::fanout::{Directory, RoomKey};
+/// let directory = Directory::default();
+/// let key = RoomKey { space: directory.space("/"), room: "lobby" };
+/// directory.enter(key, 2);
+/// assert_eq!(directory.cores(key).iter().collect::<Vec<_>>(), [2]);
+/// ```
+#[derive(Debug)]
+pub struct Directory {
+    hasher: RandomState,
+    shards: Box<[Mutex<Shard>]>,
+    spaces: Mutex<Vec<String>>,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { hasher: RandomState::default(), shards, spaces: Mutex::default() }
+    }
+}
+
+impl Directory {
+    /// The number that stands for a space's name, the same for all threads.
+    pub fn space(&self, name: &str) -> u32 {
+        let mut spaces = self.spaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = spaces.iter().position(|space| space == name);
+        known.unwrap_or_else(|| {
+            spaces.push(name.to_owned());
+            spaces.len() - 1
+        }) as u32
+    }
+
+    /// The cores that have members of a room, or are about to.
+    pub fn cores(&self, key: RoomKey<'_>) -> Cores {
+        let shard = self.shard(key);
+        let Some(entry) = shard.get(&key) else { return Cores::default() };
+        entry.announced.iter().fold(entry.present, |mut cores, core| {
+            cores.insert(*core);
+            cores
+        })
+    }
+
+    /// A room has its first member on a core.
+    pub fn enter(&self, key: RoomKey<'_>, core: usize) {
+        self.change(key, |entry| entry.present.insert(core));
+    }
+
+    /// A room has lost its last member on a core.
+    pub fn exit(&self, key: RoomKey<'_>, core: usize) {
+        self.change(key, |entry| {
+            entry.present.remove(core);
+        });
+    }
+
+    /// A join is on its way to a core.
+    pub fn announce(&self, key: RoomKey<'_>, core: usize) {
+        self.change(key, |entry| entry.announced.push(core));
+    }
+
+    /// An announced join was carried out, or came to nothing.
+    pub fn arrived(&self, key: RoomKey<'_>, core: usize) {
+        self.change(key, |entry| {
+            if let Some(at) = entry.announced.iter().position(|announced| *announced == core) {
+                entry.announced.swap_remove(at);
+            }
+        });
+    }
+
+    /// How many rooms are known.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
+    /// Whether no room is known.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn shard(&self, key: RoomKey<'_>) -> MutexGuard<'_, Shard> {
+        let hash = self.hasher.hash_one(key) as usize;
+        self.shards[hash % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, key: RoomKey<'_>, change: impl FnOnce(&mut Entry)) {
+        let mut shard = self.shard(key);
+        if let Some(entry) = shard.get_mut(&key) {
+            change(entry);
+            if entry.present.is_empty() && entry.announced.is_empty() {
+                shard.remove(&key);
+            }
+            return;
+        }
+        let mut entry = Entry::default();
+        change(&mut entry);
+        if !entry.present.is_empty() || !entry.announced.is_empty() {
+            shard.insert(OwnedKey { space: key.space, room: key.room.into() }, entry);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_room_is_known_while_a_core_has_members_or_a_join_is_on_its_way() {
+        let directory = Directory::default();
+        let key = RoomKey { space: directory.space("/"), room: "a" };
+        directory.announce(key, 1);
+        directory.announce(key, 1);
+        assert!(directory.cores(key).contains(1));
+        directory.enter(key, 1);
+        directory.arrived(key, 1);
+        directory.exit(key, 1);
+        assert!(directory.cores(key).contains(1), "the second join is still on its way");
+        directory.arrived(key, 1);
+        assert!(directory.is_empty());
+    }
+
+    #[test]
+    fn spaces_keep_rooms_apart() {
+        let directory = Directory::default();
+        let (a, b) = (directory.space("/a"), directory.space("/b"));
+        assert_ne!(a, b);
+        assert_eq!(directory.space("/a"), a);
+        directory.enter(RoomKey { space: a, room: "x" }, 0);
+        assert!(directory.cores(RoomKey { space: b, room: "x" }).is_empty());
+    }
+
+    #[test]
+    fn all_cores_fit() {
+        let cores = Cores::first(limits::WORKERS_MAX);
+        assert_eq!(cores.iter().count(), limits::WORKERS_MAX);
+        assert_eq!(Cores::first(3).iter().collect::<Vec<_>>(), [0, 1, 2]);
+    }
+}

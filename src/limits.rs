@@ -1,0 +1,62 @@
+//! Every fixed limit of the server, in one place, each with its reason.
+//!
+//! Limits that an operator sets are options of the layer that enforces them (`runtime::Options`,
+//! `app::Options`, `engine::Options`, `io::Options`); what stands here is not meant to be tuned.
+
+use std::time::Duration;
+
+/// Workers (threads, cores) of one process: the room directory keeps one bit for each in a `u128`.
+pub const WORKERS_MAX: usize = 128;
+
+/// Sends queued for one `io_uring_enter`. Measured: 64 to 256 is best, 4,096 costs 3 %.
+pub const SENDS_PER_ENTER: usize = 256;
+
+/// Entries of the submission queue: a burst of sends, and room for receives, polls and closes beside it.
+pub const SUBMISSION_ENTRIES: u32 = 512;
+
+/// Entries of the completion queue. A burst in which every send fails, and the receives that a turn
+/// leaves unread, must fit beside each other, or the kernel falls back to its slower overflow list.
+pub const COMPLETION_ENTRIES: u32 = 8192;
+
+/// Completions that one turn handles before it flushes what is owed: bounds the time that one turn's
+/// incoming messages can hold back the answers to the first of them.
+pub const COMPLETIONS_PER_TURN: usize = 1024;
+
+/// Receive buffers of one core. All sockets share them; a buffer is free again when its bytes were fed
+/// to the state machine that reads them, so they bound the bytes of one turn, not the sockets.
+pub const RECEIVE_BUFFERS: u16 = 512;
+
+/// Bytes of one receive buffer: a page.
+pub const RECEIVE_BUFFER_BYTES: usize = 4096;
+
+/// Accepts armed on a listener. 32 to 64 lose nothing under a storm (measured); never more than free slots.
+pub const ACCEPTS_ARMED: usize = 64;
+
+/// Descriptors kept free of sockets: log files, `/proc`, connections that are moving between cores.
+pub const DESCRIPTORS_SPARE: usize = 64;
+
+/// How often deadlines are looked at. Heartbeats and timeouts are late by at most this much.
+pub const TICK: Duration = Duration::from_millis(20);
+
+/// How long an error answer is given to reach a client that is still sending, before the socket is closed
+/// (RFC 9112 section 9.6): closing over unread data makes the kernel send a reset that eats the answer.
+pub const LINGER: Duration = Duration::from_millis(1500);
+
+/// Bytes that a lingering connection may still send before it is closed without more patience.
+pub const LINGER_BYTES: usize = 256 * 1024;
+
+/// Bytes that a slow socket's backlog hands to the kernel in one send.
+pub const BACKLOG_SEND_BYTES: usize = 128 * 1024;
+
+/// Joined buffers that are kept for the next turn, and the largest that is worth keeping.
+pub const JOINED_BUFFERS_KEPT: usize = 64;
+/// See [`JOINED_BUFFERS_KEPT`].
+pub const JOINED_BUFFER_BYTES_KEPT: usize = 64 * 1024;
+
+/// Tasks that wait in one core's mailbox. A sender that finds it full gets the message back: broadcasts
+/// count as dropped, connections stay where they are. It bounds what a core that is stuck in a handler
+/// costs the others: at some hundred bytes a task, a few tens of megabytes.
+pub const MAILBOX_TASKS: usize = 65_536;
+
+/// Requests that one keep-alive connection may have in flight (pipelined) before we stop reading it.
+pub const PIPELINED_REQUESTS: usize = 8;

@@ -1,0 +1,461 @@
+//! One core: its ring, its connections, what they are owed, and the verbs that layers above use.
+
+use std::any::Any;
+use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::buffers::ReceiveBuffers;
+use super::connection::{Connection, ConnectionId, Ended, Moving, Parcel, Phase, Receive};
+use super::doorbell::Bell;
+use super::ring::{Completion, GENERATION_MASK, Kind, Ring, Target};
+use crate::fanout::{Delivery, Directory, Frame, Mesh, OutletId, Outlets, Task, Via};
+use crate::limits;
+use crate::time::Millis;
+
+/// What the runtime calls: the protocol above it. One for each core; methods take `&self` because a
+/// handler that they run may call back into the core.
+///
+/// The runtime calls [`ended`](Self::ended) only for connections that end by themselves; one that the
+/// layer closes, aborts or hands over is gone for it at once.
+pub trait Service {
+    /// A connection was accepted.
+    fn opened(&self, connection: ConnectionId);
+    /// Bytes came in. They are lent for the length of the call.
+    fn received(&self, connection: ConnectionId, bytes: &mut [u8]);
+    /// A connection came from another core; its parcel holds bytes that are still to be read.
+    fn arrived(&self, connection: ConnectionId, parcel: Parcel);
+    /// A connection that was to move could not: it is here again, with its parcel.
+    fn returned(&self, connection: ConnectionId, parcel: Parcel);
+    /// Everything that waited for a slow client has left.
+    fn drained(&self, connection: ConnectionId);
+    /// A connection ended by itself.
+    fn ended(&self, connection: ConnectionId, why: Ended);
+    /// An outlet of [`Via::Layer`] is owed something; the layer must take it or block the outlet.
+    fn owed(&self, outlet: OutletId);
+    /// An outlet of [`Via::Layer`] has more waiting than its limit allows.
+    fn overflowed(&self, outlet: OutletId);
+    /// Some [`limits::TICK`] has passed.
+    fn tick(&self, now: Millis);
+    /// The server stops: close what is open, soon.
+    fn shutdown(&self);
+}
+
+/// What all cores of a server share.
+pub struct Shared {
+    /// The mailboxes of the cores.
+    pub mesh: Mesh,
+    /// Which core has members of which room.
+    pub directory: Directory,
+    pub(super) rings: Vec<AtomicI32>,
+    pub(super) parcels: Vec<Mutex<Slab<Parcel>>>,
+    pub(super) stopping: AtomicBool,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("mesh", &self.mesh).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(workers: usize) -> Self {
+        Self {
+            mesh: Mesh::new(workers),
+            directory: Directory::default(),
+            rings: (0..workers).map(|_| AtomicI32::new(-1)).collect(),
+            parcels: (0..workers).map(|_| Mutex::default()).collect(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn parcels(&self, core: usize) -> std::sync::MutexGuard<'_, Slab<Parcel>> {
+        self.parcels[core].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One core of a running server. It lives on its thread and nowhere else.
+pub struct Core {
+    pub(super) index: usize,
+    pub(super) shared: Arc<Shared>,
+    // The ring goes before the buffers that the kernel fills through it.
+    pub(super) ring: RefCell<Ring>,
+    pub(super) buffers: RefCell<ReceiveBuffers>,
+    pub(super) connections: RefCell<Slab<Connection>>,
+    pub(super) outlets: RefCell<Outlets>,
+    pub(super) service: OnceCell<Rc<dyn Service>>,
+    pub(super) bell: Bell,
+    pub(super) inbox: RefCell<VecDeque<Completion>>,
+    pub(super) work: RefCell<Work>,
+    pub(super) outgoing: RefCell<Vec<Vec<Task>>>,
+    pub(super) generation: Cell<u32>,
+    pub(super) capacity: usize,
+    pub(super) direct: bool,
+    pub(super) ticked: Cell<bool>,
+    pub(super) stop_at: Cell<Option<Millis>>,
+    pub(super) shutdown_timeout: Duration,
+    epoch: Instant,
+    now: Cell<Millis>,
+}
+
+/// What a turn has to look after once its handlers have run.
+#[derive(Default)]
+pub(super) struct Work {
+    /// Connections that the layer above has closed in this turn, or that became ready to close.
+    pub(super) closing: Vec<u32>,
+    /// Blocked outlets whose connections take bytes again.
+    pub(super) writable: Vec<u32>,
+    /// Connections whose receive found no buffer.
+    pub(super) starved: Vec<ConnectionId>,
+    /// Listeners that wait for a free slot before they get another accept.
+    pub(super) parked: Vec<RawFd>,
+    /// Whether a phase with a deadline may exist.
+    pub(super) deadlines: bool,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+/// How a core is made; see [`Core::new`].
+pub(super) struct Setup {
+    pub(super) index: usize,
+    pub(super) shared: Arc<Shared>,
+    pub(super) ring: Ring,
+    pub(super) buffers: ReceiveBuffers,
+    pub(super) capacity: usize,
+    pub(super) direct: bool,
+    pub(super) backpressure_bytes: usize,
+    pub(super) shutdown_timeout: Duration,
+    pub(super) epoch: Instant,
+}
+
+impl Core {
+    pub(super) fn new(setup: Setup) -> Rc<Self> {
+        let workers = setup.shared.mesh.cores();
+        Rc::new(Self {
+            index: setup.index,
+            shared: setup.shared,
+            ring: RefCell::new(setup.ring),
+            buffers: RefCell::new(setup.buffers),
+            connections: RefCell::default(),
+            outlets: RefCell::new(Outlets::new(setup.backpressure_bytes)),
+            service: OnceCell::new(),
+            bell: Bell::default(),
+            inbox: RefCell::default(),
+            work: RefCell::default(),
+            outgoing: RefCell::new((0..workers).map(|_| Vec::new()).collect()),
+            generation: Cell::new(0),
+            capacity: setup.capacity,
+            direct: setup.direct,
+            ticked: Cell::new(false),
+            stop_at: Cell::new(None),
+            shutdown_timeout: setup.shutdown_timeout,
+            epoch: setup.epoch,
+            now: Cell::new(0),
+        })
+    }
+
+    /// The core's number, from 0.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// What all cores of the server share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The time at which this turn began.
+    pub fn now(&self) -> Millis {
+        self.now.get()
+    }
+
+    pub(super) fn update_now(&self) -> Millis {
+        let now = self.epoch.elapsed().as_millis() as Millis;
+        self.now.set(now);
+        now
+    }
+
+    /// How many connections are open on this core.
+    pub fn connections(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    /// Runs a future on this core, beside the turns. A panic in it ends the future only.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        monoio::spawn(guarded(future));
+    }
+
+    /// Asks a core to do something, in the order in which this core asks it; on this core itself, in its
+    /// next turn. `false`: that core is stuck and its mailbox is full, the task was dropped.
+    pub fn post(&self, core: usize, task: Task) -> bool {
+        let mut outgoing = self.outgoing.borrow_mut();
+        if outgoing[core].len() >= limits::MAILBOX_TASKS {
+            return false;
+        }
+        outgoing[core].push(task);
+        self.bell.ring();
+        true
+    }
+
+    /// The peer's address; `None` when the connection is gone or a Unix socket's.
+    pub fn peer(&self, id: ConnectionId) -> Option<SocketAddr> {
+        self.with(id, |connection| connection.peer).flatten()
+    }
+
+    /// Owes a connection a frame, to leave at the end of this turn.
+    pub fn send(&self, id: ConnectionId, frame: &Frame) -> Delivery {
+        match self.outlet(id) {
+            Some(outlet) => self.push(outlet, frame),
+            None => Delivery::Dropped,
+        }
+    }
+
+    /// Owes an outlet a frame, to leave at the end of this turn.
+    pub fn push(&self, outlet: OutletId, frame: &Frame) -> Delivery {
+        self.bell.ring();
+        self.outlets.borrow_mut().push(outlet, frame)
+    }
+
+    /// The outlets of this core. For a broadcast; call [`ring_bell`](Self::ring_bell) afterwards.
+    pub fn outlets(&self) -> RefMut<'_, Outlets> {
+        self.outlets.borrow_mut()
+    }
+
+    /// Makes sure that a turn comes.
+    pub fn ring_bell(&self) {
+        self.bell.ring();
+    }
+
+    /// Where the bytes for a connection go.
+    pub fn outlet(&self, id: ConnectionId) -> Option<OutletId> {
+        self.with(id, |connection| connection.outlet)
+    }
+
+    /// Gives a connection the outlet of the session that it carries from now on; its own is dropped.
+    /// What waits in the session's outlet leaves through the connection.
+    pub fn carry(&self, id: ConnectionId, outlet: OutletId) {
+        let Some(own) = self.with(id, |connection| std::mem::replace(&mut connection.outlet, outlet)) else {
+            return;
+        };
+        let mut outlets = self.outlets.borrow_mut();
+        outlets.close(own);
+        outlets.redirect(outlet, Via::Connection(id.slot));
+        self.work.borrow_mut().writable.push(outlet.slot());
+        self.bell.ring();
+    }
+
+    /// An outlet of [`Via::Layer`] can take bytes again.
+    pub fn unblock(&self, outlet: OutletId) {
+        self.outlets.borrow_mut().unblock(outlet.slot());
+    }
+
+    /// Opens an outlet that the layer above empties.
+    pub fn open_outlet(&self) -> OutletId {
+        self.outlets.borrow_mut().open(Via::Layer)
+    }
+
+    /// Closes an outlet that the layer above has opened and that no connection carries.
+    pub fn close_outlet(&self, outlet: OutletId) {
+        self.outlets.borrow_mut().close(outlet);
+    }
+
+    /// Closes a connection once everything that it is owed has left.
+    pub fn close(&self, id: ConnectionId) {
+        self.begin_close(id, false);
+    }
+
+    /// Like [`close`](Self::close), for an answer to a client that is still sending: the writing side is
+    /// shut down first and what comes is discarded for a while, so that no reset overtakes the answer
+    /// (RFC 9112 section 9.6).
+    pub fn linger(&self, id: ConnectionId) {
+        self.begin_close(id, true);
+    }
+
+    fn begin_close(&self, id: ConnectionId, linger: bool) {
+        let deadline = self.now() + self.shutdown_timeout.as_millis() as Millis;
+        let phase = Phase::Closing { deadline, linger };
+        if self.with(id, |connection| connection.phase = phase).is_some() {
+            let mut work = self.work.borrow_mut();
+            work.closing.push(id.slot);
+            work.deadlines = true;
+            self.bell.ring();
+        }
+    }
+
+    /// Closes a connection at the end of this turn, whatever it is owed.
+    pub fn abort(&self, id: ConnectionId) {
+        if self.with(id, |_| ()).is_some() {
+            self.remove(id.slot);
+        }
+    }
+
+    /// Stops reading from a connection; bytes that are on their way may still come.
+    pub fn pause(&self, id: ConnectionId) {
+        let tag = self.with(id, |connection| {
+            let armed = connection.receive == Receive::Armed;
+            if armed {
+                connection.receive = Receive::Stopping;
+            }
+            armed.then(|| connection.tag(Kind::Receive, id.slot))
+        });
+        if let Some(Some(tag)) = tag {
+            self.queue(|ring| ring.cancel(tag));
+        }
+    }
+
+    /// Reads from a paused connection again.
+    pub fn resume(&self, id: ConnectionId) {
+        // A receive that is still stopping is armed again by its last completion: see `received_last`.
+        let idle = self.with(id, |connection| match connection.receive {
+            Receive::Idle => true,
+            Receive::Stopping => {
+                connection.receive = Receive::Armed;
+                false
+            }
+            Receive::Armed => false,
+        });
+        if idle == Some(true) {
+            self.arm_receive(id);
+        }
+    }
+
+    /// Moves a connection to another core: it is gone here at once, and [`Service::arrived`] runs there
+    /// with the parcel. Nothing may be owed to it.
+    pub fn hand_over(&self, id: ConnectionId, core: usize, bytes: Vec<u8>, note: Box<dyn Any + Send>) {
+        let tag = self.with(id, |connection| {
+            let parcel = Parcel { bytes, peer: connection.peer, note };
+            connection.moving = Some(Box::new(Moving { core, parcel }));
+            connection.phase = Phase::Moving;
+            let receive = connection.receive;
+            if receive == Receive::Armed {
+                connection.receive = Receive::Stopping;
+            }
+            (receive, connection.tag(Kind::Receive, id.slot))
+        });
+        match tag {
+            Some((Receive::Armed, tag)) => self.queue(|ring| ring.cancel(tag)),
+            Some((Receive::Idle, _)) => self.depart(id.slot),
+            Some((Receive::Stopping, _)) | None => {}
+        }
+        self.bell.ring();
+    }
+
+    /// Runs `f` on an open connection.
+    pub(super) fn with<T>(&self, id: ConnectionId, f: impl FnOnce(&mut Connection) -> T) -> Option<T> {
+        let mut connections = self.connections.borrow_mut();
+        let connection = connections.get_mut(id.slot as usize)?;
+        (connection.generation == id.generation && connection.phase == Phase::Open).then(|| f(connection))
+    }
+
+    /// The handle of a slot that is in use, whatever its phase.
+    pub(super) fn id(&self, slot: u32) -> Option<ConnectionId> {
+        let connections = self.connections.borrow();
+        let generation = connections.get(slot as usize)?.generation;
+        Some(ConnectionId { slot, generation })
+    }
+
+    pub(super) fn connection(&self, slot: u32) -> Option<Ref<'_, Connection>> {
+        Ref::filter_map(self.connections.borrow(), |all| all.get(slot as usize)).ok()
+    }
+
+    /// Takes a socket in.
+    pub(super) fn admit(&self, target: Target, peer: Option<SocketAddr>) -> ConnectionId {
+        let generation = self.generation.get();
+        self.generation.set((generation + 1) & GENERATION_MASK);
+        let mut connections = self.connections.borrow_mut();
+        let entry = connections.vacant_entry();
+        let slot = entry.key() as u32;
+        let outlet = self.outlets.borrow_mut().open(Via::Connection(slot));
+        entry.insert(Connection {
+            target,
+            generation,
+            outlet,
+            peer,
+            receive: Receive::Idle,
+            polled: false,
+            phase: Phase::Open,
+            moving: None,
+        });
+        ConnectionId { slot, generation }
+    }
+
+    pub(super) fn arm_receive(&self, id: ConnectionId) {
+        let mut connections = self.connections.borrow_mut();
+        let Some(connection) = connections.get_mut(id.slot as usize) else { return };
+        if connection.generation != id.generation {
+            return;
+        }
+        connection.receive = Receive::Armed;
+        let (target, tag) = (connection.target, connection.tag(Kind::Receive, id.slot));
+        drop(connections);
+        self.queue(|ring| ring.receive(target, tag));
+    }
+
+    /// Takes a socket out and closes it: what is armed on it is cancelled first (R3).
+    pub(super) fn remove(&self, slot: u32) {
+        let Some(connection) = self.connections.borrow_mut().try_remove(slot as usize) else { return };
+        self.outlets.borrow_mut().close(connection.outlet);
+        self.queue(|ring| {
+            if connection.receive == Receive::Armed {
+                ring.cancel(connection.tag(Kind::Receive, slot))?;
+            }
+            if connection.polled {
+                ring.cancel(connection.tag(Kind::Writable, slot))?;
+            }
+            ring.close(connection.target)
+        });
+        self.bell.ring();
+    }
+
+    /// Queues requests on the ring. A ring that takes none is beyond help: the completion queue would have
+    /// to be full of completions that no turn has read.
+    pub(super) fn queue(&self, f: impl FnOnce(&mut Ring) -> std::io::Result<()>) {
+        if let Err(error) = f(&mut self.ring.borrow_mut()) {
+            tracing::error!("core {}: a request could not be queued: {error}", self.index);
+        }
+    }
+
+    pub(super) fn service(&self) -> Option<&Rc<dyn Service>> {
+        self.service.get()
+    }
+
+    /// Sets what the runtime calls. Once, before the first turn.
+    pub(super) fn install(&self, service: Rc<dyn Service>) {
+        let _ = self.service.set(service);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop_at.get().is_some() || self.shared.stopping.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs a closure of the layer above; `false` if it panicked, which the panic hook has reported.
+pub(super) fn survived(f: impl FnOnce()) -> bool {
+    catch_unwind(AssertUnwindSafe(f)).is_ok()
+}
+
+async fn guarded(future: impl Future<Output = ()>) {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| {
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(poll) => poll,
+            // The future is not polled again.
+            Err(_) => std::task::Poll::Ready(()),
+        }
+    })
+    .await;
+}

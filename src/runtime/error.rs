@@ -1,0 +1,74 @@
+//! Why a server did not start.
+
+use std::io;
+use std::net::SocketAddr;
+
+/// Why a server did not start. Each names the cause and the cure.
+///
+/// ```
+/// use sockring::runtime::StartError;
+/// let error = StartError::NoListener;
+/// assert!(error.to_string().contains("listen"));
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The kernel has no io_uring.
+    #[error("this kernel has no io_uring (io_uring_setup: {0}); sockring needs Linux 6.1 or later")]
+    NoIoUring(#[source] io::Error),
+
+    /// io_uring is there and may not be used.
+    #[error(
+        "io_uring is not permitted here ({source}); {}",
+        if *.disabled > 0 {
+            "the sysctl kernel.io_uring_disabled is set: run `sysctl -w kernel.io_uring_disabled=0`, or with \
+             value 1 add this user to kernel.io_uring_group"
+        } else {
+            "in a container the seccomp profile forbids it: allow io_uring_setup, io_uring_enter and \
+             io_uring_register (deploy/README.md)"
+        }
+    )]
+    Forbidden {
+        /// What the kernel answered.
+        source: io::Error,
+        /// The value of the sysctl `kernel.io_uring_disabled`.
+        disabled: u8,
+    },
+
+    /// The kernel is too old for what the socket ring needs.
+    #[error("this kernel's io_uring lacks {0}; sockring needs Linux 6.1 or later")]
+    TooOld(&'static str),
+
+    /// Another failure while the ring was set up.
+    #[error("the socket ring could not be set up: {0}{}", cure(.0))]
+    Ring(#[source] io::Error),
+
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+
+    /// Nothing to listen on was given.
+    #[error("nothing to listen on: give at least one address to `listen`")]
+    NoListener,
+
+    /// The number of workers is out of range.
+    #[error("{0} workers asked for: between 1 and {max} are possible", max = crate::limits::WORKERS_MAX)]
+    Workers(usize),
+
+    /// A thread could not be started, or ended while it started.
+    #[error("a worker thread could not be started: {0}")]
+    Thread(String),
+}
+
+fn cure(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) => "; the limit of locked memory is too small: raise RLIMIT_MEMLOCK",
+        Some(libc::EMFILE | libc::ENFILE) => "; the limit of descriptors is too small: raise RLIMIT_NOFILE",
+        _ => "",
+    }
+}

@@ -1,0 +1,66 @@
+//! What an operator sets about sockets, threads and limits.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Where accepted sockets live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Descriptors {
+    /// Direct descriptors where the kernel closes them at once (a probe decides), normal ones elsewhere.
+    #[default]
+    Auto,
+    /// In the process's descriptor table: works everywhere, and the process's limit counts all workers.
+    Normal,
+    /// In the ring's own table: the limit counts for each worker. Starting fails where the probe fails.
+    Direct,
+}
+
+/// How the workers listen, send and stop.
+///
+/// ```
+/// use sockring::runtime::Options;
+/// let options = Options { workers: 2, ..Options::default() };
+/// assert_eq!(options.backpressure_bytes, 4 * 1024 * 1024);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Addresses to listen on; port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Threads; 0 means one for each core of the process's affinity mask.
+    pub workers: usize,
+    /// Whether each worker is bound to one core of the affinity mask.
+    pub pin: bool,
+    /// Where accepted sockets live.
+    pub descriptors: Descriptors,
+    /// Connections of one worker; 0 means as many as the limit of descriptors allows.
+    pub connections: usize,
+    /// Connections that the kernel queues for one worker before it accepts them (`listen(2)`).
+    pub backlog: i32,
+    /// `SO_SNDBUF` of every socket; the kernel doubles it. At the kernel's own default a stalled reader
+    /// absorbs 4.3 MB of kernel memory, and some 500 of them exhaust a machine's TCP memory; with 64 KiB
+    /// it is about 0.4 MB. 0 leaves the default.
+    pub send_buffer: usize,
+    /// Bytes that may wait for one client in this process before the next message closes it. Frames are
+    /// shared, so a stalled room costs its messages once; large enough for a few messages of the
+    /// default `max_http_buffer_size` (1 MB) behind each other.
+    pub backpressure_bytes: usize,
+    /// How long clients get to leave after [`Running::shutdown`](super::Running::shutdown).
+    pub shutdown_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            workers: 0,
+            pin: true,
+            descriptors: Descriptors::Auto,
+            connections: 0,
+            backlog: 4096,
+            send_buffer: 64 * 1024,
+            backpressure_bytes: 4 * 1024 * 1024,
+            shutdown_timeout: Duration::from_secs(3),
+        }
+    }
+}

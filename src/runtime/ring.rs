@@ -1,0 +1,456 @@
+//! The socket ring: one io_uring for each core, by the rules R1 to R10 of docs/ARCHITECTURE.md.
+//!
+//! All operations that hand memory to the kernel are here, and each is sound for its own reason:
+//! receives choose from [`ReceiveBuffers`], which outlive the ring; accepts write to [`AcceptSlots`], which
+//! are kept until the kernel has answered; sends borrow their bytes for the length of one
+//! `io_uring_enter`, which is all the time that the kernel looks at them.
+
+use std::cell::UnsafeCell;
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use socket2::{SockAddr, SockAddrStorage};
+
+use super::buffers::{GROUP, Lent, ReceiveBuffers};
+use crate::limits;
+
+/// A socket: in the process's descriptor table, or in the ring's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    Normal(RawFd),
+    Direct(u32),
+}
+
+/// What a request was for; with the slot and its generation it makes up the user data (R2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    /// The answer does not matter.
+    Ignored = 0,
+    Accept = 1,
+    Receive = 2,
+    /// A send that did not take everything: successful ones do not answer.
+    Send = 3,
+    Writable = 4,
+    /// A connection left for another core's ring.
+    Moved = 5,
+    /// A connection came from another core's ring.
+    Arrived = 6,
+    /// A direct descriptor got a number of its own, to be shut down.
+    Installed = 7,
+}
+
+impl Kind {
+    fn from_bits(bits: u8) -> Self {
+        match bits {
+            1 => Self::Accept,
+            2 => Self::Receive,
+            3 => Self::Send,
+            4 => Self::Writable,
+            5 => Self::Moved,
+            6 => Self::Arrived,
+            7 => Self::Installed,
+            _ => Self::Ignored,
+        }
+    }
+}
+
+/// The user data of a request: kind (8 bits), generation (24), slot (32).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tag {
+    pub(super) kind: Kind,
+    pub(super) generation: u32,
+    pub(super) slot: u32,
+}
+
+/// Generations are compared in this many bits.
+pub(super) const GENERATION_MASK: u32 = 0x00FF_FFFF;
+
+impl Tag {
+    const IGNORED: Self = Self { kind: Kind::Ignored, generation: 0, slot: 0 };
+
+    pub(super) fn bits(self) -> u64 {
+        (self.kind as u64) << 56 | u64::from(self.generation & GENERATION_MASK) << 32 | u64::from(self.slot)
+    }
+
+    fn from_bits(bits: u64) -> Self {
+        Self {
+            kind: Kind::from_bits((bits >> 56) as u8),
+            generation: (bits >> 32) as u32 & GENERATION_MASK,
+            slot: bits as u32,
+        }
+    }
+}
+
+/// What the kernel answered.
+#[derive(Debug)]
+pub(super) struct Completion {
+    pub(super) tag: Tag,
+    /// A count, a descriptor, or a negated errno.
+    pub(super) result: i32,
+    /// Whether the request goes on (multishot receive).
+    pub(super) more: bool,
+    /// The buffer that a receive filled. It must be given back.
+    pub(super) buffer: Option<Lent>,
+}
+
+/// One send of a burst.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Send<'a> {
+    pub(super) target: Target,
+    pub(super) bytes: &'a [u8],
+    pub(super) tag: Tag,
+}
+
+/// One operation on either kind of descriptor.
+macro_rules! on {
+    ($target:expr, |$fd:ident| $build:expr) => {
+        match $target {
+            Target::Normal(fd) => {
+                let $fd = types::Fd(fd);
+                $build
+            }
+            Target::Direct(slot) => {
+                let $fd = types::Fixed(slot);
+                $build
+            }
+        }
+    };
+}
+
+pub(super) struct Ring {
+    // Dropped first, so that the kernel lets go of the memory that the other fields own.
+    uring: IoUring,
+    accepts: AcceptSlots,
+    overflow_noted: bool,
+}
+
+impl Ring {
+    /// Builds the ring and its receive buffers. Must run on the thread that will use it (R7). The buffers
+    /// must be dropped after the ring.
+    pub(super) fn new(direct_slots: Option<u32>) -> io::Result<(Self, ReceiveBuffers)> {
+        let uring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(limits::COMPLETION_ENTRIES)
+            .build(limits::SUBMISSION_ENTRIES)?;
+        let buffers = ReceiveBuffers::register(&uring.submitter())?;
+        if let Some(slots) = direct_slots {
+            uring.submitter().register_files_sparse(slots)?;
+        }
+        Ok((Self { uring, accepts: AcceptSlots::default(), overflow_noted: false }, buffers))
+    }
+
+    pub(super) fn raw_fd(&self) -> RawFd {
+        self.uring.as_raw_fd()
+    }
+
+    pub(super) fn has_skip_success(&self) -> bool {
+        self.uring.params().is_feature_skip_cqe_on_success()
+    }
+
+    /// The eventfd is written whenever completions wait for a thread that is not in a turn.
+    pub(super) fn register_eventfd(&mut self, fd: RawFd) -> io::Result<()> {
+        self.uring.submitter().register_eventfd(fd)
+    }
+
+    pub(super) fn disable_eventfd(&mut self) {
+        self.uring.completion().disable_eventfd();
+    }
+
+    pub(super) fn enable_eventfd(&mut self) {
+        self.uring.completion().enable_eventfd();
+    }
+
+    /// Whether completions wait, or work that would make some (R5, R10).
+    pub(super) fn has_work(&mut self) -> bool {
+        self.uring.submission().taskrun() || !self.uring.completion().is_empty()
+    }
+
+    /// Whether the kernel has work that only an enter carries out.
+    pub(super) fn has_task_work(&mut self) -> bool {
+        self.uring.submission().taskrun()
+    }
+
+    /// Submits what is queued and lets the kernel do what it has put off, until the queue is empty (R4).
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        loop {
+            match self.uring.submit() {
+                Ok(_) => {}
+                Err(error) => match error.raw_os_error() {
+                    // The completion queue is full of what the caller has yet to read, or a signal came.
+                    Some(libc::EINTR | libc::EAGAIN) => {}
+                    Some(libc::EBUSY) => return Ok(()),
+                    _ => return Err(error),
+                },
+            }
+            if self.uring.submission().is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Moves completions into `out`, at most until it holds `max`.
+    pub(super) fn reap(&mut self, out: &mut VecDeque<Completion>, max: usize) {
+        let mut queue = self.uring.completion();
+        if queue.overflow() > 0 && !self.overflow_noted {
+            self.overflow_noted = true;
+            tracing::warn!("the completion queue overflowed: {} completions lost", queue.overflow());
+        }
+        while out.len() < max {
+            let Some(entry) = queue.next() else { return };
+            let (result, flags) = (entry.result(), entry.flags());
+            let buffer = cqueue::buffer_select(flags).map(|id| {
+                // SAFETY: id and length are those of this completion, and each is read once.
+                unsafe { Lent::new(id, usize::try_from(result).unwrap_or(0)) }
+            });
+            let tag = Tag::from_bits(entry.user_data());
+            out.push_back(Completion { tag, result, more: cqueue::more(flags), buffer });
+        }
+    }
+
+    /// Queues a request that refers to no memory of ours, or to memory that outlives the ring.
+    ///
+    /// # Safety
+    ///
+    /// Whatever the entry points to must stay valid until the request has completed.
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        loop {
+            // SAFETY: passed on to the caller.
+            if unsafe { self.uring.submission().push(entry) }.is_ok() {
+                return Ok(());
+            }
+            self.submit()?;
+            if self.uring.submission().is_full() {
+                return Err(io::Error::other("the kernel takes no submissions: the completion queue is full"));
+            }
+        }
+    }
+
+    /// Arms a receive that goes on until it fails, with buffers from the shared ring.
+    pub(super) fn receive(&mut self, target: Target, tag: Tag) -> io::Result<()> {
+        let entry = on!(target, |fd| opcode::RecvMulti::new(fd, GROUP).build()).user_data(tag.bits());
+        // SAFETY: the entry points to nothing; its buffers belong to the ring.
+        unsafe { self.push(&entry) }
+    }
+
+    /// Asks to be told once when the socket takes bytes again.
+    pub(super) fn poll_writable(&mut self, target: Target, tag: Tag) -> io::Result<()> {
+        let events = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) as u32;
+        let entry = on!(target, |fd| opcode::PollAdd::new(fd, events).build()).user_data(tag.bits());
+        // SAFETY: the entry points to nothing.
+        unsafe { self.push(&entry) }
+    }
+
+    /// Cancels an armed request, which then completes with ECANCELED unless it has completed by itself.
+    pub(super) fn cancel(&mut self, tag: Tag) -> io::Result<()> {
+        let by_tag = types::CancelBuilder::user_data(tag.bits());
+        let entry = opcode::AsyncCancel2::new(by_tag)
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(Tag::IGNORED.bits());
+        // SAFETY: the entry points to nothing.
+        unsafe { self.push(&entry) }
+    }
+
+    /// Closes a socket. Everything armed on it must have been cancelled before, in this turn or earlier (R3).
+    pub(super) fn close(&mut self, target: Target) -> io::Result<()> {
+        let entry = on!(target, |fd| opcode::Close::new(fd).build())
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(Tag::IGNORED.bits());
+        // SAFETY: the entry points to nothing.
+        unsafe { self.push(&entry) }
+    }
+
+    /// Gives a direct descriptor a number in the process's table, beside its slot.
+    pub(super) fn install(&mut self, slot: u32, tag: Tag) -> io::Result<()> {
+        let entry = opcode::FixedFdInstall::new(types::Fixed(slot), 0).build().user_data(tag.bits());
+        // SAFETY: the entry points to nothing.
+        unsafe { self.push(&entry) }
+    }
+
+    /// Moves a direct descriptor to another ring and closes it here if that worked. `arrival` is the tag of
+    /// the completion that the other ring gets; ours has `tag`.
+    pub(super) fn send_descriptor(
+        &mut self,
+        slot: u32,
+        to: RawFd,
+        arrival: Tag,
+        tag: Tag,
+    ) -> io::Result<()> {
+        // The pair is linked and must not be parted by a full queue.
+        if self.uring.submission().capacity() - self.uring.submission().len() < 2 {
+            self.submit()?;
+        }
+        let auto = types::DestinationSlot::auto_target();
+        let send = opcode::MsgRingSendFd::new(types::Fd(to), types::Fixed(slot), auto, arrival.bits())
+            .build()
+            .flags(squeue::Flags::IO_LINK)
+            .user_data(tag.bits());
+        let close = opcode::Close::new(types::Fixed(slot))
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(Tag::IGNORED.bits());
+        // SAFETY: the entries point to nothing.
+        unsafe {
+            self.push(&send)?;
+            self.push(&close)
+        }
+    }
+
+    /// Arms one more accept on a listener; the completion's slot is the number that
+    /// [`accepted`](Self::accepted) takes.
+    pub(super) fn accept(&mut self, listener: RawFd, direct: bool) -> io::Result<()> {
+        let (number, address, len) = self.accepts.take(listener);
+        let tag = Tag { kind: Kind::Accept, generation: 0, slot: number };
+        let mut accept = opcode::Accept::new(types::Fd(listener), address, len);
+        if direct {
+            accept = accept.file_index(Some(types::DestinationSlot::auto_target()));
+        } else {
+            accept = accept.flags(libc::SOCK_CLOEXEC);
+        }
+        // SAFETY: the address slot is boxed and not given to another accept before this one has completed;
+        // if the ring is dropped first, `Drop` has cancelled it and seen the answer, or leaks the slots.
+        unsafe { self.push(&accept.build().user_data(tag.bits())) }
+    }
+
+    /// An accept has completed: its listener and the peer's address. Its number is free again.
+    pub(super) fn accepted(&mut self, number: u32) -> (RawFd, Option<SocketAddr>) {
+        self.accepts.give_back(number)
+    }
+
+    /// How many accepts are armed.
+    pub(super) fn accepts_armed(&self) -> usize {
+        self.accepts.armed
+    }
+
+    /// Cancels every armed accept; each then completes (R8).
+    pub(super) fn cancel_accepts(&mut self) -> io::Result<()> {
+        for number in 0..self.accepts.slots.len() as u32 {
+            if self.accepts.slots[number as usize].listener.is_some() {
+                self.cancel(Tag { kind: Kind::Accept, generation: 0, slot: number })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends to many sockets in as few enters as the queue allows, at most one send for each socket (R1).
+    ///
+    /// Everything happens within this call: a healthy socket answers nothing; failures and short sends are
+    /// completions with the send's tag, to be reaped before the socket is sent to again.
+    pub(super) fn burst(&mut self, sends: &[Send<'_>]) -> io::Result<()> {
+        const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+        debug_assert!(sends.len() <= limits::SENDS_PER_ENTER);
+        for send in sends {
+            let len = u32::try_from(send.bytes.len()).unwrap_or(u32::MAX);
+            let entry = on!(send.target, |fd| {
+                opcode::Send::new(fd, send.bytes.as_ptr(), len).flags(FLAGS).build()
+            })
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(send.tag.bits());
+            // SAFETY: the bytes are borrowed until this function returns, and by then the queue is empty:
+            // `submit` below says so or the process ends. With MSG_DONTWAIT and without link, async or
+            // drain flags the kernel carries a send out, or fails it, inside the enter that submits it, and
+            // never looks at its bytes afterwards (docs/ARCHITECTURE.md, rule R1 and its test).
+            unsafe { self.push(&entry)? };
+        }
+        self.submit_or_abort();
+        Ok(())
+    }
+
+    /// Entries of a burst must not stay queued when their borrow ends.
+    fn submit_or_abort(&mut self) {
+        while !self.uring.submission().is_empty() {
+            match self.uring.submit() {
+                Ok(_) => {}
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
+                Err(error) => {
+                    tracing::error!("io_uring_enter failed with sends in the queue: {error}");
+                    std::process::abort();
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The worker cancels its accepts and waits for them. If it could not (a panic), the kernel may
+        // still write an address: the slots are leaked then, and so is nothing that matters more.
+        if self.accepts.armed > 0 {
+            mem::forget(mem::take(&mut self.accepts));
+        }
+    }
+}
+
+/// Where the kernel writes the addresses of the connections that it accepts.
+#[derive(Default)]
+struct AcceptSlots {
+    slots: Vec<AcceptSlot>,
+    free: Vec<u32>,
+    armed: usize,
+}
+
+struct AcceptSlot {
+    listener: Option<RawFd>,
+    /// Boxed: the kernel holds its address while `slots` grows.
+    address: Box<UnsafeCell<Address>>,
+}
+
+struct Address {
+    storage: SockAddrStorage,
+    len: libc::socklen_t,
+}
+
+impl AcceptSlots {
+    /// A slot for an accept on `listener`, with the pointers that the kernel writes through.
+    fn take(&mut self, listener: RawFd) -> (u32, *mut libc::sockaddr, *mut libc::socklen_t) {
+        let number = self.free.pop().unwrap_or_else(|| {
+            let storage = SockAddrStorage::zeroed();
+            let address = Box::new(UnsafeCell::new(Address { storage, len: 0 }));
+            self.slots.push(AcceptSlot { listener: None, address });
+            self.slots.len() as u32 - 1
+        });
+        self.armed += 1;
+        let slot = &mut self.slots[number as usize];
+        slot.listener = Some(listener);
+        let address = slot.address.get();
+        // SAFETY: the pointer is that of a live box, and no accept is armed on this slot now.
+        unsafe {
+            (*address).len = size_of::<SockAddrStorage>() as libc::socklen_t;
+            (number, (&raw mut (*address).storage).cast(), &raw mut (*address).len)
+        }
+    }
+
+    fn give_back(&mut self, number: u32) -> (RawFd, Option<SocketAddr>) {
+        let Some(slot) = self.slots.get_mut(number as usize) else { return (-1, None) };
+        let Some(listener) = slot.listener.take() else { return (-1, None) };
+        self.armed -= 1;
+        self.free.push(number);
+        // SAFETY: the accept on this slot has completed, so the kernel writes here no more.
+        let address = unsafe { &mut *slot.address.get() };
+        let storage = mem::replace(&mut address.storage, SockAddrStorage::zeroed());
+        // SAFETY: the kernel wrote an address of `len` bytes into a storage that is large enough for any.
+        let peer = unsafe { SockAddr::new(storage, address.len) };
+        (listener, peer.as_socket())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_survive_the_kernel() {
+        for kind in [Kind::Accept, Kind::Receive, Kind::Send, Kind::Writable, Kind::Moved, Kind::Arrived] {
+            let tag = Tag { kind, generation: 0x00AB_CDEF, slot: 0x8765_4321 };
+            assert_eq!(Tag::from_bits(tag.bits()), tag);
+        }
+    }
+}

@@ -1,0 +1,677 @@
+//! One turn of a core: read what came, run the handlers, send what is owed.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
+
+use smallvec::SmallVec;
+
+use super::connection::{Connection, ConnectionId, Ended, Moving, Parcel, Phase, Receive};
+use super::core::{Core, survived};
+use super::ring::{Completion, Kind, Send, Tag, Target};
+use crate::fanout::{Outlets, Owed, Task, Via};
+use crate::limits;
+use crate::time::Millis;
+
+/// Buffers that a worker keeps from turn to turn.
+#[derive(Default)]
+pub(super) struct Scratch {
+    tasks: Vec<Task>,
+    pub(super) dirty: Vec<u32>,
+    pub(super) failed: VecDeque<Completion>,
+    pub(super) backlog: Vec<u8>,
+}
+
+impl Core {
+    /// Reads completions and tasks within the turn's budget, runs what they call for, and sends what that
+    /// owes. Messages leave in the turn that made them; nothing is sent in reaction to a single `emit`.
+    pub(super) fn turn(&self, scratch: &mut Scratch) -> io::Result<()> {
+        let now = self.update_now();
+        self.bell.hush();
+        self.ring.borrow_mut().submit()?;
+        self.complete_all()?;
+        self.run_tasks(scratch);
+        if self.ticked.replace(false) {
+            self.tick(now);
+        }
+        self.flush(scratch)?;
+        self.close_ready(now);
+        self.rearm();
+        self.deliver_tasks();
+        self.ring.borrow_mut().submit()
+    }
+
+    fn complete_all(&self) -> io::Result<()> {
+        let mut handled = 0;
+        loop {
+            let room = limits::COMPLETIONS_PER_TURN - handled;
+            self.ring.borrow_mut().reap(&mut self.inbox.borrow_mut(), room);
+            while let Some(completion) = self.next_completion() {
+                handled += 1;
+                self.complete(completion);
+            }
+            // One enter runs at most 20 task works (R10).
+            if handled >= limits::COMPLETIONS_PER_TURN || !self.ring.borrow_mut().has_task_work() {
+                return Ok(());
+            }
+            self.ring.borrow_mut().submit()?;
+        }
+    }
+
+    fn next_completion(&self) -> Option<Completion> {
+        self.inbox.borrow_mut().pop_front()
+    }
+
+    fn complete(&self, mut completion: Completion) {
+        let Tag { kind, generation, slot } = completion.tag;
+        let known = self.id(slot).filter(|id| id.generation == generation);
+        match kind {
+            Kind::Accept => self.accepted(slot, completion.result),
+            Kind::Arrived => self.arrived(slot, completion.result),
+            Kind::Receive => {
+                if let Some(id) = known {
+                    self.received(id, &mut completion);
+                }
+                // Also one that is for nobody any more carries a buffer.
+                if let Some(lent) = completion.buffer.take() {
+                    self.buffers.borrow_mut().recycle(lent);
+                }
+            }
+            Kind::Writable => {
+                if let Some(id) = known {
+                    self.writable(id);
+                }
+            }
+            Kind::Moved => {
+                if let Some(id) = known {
+                    self.moved(id, completion.result);
+                }
+            }
+            Kind::Installed => self.installed(known, completion.result),
+            Kind::Send | Kind::Ignored => {}
+        }
+    }
+
+    fn accepted(&self, number: u32, result: i32) {
+        let (listener, peer) = self.ring.borrow_mut().accepted(number);
+        if listener < 0 {
+            return;
+        }
+        if !self.is_stopping() {
+            // Armed again at the end of the turn: see `rearm`.
+            self.work.borrow_mut().parked.push(listener);
+        }
+        if result < 0 {
+            if !matches!(-result, libc::ECANCELED | libc::ECONNABORTED) {
+                tracing::warn!("core {}: accept: {}", self.index, io::Error::from_raw_os_error(-result));
+            }
+            return;
+        }
+        let target = if self.direct { Target::Direct(result as u32) } else { Target::Normal(result) };
+        let id = self.admit(target, peer);
+        self.arm_receive(id);
+        if let Some(service) = self.service() {
+            survived(|| service.opened(id));
+        }
+    }
+
+    fn received(&self, id: ConnectionId, completion: &mut Completion) {
+        let result = completion.result;
+        if let (Some(lent), true) = (&completion.buffer, result > 0) {
+            let mut buffers = self.buffers.borrow_mut();
+            self.feed(id, buffers.bytes(lent));
+        }
+        if completion.more {
+            return;
+        }
+        let stopping = self.note_receive_ended(id);
+        match result {
+            // The receive ended although nothing is wrong: buffers ran out, or the completion queue did.
+            1.. => self.arm_again(id, stopping),
+            r if r == -libc::ENOBUFS => {
+                if stopping {
+                    self.receive_stopped(id);
+                } else {
+                    self.work.borrow_mut().starved.push(id);
+                }
+            }
+            r if r == -libc::ECANCELED && stopping => self.receive_stopped(id),
+            // Resumed while the cancel was on its way.
+            r if r == -libc::ECANCELED => self.arm_receive(id),
+            0 => self.end(id, Ended::Eof),
+            _ => self.end(id, Ended::Reset),
+        }
+    }
+
+    /// Notes that no receive is armed; whether that was asked for.
+    fn note_receive_ended(&self, id: ConnectionId) -> bool {
+        let mut connections = self.connections.borrow_mut();
+        let Some(connection) = connections.get_mut(id.slot as usize) else { return false };
+        mem::replace(&mut connection.receive, Receive::Idle) == Receive::Stopping
+    }
+
+    fn arm_again(&self, id: ConnectionId, stopping: bool) {
+        if stopping {
+            self.receive_stopped(id);
+        } else if self.id(id.slot) == Some(id) {
+            self.arm_receive(id);
+        }
+    }
+
+    fn receive_stopped(&self, id: ConnectionId) {
+        let moving = self.connection(id.slot).is_some_and(|connection| connection.moving.is_some());
+        if moving {
+            self.depart(id.slot);
+        }
+    }
+
+    /// Hands bytes to whoever is to have them.
+    fn feed(&self, id: ConnectionId, bytes: &mut [u8]) {
+        let mut connections = self.connections.borrow_mut();
+        let Some(connection) = connections.get_mut(id.slot as usize) else { return };
+        match (&mut connection.phase, &mut connection.moving) {
+            (Phase::Open, _) => {
+                drop(connections);
+                let Some(service) = self.service() else { return };
+                if !survived(|| service.received(id, bytes)) {
+                    self.end(id, Ended::Panic);
+                }
+            }
+            (Phase::Moving, Some(moving)) => moving.parcel.bytes.extend_from_slice(bytes),
+            (Phase::Lingering { bytes: left, deadline }, _) => {
+                *left = left.saturating_sub(bytes.len());
+                if *left == 0 {
+                    *deadline = 0;
+                    self.work.borrow_mut().closing.push(id.slot);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A connection ended by itself.
+    pub(super) fn end(&self, id: ConnectionId, why: Ended) {
+        let Some(phase) = self.connection(id.slot).map(|connection| connection.phase) else { return };
+        match phase {
+            Phase::Open => {
+                if let Some(service) = self.service() {
+                    survived(|| service.ended(id, why));
+                }
+                // A peer that has closed its side may still read what it is owed.
+                let waiting = self.outlet(id).is_some_and(|o| self.outlets.borrow().waiting(o.slot()) > 0);
+                if why == Ended::Eof && waiting {
+                    self.close(id);
+                } else {
+                    self.remove(id.slot);
+                }
+            }
+            // What is owed still leaves; a dead peer is noticed by the send.
+            Phase::Closing { .. } if why == Ended::Eof => {}
+            Phase::Closing { .. } | Phase::Lingering { .. } | Phase::Moving => self.remove(id.slot),
+        }
+    }
+
+    fn writable(&self, id: ConnectionId) {
+        let mut connections = self.connections.borrow_mut();
+        let Some(connection) = connections.get_mut(id.slot as usize) else { return };
+        connection.polled = false;
+        self.work.borrow_mut().writable.push(connection.outlet.slot());
+    }
+
+    fn run_tasks(&self, scratch: &mut Scratch) {
+        self.shared.mesh.take(self.index, &mut scratch.tasks);
+        for task in scratch.tasks.drain(..) {
+            survived(task);
+        }
+    }
+
+    /// Posts what this turn asks of other cores: one lock and one doorbell for each of them.
+    fn deliver_tasks(&self) {
+        for (core, tasks) in self.outgoing.borrow_mut().iter_mut().enumerate() {
+            if !tasks.is_empty() {
+                self.shared.mesh.post_all(core, tasks);
+            }
+        }
+    }
+
+    fn tick(&self, now: Millis) {
+        if self.shared.stopping.load(Ordering::Relaxed) && self.stop_at.get().is_none() {
+            self.begin_shutdown(now);
+        }
+        if let Some(service) = self.service() {
+            survived(|| service.tick(now));
+        }
+        if self.work.borrow().deadlines {
+            self.sweep(now);
+        }
+    }
+
+    /// Stops accepting and asks the layers above to end what is open.
+    pub(super) fn begin_shutdown(&self, now: Millis) {
+        if self.stop_at.get().is_some() {
+            return;
+        }
+        self.stop_at.set(Some(now + self.shutdown_timeout.as_millis() as Millis));
+        self.queue(|ring| ring.cancel_accepts());
+        if let Some(service) = self.service() {
+            survived(|| service.shutdown());
+        }
+    }
+
+    /// Whether a stopping core has nothing left to do, or no time.
+    pub(super) fn is_stopped(&self) -> bool {
+        let Some(stop_at) = self.stop_at.get() else { return false };
+        let quiet = self.connections.borrow().is_empty() && self.ring.borrow().accepts_armed() == 0;
+        quiet || self.now() >= stop_at
+    }
+
+    /// Puts connections whose closing takes too long on the list of those to close.
+    fn sweep(&self, now: Millis) {
+        let connections = self.connections.borrow();
+        let mut work = self.work.borrow_mut();
+        work.deadlines = false;
+        for (slot, connection) in connections.iter() {
+            if let Phase::Closing { deadline, .. } | Phase::Lingering { deadline, .. } = connection.phase {
+                work.deadlines = true;
+                if now >= deadline {
+                    work.closing.push(slot as u32);
+                }
+            }
+        }
+    }
+
+    fn close_ready(&self, now: Millis) {
+        let closing = mem::take(&mut self.work.borrow_mut().closing);
+        for slot in closing {
+            let Some((phase, outlet)) = self.connection(slot).map(|c| (c.phase, c.outlet)) else { continue };
+            match phase {
+                Phase::Closing { deadline, linger } => {
+                    let done = self.outlets.borrow().waiting(outlet.slot()) == 0;
+                    if done && linger && now < deadline {
+                        self.begin_linger(slot, now);
+                    } else if done || now >= deadline {
+                        self.remove(slot);
+                    }
+                }
+                Phase::Lingering { deadline, .. } if now >= deadline => self.remove(slot),
+                _ => {}
+            }
+        }
+    }
+
+    fn begin_linger(&self, slot: u32, now: Millis) {
+        let mut connections = self.connections.borrow_mut();
+        let Some(connection) = connections.get_mut(slot as usize) else { return };
+        let deadline = now + limits::LINGER.as_millis() as Millis;
+        connection.phase = Phase::Lingering { deadline, bytes: limits::LINGER_BYTES };
+        self.work.borrow_mut().deadlines = true;
+        match connection.target {
+            Target::Normal(fd) => shut_down_writing(fd),
+            Target::Direct(file) => {
+                let tag = connection.tag(Kind::Installed, slot);
+                self.queue(|ring| ring.install(file, tag));
+            }
+        }
+    }
+
+    fn installed(&self, known: Option<ConnectionId>, result: i32) {
+        if result < 0 {
+            if let Some(id) = known {
+                self.remove(id.slot);
+            }
+            return;
+        }
+        // SAFETY: the kernel has just made this descriptor for us.
+        let fd = unsafe { OwnedFd::from_raw_fd(result) };
+        shut_down_writing(fd.as_raw_fd());
+    }
+
+    /// Arms what could not be armed before: receives that found no buffer (all buffers are back by now),
+    /// and accepts, never more than slots are free.
+    fn rearm(&self) {
+        let starved = mem::take(&mut self.work.borrow_mut().starved);
+        for id in starved {
+            let idle = self.connection(id.slot).is_some_and(|c| c.generation == id.generation);
+            if idle {
+                self.arm_receive(id);
+            }
+        }
+        if self.is_stopping() {
+            return;
+        }
+        let mut work = self.work.borrow_mut();
+        let open = self.connections.borrow().len();
+        while !work.parked.is_empty() && open + self.ring.borrow().accepts_armed() < self.capacity {
+            let Some(listener) = work.parked.pop() else { return };
+            self.queue(|ring| ring.accept(listener, self.direct));
+        }
+    }
+
+    /// Everything that was read is with the parcel: the connection leaves for its core.
+    pub(super) fn depart(&self, slot: u32) {
+        let mut connections = self.connections.borrow_mut();
+        let Some(connection) = connections.get_mut(slot as usize) else { return };
+        let Some(moving) = connection.moving.take() else { return };
+        let Moving { core, parcel } = *moving;
+        let target = connection.target;
+        let (key, generation) = (self.shared.parcels(core).insert(parcel) as u32, connection.generation);
+        match target {
+            Target::Direct(file) => {
+                // The parcel's key stays with the connection, to take it back if the move fails.
+                connection.phase = Phase::Moving;
+                let arrival = Tag { kind: Kind::Arrived, generation: 0, slot: key };
+                let tag = connection.tag(Kind::Moved, slot);
+                connection.moving = Some(Box::new(Moving { core, parcel: Parcel::placeholder(key) }));
+                let ring = self.shared.rings[core].load(Ordering::Acquire);
+                self.queue(|r| r.send_descriptor(file, ring, arrival, tag));
+            }
+            Target::Normal(fd) => {
+                let gone = connections.remove(slot as usize);
+                debug_assert_eq!(gone.generation, generation);
+                drop(connections);
+                self.outlets.borrow_mut().close(gone.outlet);
+                let arrive: Task = Box::new(move || {
+                    if let Some(core) = super::current() {
+                        core.arrived(key, fd);
+                    }
+                });
+                if !self.post(core, arrive) {
+                    self.shared.parcels(core).try_remove(key as usize);
+                    self.queue(|ring| ring.close(target));
+                }
+            }
+        }
+    }
+
+    /// A direct descriptor has left, or could not.
+    fn moved(&self, id: ConnectionId, result: i32) {
+        let Some(moving) = self.take_moving(id) else { return };
+        let key = moving.parcel.placeholder_key();
+        // On EOVERFLOW the other core has the socket, although its completion was lost: it is found by the
+        // parcel that nobody asked for. Our slot is closed either way.
+        if result >= 0 || result == -libc::EOVERFLOW {
+            let gone = self.connections.borrow_mut().remove(id.slot as usize);
+            self.outlets.borrow_mut().close(gone.outlet);
+            return;
+        }
+        let parcel = self.shared.parcels(moving.core).try_remove(key);
+        let Some(parcel) = parcel else { return self.remove(id.slot) };
+        if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize) {
+            connection.phase = Phase::Open;
+        }
+        self.arm_receive(id);
+        if let Some(service) = self.service() {
+            survived(|| service.returned(id, parcel));
+        }
+    }
+
+    fn take_moving(&self, id: ConnectionId) -> Option<Box<Moving>> {
+        self.connections.borrow_mut().get_mut(id.slot as usize)?.moving.take()
+    }
+
+    /// A connection has come from another core.
+    fn arrived(&self, key: u32, descriptor: i32) {
+        if descriptor < 0 {
+            return;
+        }
+        let target = if self.direct { Target::Direct(descriptor as u32) } else { Target::Normal(descriptor) };
+        let parcel = self.shared.parcels(self.index).try_remove(key as usize);
+        let (Some(parcel), Some(service)) = (parcel, self.service()) else {
+            return self.queue(|ring| ring.close(target));
+        };
+        let id = self.admit(target, parcel.peer);
+        if !survived(|| service.arrived(id, parcel)) {
+            return self.end(id, Ended::Panic);
+        }
+        // What the parcel holds was fed first; now comes what the socket holds.
+        let idle = self
+            .connection(id.slot)
+            .is_some_and(|c| c.generation == id.generation && c.receive == Receive::Idle);
+        if idle {
+            self.arm_receive(id);
+        }
+    }
+
+    /// Sends as much as the kernel takes to the sockets that are owed something.
+    fn flush(&self, scratch: &mut Scratch) -> io::Result<()> {
+        // Handlers that run in here (a poll is answered, a slow client has drained) may owe more.
+        for _ in 0..FLUSH_ROUNDS {
+            self.end_overflowed();
+            self.drain_backlogs(scratch)?;
+            scratch.dirty.clear();
+            self.outlets.borrow_mut().take_dirty(&mut scratch.dirty);
+            if scratch.dirty.is_empty() {
+                break;
+            }
+            self.offer_to_layers(&scratch.dirty);
+            let mut rest = mem::take(&mut scratch.dirty);
+            for some in rest.chunks(limits::SENDS_PER_ENTER) {
+                self.burst(some, &mut scratch.failed)?;
+            }
+            rest.clear();
+            scratch.dirty = rest;
+        }
+        let mut outlets = self.outlets.borrow_mut();
+        if outlets.is_dirty() {
+            self.bell.ring();
+        } else {
+            outlets.batch.clear();
+        }
+        Ok(())
+    }
+
+    fn end_overflowed(&self) {
+        let mut over = Vec::new();
+        self.outlets.borrow_mut().take_overflowed(&mut over);
+        for outlet in over {
+            let via = {
+                let outlets = self.outlets.borrow();
+                if !outlets.is_open(outlet) {
+                    continue;
+                }
+                outlets.via(outlet.slot())
+            };
+            match via {
+                Via::Connection(slot) => {
+                    if let Some(id) = self.id(slot) {
+                        tracing::debug!("core {}: a client is too slow, closing it", self.index);
+                        self.end(id, Ended::Overflow);
+                    }
+                }
+                Via::Layer => {
+                    if let Some(service) = self.service() {
+                        survived(|| service.overflowed(outlet));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets layers take what their outlets are owed.
+    fn offer_to_layers(&self, dirty: &[u32]) {
+        for slot in dirty {
+            let outlet = {
+                let outlets = self.outlets.borrow();
+                let layers = outlets.owed(*slot) != Owed::NOTHING
+                    && outlets.via(*slot) == Via::Layer;
+                layers.then(|| outlets.id(*slot))
+            };
+            if let (Some(outlet), Some(service)) = (outlet, self.service()) {
+                survived(|| service.owed(outlet));
+                // Whatever the layer has left is not to be sent twice.
+                self.outlets.borrow_mut().settle(*slot);
+            }
+        }
+    }
+
+    /// One burst: at most one send for each of these outlets, in one enter.
+    fn burst(&self, some: &[u32], failed: &mut VecDeque<Completion>) -> io::Result<()> {
+        let mut outlets = self.outlets.borrow_mut();
+        let connections = self.connections.borrow();
+        for slot in some {
+            let owed = outlets.owed(*slot);
+            outlets.batch.prepare(owed);
+        }
+        let mut sends: SmallVec<[Send<'_>; limits::SENDS_PER_ENTER]> = SmallVec::new();
+        for slot in some {
+            let bytes = outlets.batch.prepared(outlets.owed(*slot));
+            let Via::Connection(at) = outlets.via(*slot) else { continue };
+            let Some(connection) = connections.get(at as usize) else { continue };
+            if !bytes.is_empty() && !matches!(connection.phase, Phase::Moving | Phase::Lingering { .. }) {
+                sends.push(Send { target: connection.target, bytes, tag: connection.tag(Kind::Send, at) });
+            }
+        }
+        self.ring.borrow_mut().burst(&sends)?;
+        drop((sends, connections));
+        self.reap_failures(failed);
+        while let Some(completion) = failed.pop_front() {
+            self.send_failed(completion, &mut outlets);
+        }
+        for slot in some {
+            outlets.settle(*slot);
+        }
+        Ok(())
+    }
+
+    /// Moves the completions of failed sends into `failed`; all others wait for the next turn.
+    fn reap_failures(&self, failed: &mut VecDeque<Completion>) {
+        let mut inbox = self.inbox.borrow_mut();
+        self.ring.borrow_mut().reap(failed, usize::MAX);
+        for _ in 0..failed.len() {
+            match failed.pop_front() {
+                Some(completion) if completion.tag.kind == Kind::Send => failed.push_back(completion),
+                other => inbox.extend(other),
+            }
+        }
+        if !inbox.is_empty() {
+            self.bell.ring();
+        }
+    }
+
+    /// A socket did not take everything: keep the rest and ask to be told, or find it dead.
+    fn send_failed(&self, completion: Completion, outlets: &mut Outlets) {
+        let slot = completion.tag.slot;
+        let mut connections = self.connections.borrow_mut();
+        let Some(connection) = connections.get_mut(slot as usize) else { return };
+        if connection.generation != completion.tag.generation {
+            return;
+        }
+        let outlet = connection.outlet.slot();
+        match completion.result {
+            sent if sent >= 0 => outlets.spill(outlet, sent as usize),
+            again if again == -libc::EAGAIN => outlets.spill(outlet, 0),
+            _ => {
+                // The receive is about to say so too, and closes the connection; if none is armed, or the
+                // connection is on its way out, nobody else would.
+                let alone = connection.receive != Receive::Armed || connection.phase != Phase::Open;
+                if alone {
+                    connection.phase = Phase::Closing { deadline: 0, linger: false };
+                    self.work.borrow_mut().closing.push(slot);
+                }
+                return;
+            }
+        }
+        self.watch(connection, slot);
+    }
+
+    /// Asks to be told when a full socket takes bytes again.
+    fn watch(&self, connection: &mut Connection, slot: u32) {
+        if !mem::replace(&mut connection.polled, true) {
+            let (target, tag) = (connection.target, connection.tag(Kind::Writable, slot));
+            self.queue(|ring| ring.poll_writable(target, tag));
+        }
+    }
+
+    /// Sends what waits for sockets that take bytes again, one after the other.
+    fn drain_backlogs(&self, scratch: &mut Scratch) -> io::Result<()> {
+        let writable = mem::take(&mut self.work.borrow_mut().writable);
+        for slot in writable {
+            let id = {
+                let outlets = self.outlets.borrow();
+                match outlets.via(slot) {
+                    Via::Connection(at) => self.id(at),
+                    Via::Layer => None,
+                }
+            };
+            let Some(id) = id else { continue };
+            let emptied = self.drain_backlog(id, slot, scratch)?;
+            let open = self.with(id, |_| ()).is_some();
+            if let (true, true, Some(service)) = (emptied, open, self.service()) {
+                survived(|| service.drained(id));
+            } else if emptied {
+                self.work.borrow_mut().closing.push(id.slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the backlog is empty now.
+    fn drain_backlog(&self, id: ConnectionId, slot: u32, scratch: &mut Scratch) -> io::Result<bool> {
+        for _ in 0..BACKLOG_SENDS {
+            scratch.backlog.clear();
+            let mut outlets = self.outlets.borrow_mut();
+            if let Some(backlog) = outlets.backlog(slot) {
+                backlog.copy_to(&mut scratch.backlog, limits::BACKLOG_SEND_BYTES);
+            }
+            if scratch.backlog.is_empty() {
+                outlets.unblock(slot);
+                return Ok(true);
+            }
+            let Some(send) = self.connection(id.slot).map(|c| Send {
+                target: c.target,
+                bytes: &scratch.backlog,
+                tag: c.tag(Kind::Send, id.slot),
+            }) else {
+                return Ok(false);
+            };
+            self.ring.borrow_mut().burst(&[send])?;
+            self.reap_failures(&mut scratch.failed);
+            let failure = scratch.failed.pop_front().map(|completion| completion.result);
+            let Some(backlog) = outlets.backlog(slot) else { return Ok(false) };
+            match failure {
+                None => backlog.consume(scratch.backlog.len()),
+                Some(result) if result >= 0 || result == -libc::EAGAIN => {
+                    backlog.consume(result.max(0) as usize);
+                    drop(outlets);
+                    if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize) {
+                        self.watch(connection, id.slot);
+                    }
+                    return Ok(false);
+                }
+                Some(_) => {
+                    drop(outlets);
+                    self.end(id, Ended::Reset);
+                    return Ok(false);
+                }
+            }
+        }
+        // A very large backlog goes on in the next turn.
+        self.work.borrow_mut().writable.push(slot);
+        self.bell.ring();
+        Ok(false)
+    }
+}
+
+/// How often a turn flushes what its own flush has made handlers owe.
+const FLUSH_ROUNDS: usize = 4;
+
+/// Sends from one backlog in one turn.
+const BACKLOG_SENDS: usize = 8;
+
+impl Parcel {
+    /// Stands in for a parcel that lies in the other core's mailbox.
+    fn placeholder(key: u32) -> Self {
+        Self { bytes: Vec::new(), peer: None, note: Box::new(key) }
+    }
+
+    fn placeholder_key(&self) -> usize {
+        self.note.downcast_ref::<u32>().map_or(usize::MAX, |key| *key as usize)
+    }
+}
+
+fn shut_down_writing(fd: RawFd) {
+    // SAFETY: no memory is involved; a descriptor that is not a connected socket gets an error back.
+    unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+}

@@ -1,0 +1,387 @@
+//! The threads: one for each core, each with monoio, a socket ring and its own listeners.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::sync::mpsc;
+use std::task::Poll;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use super::core::{Core, Service, Setup, Shared};
+use super::doorbell::EventFd;
+use super::ring::Ring;
+use super::turn::Scratch;
+use super::{Descriptors, Options, StartError, probe};
+use crate::fanout::{Doorbell, Task};
+use crate::limits;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Core>>> = const { RefCell::new(None) };
+}
+
+/// The core whose thread this is; `None` on a thread that is no worker.
+pub fn current() -> Option<Rc<Core>> {
+    CURRENT.with_borrow(Clone::clone)
+}
+
+/// Makes the protocol above the runtime: called once on each worker's thread.
+pub type MakeService = dyn Fn(&Rc<Core>) -> Rc<dyn Service> + Send + Sync;
+
+/// A server whose threads run. Dropping it does not stop them; [`shutdown`](Self::shutdown) does.
+#[derive(Debug)]
+pub struct Running {
+    shared: Arc<Shared>,
+    addresses: Vec<SocketAddr>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// The addresses that the server listens on, with the ports that were chosen for port 0.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.shared.mesh.cores()
+    }
+
+    /// What the cores share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Asks the workers to stop: they accept nothing more, clients get their close, and the threads end
+    /// when the last connection is gone, or after `shutdown_timeout`. Returns at once.
+    pub fn shutdown(&self) {
+        stop(&self.shared);
+    }
+
+    /// Waits until all workers have ended.
+    pub fn join(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread has panicked");
+            }
+        }
+    }
+
+    /// Waits for SIGTERM or SIGINT, then stops the workers and waits for them. A second signal ends the
+    /// process at once.
+    pub fn run_until_signal(self) -> io::Result<()> {
+        use signal_hook::consts::{SIGINT, SIGTERM};
+        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+        let shared = self.shared.clone();
+        thread::Builder::new().name("sockring-signals".into()).spawn(move || {
+            let mut signals = signals.forever();
+            if signals.next().is_some() {
+                stop(&shared);
+            }
+            if signals.next().is_some() {
+                std::process::exit(1);
+            }
+        })?;
+        self.join();
+        Ok(())
+    }
+}
+
+fn stop(shared: &Shared) {
+    shared.stopping.store(true, Ordering::SeqCst);
+    for core in 0..shared.mesh.cores() {
+        // A full mailbox changes nothing: the next tick sees the flag.
+        let wake: Task = Box::new(|| {
+            if let Some(core) = current() {
+                core.begin_shutdown(core.now());
+            }
+        });
+        let _ = shared.mesh.post(core, wake);
+    }
+}
+
+/// Starts the workers and waits until all of them listen.
+pub fn start(options: &Options, make: Arc<MakeService>) -> Result<Running, StartError> {
+    if options.listen.is_empty() {
+        return Err(StartError::NoListener);
+    }
+    let cores = affinity();
+    let workers = if options.workers == 0 { cores.len() } else { options.workers };
+    if workers == 0 || workers > limits::WORKERS_MAX {
+        return Err(StartError::Workers(workers));
+    }
+    probe::check()?;
+    let direct = match options.descriptors {
+        Descriptors::Normal => false,
+        Descriptors::Auto => probe::direct_descriptors_close(),
+        Descriptors::Direct if probe::direct_descriptors_close() => true,
+        Descriptors::Direct => return Err(StartError::TooOld("direct descriptors that close at once (6.13)")),
+    };
+    let mut listeners = Vec::with_capacity(workers);
+    let mut addresses = options.listen.clone();
+    for _ in 0..workers {
+        listeners.push(listen_all(options, &mut addresses)?);
+    }
+    let shared = Arc::new(Shared::new(workers));
+    let (ready, started) = mpsc::channel();
+    let mut threads = Vec::with_capacity(workers);
+    let epoch = Instant::now();
+    for (index, listeners) in listeners.into_iter().enumerate() {
+        let worker = Worker {
+            index,
+            shared: shared.clone(),
+            capacity: capacity(options, direct, workers),
+            direct,
+            cpu: options.pin.then(|| cores[index % cores.len()]),
+            options: options.clone(),
+            listeners,
+            epoch,
+        };
+        let (make, ready) = (make.clone(), ready.clone());
+        let thread = thread::Builder::new()
+            .name(format!("sockring-{index}"))
+            .spawn(move || worker.run(&*make, &ready))
+            .map_err(|error| StartError::Thread(error.to_string()))?;
+        threads.push(thread);
+    }
+    drop(ready);
+    let running = Running { shared, addresses, threads };
+    for _ in 0..workers {
+        match started.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                running.shutdown();
+                return Err(error);
+            }
+            Err(_) => {
+                running.shutdown();
+                return Err(StartError::Thread("it ended while it started".into()));
+            }
+        }
+    }
+    Ok(running)
+}
+
+/// Connections that one worker may hold.
+fn capacity(options: &Options, direct: bool, workers: usize) -> usize {
+    let limit = descriptor_limit();
+    let share = if direct { limit } else { limit / workers };
+    let most = share.saturating_sub(limits::DESCRIPTORS_SPARE).max(1);
+    if options.connections == 0 { most } else { options.connections.min(most) }
+}
+
+fn descriptor_limit() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the answer.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    // The ring's table has a limit of its own in the kernel (2^20); "unlimited" must not overflow it.
+    usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX).min(1 << 20)
+}
+
+/// The cores of the process's affinity mask.
+fn affinity() -> Vec<usize> {
+    // SAFETY: all zeroes is a valid (empty) set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is a valid place for the answer, of the size that is given.
+    let known = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) } == 0;
+    // SAFETY: `cpu` is below the number of bits of a set.
+    let cores = (0..libc::CPU_SETSIZE as usize).filter(|cpu| known && unsafe { libc::CPU_ISSET(*cpu, &set) });
+    let cores: Vec<usize> = cores.collect();
+    if cores.is_empty() { vec![0] } else { cores }
+}
+
+/// One worker's listeners, each with SO_REUSEPORT, so that the kernel spreads connections. The first
+/// worker's bind chooses the port for port 0.
+fn listen_all(options: &Options, addresses: &mut [SocketAddr]) -> Result<Vec<Socket>, StartError> {
+    addresses
+        .iter_mut()
+        .map(|address| {
+            let socket = listen(options, *address)
+                .map_err(|source| StartError::Listen { address: *address, source })?;
+            if let Ok(Some(bound)) = socket.local_addr().map(|bound| bound.as_socket()) {
+                *address = bound;
+            }
+            Ok(socket)
+        })
+        .collect()
+}
+
+fn listen(options: &Options, address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    // Accepted sockets inherit all of these.
+    socket.set_tcp_nodelay(true)?;
+    if options.send_buffer > 0 {
+        socket.set_send_buffer_size(options.send_buffer)?;
+    }
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    socket.bind(&address.into())?;
+    socket.listen(options.backlog)?;
+    Ok(socket)
+}
+
+struct Worker {
+    index: usize,
+    shared: Arc<Shared>,
+    capacity: usize,
+    direct: bool,
+    cpu: Option<usize>,
+    options: Options,
+    listeners: Vec<Socket>,
+    epoch: Instant,
+}
+
+type Ready = mpsc::Sender<Result<(), StartError>>;
+
+impl Worker {
+    fn run(self, make: &MakeService, ready: &Ready) {
+        if let Some(cpu) = self.cpu
+            && let Err(error) = monoio::utils::bind_to_cpu_set([cpu])
+        {
+            tracing::warn!("worker {} could not be bound to core {cpu}: {error}", self.index);
+        }
+        let monoio = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().enable_timer().build();
+        let mut monoio = match monoio {
+            Ok(monoio) => monoio,
+            Err(error) => {
+                let _ = ready.send(Err(StartError::Ring(error)));
+                return;
+            }
+        };
+        monoio.block_on(async move {
+            if let Err(error) = self.serve(make, ready).await {
+                tracing::error!("a worker has ended: {error}");
+                let _ = ready.send(Err(error));
+            }
+        });
+        CURRENT.take();
+    }
+
+    async fn serve(self, make: &MakeService, ready: &Ready) -> Result<(), StartError> {
+        let slots = self.direct.then_some((self.capacity + limits::DESCRIPTORS_SPARE / 2) as u32);
+        let (ring, buffers) = Ring::new(slots).map_err(StartError::Ring)?;
+        let bell = EventFd::new().map_err(StartError::Ring)?;
+        self.shared.rings[self.index].store(ring.raw_fd(), Ordering::Release);
+        self.shared.mesh.install(self.index, Box::new(bell.clone()));
+        let core = Core::new(Setup {
+            index: self.index,
+            shared: self.shared.clone(),
+            ring,
+            buffers,
+            capacity: self.capacity,
+            direct: self.direct,
+            backpressure_bytes: self.options.backpressure_bytes,
+            shutdown_timeout: self.options.shutdown_timeout,
+            epoch: self.epoch,
+        });
+        core.ring.borrow_mut().register_eventfd(bell.as_raw_fd()).map_err(StartError::Ring)?;
+        CURRENT.set(Some(core.clone()));
+        core.install(make(&core));
+        for listener in &self.listeners {
+            let accepts = limits::ACCEPTS_ARMED.min(self.capacity / self.listeners.len()).max(1);
+            core.work.borrow_mut().parked.extend((0..accepts).map(|_| listener.as_raw_fd()));
+        }
+        let _ = ready.send(Ok(()));
+        monoio::spawn(tick(core.clone()));
+        let outcome = turns(&core, &bell).await;
+        // The service holds handlers that hold who knows what: it goes before the ring does.
+        core.shared.rings[core.index].store(-1, Ordering::Release);
+        outcome.map_err(StartError::Ring)
+    }
+}
+
+/// Tells the turn that some time has passed.
+async fn tick(core: Rc<Core>) {
+    loop {
+        monoio::time::sleep(limits::TICK).await;
+        core.ticked.set(true);
+        core.ring_bell();
+    }
+}
+
+/// Turn after turn, and in between monoio, until the core has stopped (R5, R6).
+async fn turns(core: &Rc<Core>, eventfd: &EventFd) -> io::Result<()> {
+    let mut scratch = Scratch::default();
+    let file = Rc::new(monoio::fs::File::from_std(std::fs::File::from(eventfd.duplicate()?))?);
+    let mut signal = Signal::new(file);
+    core.ring.borrow_mut().disable_eventfd();
+    loop {
+        core.turn(&mut scratch)?;
+        if core.is_stopped() {
+            return core.leave(&mut scratch);
+        }
+        core.ring.borrow_mut().enable_eventfd();
+        // The kernel must see the flag before we look whether something came meanwhile.
+        fence(Ordering::SeqCst);
+        let more = core.ring.borrow_mut().has_work() || !core.inbox.borrow().is_empty();
+        if more || !core.shared.mesh.sleep(core.index) {
+            // The next turn comes through monoio's park, or timers and user tasks would starve.
+            eventfd.ring();
+        }
+        poll_fn(|cx| {
+            if core.bell.poll(cx) {
+                return Poll::Ready(());
+            }
+            signal.poll(cx)
+        })
+        .await;
+        core.shared.mesh.awake(core.index);
+        core.ring.borrow_mut().disable_eventfd();
+    }
+}
+
+/// The read of the eventfd, kept across turns: dropping it would cost a cancellation each time.
+struct Signal {
+    file: Rc<monoio::fs::File>,
+    read: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+impl Signal {
+    fn new(file: Rc<monoio::fs::File>) -> Self {
+        let read = Box::pin(Self::read(file.clone(), vec![0; 8]));
+        Self { file, read }
+    }
+
+    async fn read(file: Rc<monoio::fs::File>, buffer: Vec<u8>) {
+        let (result, _) = file.read_at(buffer, 0).await;
+        if let Err(error) = result {
+            tracing::error!("the eventfd cannot be read: {error}");
+        }
+    }
+
+    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        std::task::ready!(self.read.as_mut().poll(cx));
+        self.read = Box::pin(Self::read(self.file.clone(), vec![0; 8]));
+        Poll::Ready(())
+    }
+}
+
+impl Core {
+    /// Closes what is left and lets the kernel finish, so that nothing refers to our memory (R8).
+    fn leave(&self, scratch: &mut Scratch) -> io::Result<()> {
+        let left: Vec<u32> = self.connections.borrow().iter().map(|(slot, _)| slot as u32).collect();
+        for slot in left {
+            self.remove(slot);
+        }
+        for _ in 0..LEAVING_TURNS {
+            self.turn(scratch)?;
+            if self.ring.borrow().accepts_armed() == 0 {
+                break;
+            }
+        }
+        self.turn(scratch)
+    }
+}
+
+/// Turns in which cancelled accepts are waited for; one is enough unless the kernel is very busy.
+const LEAVING_TURNS: usize = 100;
