@@ -1,0 +1,21 @@
+//! Engine.IO v4 (protocol 4.1): packets, and the payloads that carry several of them through HTTP.
+//!
+//! A packet is one message of the transport: a WebSocket frame, or a piece of a polling body between separators.
+//! Binary packets are always messages; over polling they travel as `b` and base64.
+//!
+//! Engine.IO v3 has other payloads and a type byte before binary; when it comes it is to be a module of its own
+//! beside [`packet`] and [`payload`], with the same [`Packet`].
+//!
+//! ```
+//! use sockring::protocol::eio::{self, Packet, PacketType};
+//!
+//! let packets: Vec<_> = eio::decode_payload("2\u{1e}4hello").collect::<Result<_, _>>()?;
+//! assert_eq!(packets[1], Packet::Text { kind: PacketType::Message, data: "hello" });
+//! # Ok::<(), eio::EioError>(())
+//! ```
+
+pub mod packet;
+pub mod payload;
+
+pub use packet::{EioError, Open, Packet, PacketType, decode_text, write_base64, write_text};
+pub use payload::{SEPARATOR, decode_payload};

@@ -1,0 +1,294 @@
+//! Single packets (engine.io-protocol v4, "Protocol").
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use thiserror::Error;
+
+/// Standard base64. Missing padding and stray bits at the end are let through, as they are by Node.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// What stands before base64.
+const BINARY: u8 = b'b';
+
+/// A packet that cannot be decoded. The client is at fault; the session is to be closed with `parse error`.
+///
+/// ```
+/// use sockring::protocol::eio::{EioError, decode_text};
+///
+/// assert_eq!(decode_text("9"), Err(EioError::UnknownType));
+/// assert_eq!(decode_text(""), Err(EioError::Empty));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum EioError {
+    /// A packet without a type, or a payload without a packet.
+    #[error("the client sent an empty packet")]
+    Empty,
+    /// The first character is neither `0` to `6` nor `b`.
+    #[error("the client sent a packet of unknown type")]
+    UnknownType,
+    /// What follows `b` is not standard base64.
+    #[error("the client sent malformed base64")]
+    Base64,
+}
+
+/// The type of a packet, written as one digit.
+///
+/// ```
+/// use sockring::protocol::eio::PacketType;
+///
+/// assert_eq!(PacketType::Message.digit(), b'4');
+/// assert_eq!(PacketType::from_digit(b'6'), Some(PacketType::Noop));
+/// assert_eq!(PacketType::from_digit(b'7'), None);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PacketType {
+    /// `0`: the handshake, from the server.
+    Open = b'0',
+    /// `1`: the transport may be closed.
+    Close = b'1',
+    /// `2`: a ping; from the client only as the probe `2probe`.
+    Ping = b'2',
+    /// `3`: a pong.
+    Pong = b'3',
+    /// `4`: a message.
+    Message = b'4',
+    /// `5`: the client goes over to the probed transport.
+    Upgrade = b'5',
+    /// `6`: nothing; ends a waiting poll.
+    Noop = b'6',
+}
+
+impl PacketType {
+    /// The digit on the wire, in ASCII.
+    #[must_use]
+    pub fn digit(self) -> u8 {
+        self as u8
+    }
+
+    /// The type of an ASCII digit.
+    #[must_use]
+    pub fn from_digit(digit: u8) -> Option<Self> {
+        Some(match digit {
+            b'0' => Self::Open,
+            b'1' => Self::Close,
+            b'2' => Self::Ping,
+            b'3' => Self::Pong,
+            b'4' => Self::Message,
+            b'5' => Self::Upgrade,
+            b'6' => Self::Noop,
+            _ => return None,
+        })
+    }
+}
+
+/// A packet, borrowed from where it was received as far as possible.
+///
+/// ```
+/// use sockring::protocol::eio::{Packet, PacketType, decode_text};
+///
+/// assert_eq!(decode_text("2probe")?, Packet::Text { kind: PacketType::Ping, data: "probe" });
+/// assert_eq!(decode_text("bAQID")?, Packet::Binary(vec![1, 2, 3].into()));
+/// # Ok::<(), sockring::protocol::eio::EioError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Packet<'a> {
+    /// A packet with text, which may be empty.
+    Text {
+        /// Its type.
+        kind: PacketType,
+        /// What follows the type.
+        data: &'a str,
+    },
+    /// A binary packet; always a message. Owned if it came as base64, borrowed if it came as a binary frame.
+    Binary(Cow<'a, [u8]>),
+}
+
+/// Decodes the text of one packet: a WebSocket text frame or a piece of a polling payload. `b` and base64 is legal
+/// in both.
+///
+/// # Errors
+///
+/// An [`EioError`] if there is no type, an unknown one, or malformed base64.
+pub fn decode_text(text: &str) -> Result<Packet<'_>, EioError> {
+    let Some(first) = text.as_bytes().first() else { return Err(EioError::Empty) };
+    let data = text.get(1..);
+    if *first == BINARY {
+        let bytes = BASE64.decode(data.unwrap_or_default()).map_err(|_| EioError::Base64)?;
+        return Ok(Packet::Binary(Cow::Owned(bytes)));
+    }
+    let kind = PacketType::from_digit(*first).ok_or(EioError::UnknownType)?;
+    Ok(Packet::Text { kind, data: data.unwrap_or_default() })
+}
+
+/// Appends a packet with text.
+///
+/// ```
+/// use sockring::protocol::eio::{PacketType, write_text};
+///
+/// let mut out = Vec::new();
+/// write_text(&mut out, PacketType::Message, "hello");
+/// assert_eq!(out, b"4hello");
+/// ```
+pub fn write_text(out: &mut Vec<u8>, kind: PacketType, data: &str) {
+    out.reserve(1 + data.len());
+    out.push(kind.digit());
+    out.extend_from_slice(data.as_bytes());
+}
+
+/// Appends a binary message as text: `b` and padded standard base64, without a type.
+///
+/// ```
+/// let mut out = Vec::new();
+/// sockring::protocol::eio::write_base64(&mut out, &[1, 2, 3, 4]);
+/// assert_eq!(out, b"bAQIDBA==");
+/// ```
+pub fn write_base64(out: &mut Vec<u8>, data: &[u8]) {
+    out.push(BINARY);
+    let start = out.len();
+    out.resize(start + data.len().div_ceil(3) * 4, b'=');
+    // The room is exactly what padded base64 takes.
+    let written = BASE64.encode_slice(data, out.split_at_mut(start).1).unwrap_or(0);
+    out.truncate(start + written);
+}
+
+/// The handshake (engine.io-protocol v4, "Handshake").
+///
+/// ```
+/// use sockring::protocol::eio::Open;
+///
+/// let mut out = Vec::new();
+/// let open = Open {
+///     sid: "abc",
+///     upgrades: &["websocket"],
+///     ping_interval_ms: 25_000,
+///     ping_timeout_ms: 20_000,
+///     max_payload: 1_000_000,
+/// };
+/// open.write(&mut out);
+/// let expected = r#"0{"sid":"abc","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#;
+/// assert_eq!(String::from_utf8_lossy(&out), expected);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Open<'a> {
+    /// The session id.
+    pub sid: &'a str,
+    /// The transports the client may go over to.
+    pub upgrades: &'a [&'a str],
+    /// Milliseconds between pings.
+    pub ping_interval_ms: u64,
+    /// Milliseconds the client may take to answer one.
+    pub ping_timeout_ms: u64,
+    /// Bytes of a polling body or a WebSocket message that the server takes.
+    pub max_payload: u64,
+}
+
+impl Open<'_> {
+    /// Appends the packet, with its type `0`. The keys are exactly `sid`, `upgrades`, `pingInterval`, `pingTimeout`
+    /// and `maxPayload`, in this order: the protocol's suite compares them.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let json = |out: &mut Vec<u8>, text: &str| {
+            // Writing a string to a vector cannot fail.
+            let _ = serde_json::to_writer(out, text);
+        };
+        out.extend_from_slice(b"0{\"sid\":");
+        json(out, self.sid);
+        out.extend_from_slice(b",\"upgrades\":[");
+        for (at, upgrade) in self.upgrades.iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            json(out, upgrade);
+        }
+        let rest = format!(
+            "],\"pingInterval\":{},\"pingTimeout\":{},\"maxPayload\":{}}}",
+            self.ping_interval_ms, self.ping_timeout_ms, self.max_payload
+        );
+        out.extend_from_slice(rest.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn knows_every_type() {
+        for digit in 0..=255 {
+            let kind = PacketType::from_digit(digit);
+            assert_eq!(kind.is_some(), (b'0'..=b'6').contains(&digit));
+            assert_eq!(kind.map_or(digit, PacketType::digit), digit);
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_a_packet() {
+        for (text, error) in [
+            ("", EioError::Empty),
+            ("7", EioError::UnknownType),
+            ("é4", EioError::UnknownType),
+            ("\u{1e}", EioError::UnknownType),
+            ("B", EioError::UnknownType),
+            ("b!", EioError::Base64),
+            ("bAQ=ID", EioError::Base64),
+            ("bé", EioError::Base64),
+            ("bA", EioError::Base64),
+        ] {
+            assert_eq!(decode_text(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn takes_base64_in_every_usual_dress() {
+        for (text, bytes) in
+            [("b", &b""[..]), ("bAQ==", &[1]), ("bAQ", &[1]), ("bAR==", &[1]), ("b+/8=", &[0xfb, 0xff])]
+        {
+            assert_eq!(decode_text(text), Ok(Packet::Binary(Cow::Borrowed(bytes))), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_handshake_escapes_its_strings() {
+        let mut out = Vec::new();
+        let open = Open {
+            sid: "a\"b",
+            upgrades: &[],
+            ping_interval_ms: 1,
+            ping_timeout_ms: 2,
+            max_payload: u64::MAX,
+        };
+        open.write(&mut out);
+        let value: serde_json::Value = serde_json::from_slice(&out[1..]).unwrap();
+        assert_eq!(value["sid"], "a\"b");
+        assert_eq!(value["upgrades"], serde_json::json!([]));
+        assert_eq!(value["maxPayload"], u64::MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(data in ".{0,40}", bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            let mut out = Vec::new();
+            write_text(&mut out, PacketType::Message, &data);
+            let expected = Packet::Text { kind: PacketType::Message, data: &data };
+            prop_assert_eq!(decode_text(str::from_utf8(&out).unwrap()), Ok(expected));
+            out.clear();
+            write_base64(&mut out, &bytes);
+            prop_assert_eq!(decode_text(str::from_utf8(&out).unwrap()), Ok(Packet::Binary(bytes.into())));
+        }
+
+        #[test]
+        fn any_text_is_taken_or_refused(text in "[0-9b]?.{0,40}") {
+            let _ = decode_text(&text);
+        }
+    }
+}

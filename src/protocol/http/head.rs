@@ -1,0 +1,592 @@
+//! Request heads: the request line and the header section (RFC 9112 3 and 5).
+
+use super::{HttpError, is_token, is_token_byte, is_value_byte};
+
+/// The largest value [`HeadLimits::head_bytes`] can have, in bytes; more is taken as this. An obs-text byte may
+/// become two bytes of UTF-8, and the offsets into the kept head are 16 bits wide.
+pub const MAX_HEAD_BYTES: usize = 32 * 1024 - 1;
+
+/// What is on a request line besides the target: the longest method known, two spaces, the version, CR.
+const REQUEST_LINE_OVERHEAD: usize = 32;
+
+/// How much of a request head is accepted.
+///
+/// ```
+/// use sockring::protocol::http::{Head, HeadLimits};
+///
+/// let limits = HeadLimits { target_bytes: 4, ..HeadLimits::default() };
+/// let error = Head::parse(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n", &limits).unwrap_err();
+/// assert_eq!(error.status(), 414);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes of the whole head, with its empty line. 16 KiB by default, at most [`MAX_HEAD_BYTES`]. Beyond: 431.
+    pub head_bytes: usize,
+    /// Bytes of the request target. 8 KiB by default (RFC 9112 3 asks for 8000 at least). Beyond: 414.
+    pub target_bytes: usize,
+    /// Number of fields. 100 by default. Beyond: 431.
+    pub headers: usize,
+}
+
+impl Default for HeadLimits {
+    fn default() -> Self {
+        Self { head_bytes: 16 * 1024, target_bytes: 8 * 1024, headers: 100 }
+    }
+}
+
+/// The versions of HTTP that are served (RFC 9112 2.3).
+///
+/// ```
+/// use sockring::protocol::http::{Head, HeadLimits, Version};
+///
+/// let (head, _) = Head::parse(b"GET / HTTP/1.0\r\n\r\n", &HeadLimits::default())?.expect("a whole head");
+/// assert_eq!(head.version(), Version::Http10);
+/// assert!(!head.keep_alive());
+/// # Ok::<(), sockring::protocol::http::HttpError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0: the connection ends with the answer.
+    Http10,
+    /// HTTP/1.1: the connection persists unless one side says `close`.
+    Http11,
+}
+
+/// How the body behind a head is delimited (RFC 9112 6.3).
+///
+/// ```
+/// use sockring::protocol::http::Framing;
+///
+/// assert!(Framing::Length(10).check(9).is_err());
+/// assert!(Framing::Chunked.check(9).is_ok());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no body.
+    None,
+    /// This many bytes follow.
+    Length(u64),
+    /// Chunks follow; read them with a [`ChunkedDecoder`](super::ChunkedDecoder).
+    Chunked,
+}
+
+impl Framing {
+    /// Refuses a body whose announced length is beyond `max_body` bytes. Chunked bodies pass: only their
+    /// decoder can tell.
+    ///
+    /// # Errors
+    ///
+    /// [`HttpError::BodyTooLarge`] (413, RFC 9110 15.5.14).
+    pub fn check(self, max_body: u64) -> Result<(), HttpError> {
+        match self {
+            Self::Length(length) if length > max_body => Err(HttpError::BodyTooLarge),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Offsets into [`Head::text`]. Always made of lengths of that text, so `get` never misses.
+#[derive(Debug, Clone, Copy, Default)]
+struct Span {
+    start: u16,
+    end: u16,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Field {
+    name: Span,
+    value: Span,
+}
+
+/// A request head, owned: two allocations, whatever the number of fields, because a Socket.IO handshake keeps its
+/// head as long as the session lives.
+///
+/// Bytes above 0x7f in field values (obs-text, RFC 9110 5.5) become text like this: a value that is valid UTF-8
+/// is kept as it is, any other value is read as ISO-8859-1. Nothing is lost in either case. In the request line
+/// and in field names such bytes are refused.
+///
+/// ```
+/// use sockring::protocol::http::{Head, HeadLimits};
+///
+/// let bytes = b"GET http://a.b:80/x?y HTTP/1.1\r\nhost: z\r\nConnection: keep-alive, Upgrade\r\n\r\n";
+/// let (head, _) = Head::parse(bytes, &HeadLimits::default())?.expect("a whole head");
+/// assert_eq!((head.method(), head.path(), head.query()), ("GET", "/x", "y"));
+/// assert_eq!(head.header("HOST"), Some("z"));
+/// assert_eq!(head.host(), Some("a.b:80"));
+/// assert!(head.has_token("connection", "upgrade"));
+/// # Ok::<(), sockring::protocol::http::HttpError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Head {
+    text: Box<str>,
+    fields: Box<[Field]>,
+    framing: Framing,
+    method: Span,
+    target: Span,
+    path: Span,
+    query: Span,
+    /// The authority of an absolute-form target; empty otherwise.
+    authority: Span,
+    version: Version,
+    keep_alive: bool,
+    expects_continue: bool,
+}
+
+impl Head {
+    /// Parses the head at the start of `buf` (RFC 9112 2 to 6). One CRLF before it is skipped.
+    ///
+    /// `Ok(None)` asks for more bytes: call again with the longer buffer. The end of the head is searched before
+    /// anything else is looked at and `buf` is at most [`HeadLimits::head_bytes`] long by then, so a head that
+    /// trickles in costs a bounded number of short scans. The number returned is how many bytes of `buf` the head
+    /// took, with the skipped CRLF.
+    ///
+    /// # Errors
+    ///
+    /// Any [`HttpError`] about heads. Wrong line ends and exceeded limits are reported as soon as they are
+    /// visible, without waiting for the end of the head.
+    pub fn parse(buf: &[u8], limits: &HeadLimits) -> Result<Option<(Self, usize)>, HttpError> {
+        let (skipped, rest) = match buf.strip_prefix(b"\r\n") {
+            Some(rest) => (2, rest),
+            None => (0, buf),
+        };
+        let Some(length) = head_length(rest, limits)? else { return Ok(None) };
+        let head = rest.get(..length).ok_or(HttpError::RequestLine)?;
+        Ok(Some((Builder::build(head, limits)?, skipped + length)))
+    }
+
+    /// The method as sent: one of GET, HEAD, POST, PUT, DELETE, OPTIONS, TRACE, PATCH.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.slice(self.method)
+    }
+
+    /// The request target as sent (RFC 9112 3.2).
+    #[must_use]
+    pub fn target(&self) -> &str {
+        self.slice(self.target)
+    }
+
+    /// The path without the query, not decoded. An absolute-form target gives its path (`/` if it has none); the
+    /// asterisk-form gives `*`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self.slice(self.path) {
+            "" => "/",
+            path => path,
+        }
+    }
+
+    /// The raw query without its `?`; empty if there is none.
+    #[must_use]
+    pub fn query(&self) -> &str {
+        self.slice(self.query)
+    }
+
+    /// The version on the request line.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The authority asked for: that of an absolute-form target, else the `Host` field (RFC 9112 3.2.2).
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        match self.slice(self.authority) {
+            "" => self.header("host"),
+            authority => Some(authority),
+        }
+    }
+
+    /// The value of the first field with this name, in any case; without white space around it.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// Every field in order, names as sent.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.fields.iter().map(|field| (self.slice(field.name), self.slice(field.value)))
+    }
+
+    /// Whether any of the comma-separated elements of the fields called `name` is `token`, in any case.
+    #[must_use]
+    pub fn has_token(&self, name: &str, token: &str) -> bool {
+        self.headers()
+            .filter(|(known, _)| known.eq_ignore_ascii_case(name))
+            .flat_map(|(_, value)| value.split(','))
+            .any(|element| element.trim_matches([' ', '\t']).eq_ignore_ascii_case(token))
+    }
+
+    /// Whether the connection persists after the answer (RFC 9112 9.3). HTTP/1.0 never does here: nobody who
+    /// speaks it to a Socket.IO server is helped by the old `keep-alive` extension.
+    #[must_use]
+    pub fn keep_alive(&self) -> bool {
+        self.keep_alive
+    }
+
+    /// How the body is delimited.
+    #[must_use]
+    pub fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// Whether the client waits for a `100 Continue` before it sends the body (RFC 9110 10.1.1); never with
+    /// HTTP/1.0.
+    #[must_use]
+    pub fn expects_continue(&self) -> bool {
+        self.expects_continue
+    }
+
+    /// Whether this asks for a WebSocket: HTTP/1.1 GET with the tokens `Upgrade: websocket` and
+    /// `Connection: upgrade` (RFC 6455 4.2.1). The rest is checked by
+    /// [`ws::handshake::check`](crate::protocol::ws::handshake::check).
+    #[must_use]
+    pub fn is_websocket_upgrade(&self) -> bool {
+        self.method() == "GET"
+            && self.version == Version::Http11
+            && self.has_token("upgrade", "websocket")
+            && self.has_token("connection", "upgrade")
+    }
+
+    fn slice(&self, span: Span) -> &str {
+        self.text.get(usize::from(span.start)..usize::from(span.end)).unwrap_or_default()
+    }
+}
+
+/// The length of the head at the start of `buf` with its empty line, or `None` if more bytes are needed.
+fn head_length(buf: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HttpError> {
+    let head_bytes = limits.head_bytes.min(MAX_HEAD_BYTES);
+    let request_line_bytes = limits.target_bytes.saturating_add(REQUEST_LINE_OVERHEAD);
+    match buf {
+        [] | [b'\r'] => return Ok(None),
+        // Not the start of any method: a TLS client hello or noise, which might never contain a line end.
+        [first, ..] if !is_token_byte(*first) => return Err(HttpError::RequestLine),
+        _ => {}
+    }
+    let mut rest = buf;
+    let mut lines = 0;
+    while let Some(at) = find_lf(rest) {
+        let (line, after) = rest.split_at(at);
+        let Some(line) = line.strip_suffix(b"\r") else { return Err(HttpError::LineEnd) };
+        if lines == 0 && line.len() > request_line_bytes {
+            return Err(HttpError::TargetTooLong);
+        }
+        rest = after.get(1..).unwrap_or_default();
+        let used = buf.len() - rest.len();
+        if used > head_bytes {
+            return Err(HttpError::HeadTooLarge);
+        }
+        if line.is_empty() {
+            return Ok(Some(used));
+        }
+        lines += 1;
+        if lines - 1 > limits.headers {
+            return Err(HttpError::TooManyFields);
+        }
+    }
+    if lines == 0 && rest.len() > request_line_bytes {
+        return Err(HttpError::TargetTooLong);
+    }
+    if buf.len() >= head_bytes { Err(HttpError::HeadTooLarge) } else { Ok(None) }
+}
+
+/// The position of the first LF. Whole blocks are tested without a branch per byte, which the compiler turns into
+/// vector instructions.
+fn find_lf(bytes: &[u8]) -> Option<usize> {
+    const BLOCK: usize = 32;
+    let mut skipped = 0;
+    for block in bytes.chunks(BLOCK) {
+        if block.iter().fold(false, |found, byte| found | (*byte == b'\n')) {
+            return block.iter().position(|byte| *byte == b'\n').map(|at| skipped + at);
+        }
+        skipped += block.len();
+    }
+    None
+}
+
+/// Collects a head while its lines are checked.
+struct Builder {
+    text: String,
+    fields: Vec<Field>,
+    hosts: usize,
+    content_length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    expects_continue: bool,
+}
+
+/// The parts of a request target, as slices of it.
+struct Target<'a> {
+    authority: &'a str,
+    path: &'a str,
+    query: &'a str,
+}
+
+impl Builder {
+    /// `head` ends in an empty line and has no LF without CR before it.
+    fn build(head: &[u8], limits: &HeadLimits) -> Result<Head, HttpError> {
+        let mut lines =
+            head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        let (method, raw_target, version) = request_line(lines.next().unwrap_or_default())?;
+        if raw_target.len() > limits.target_bytes {
+            return Err(HttpError::TargetTooLong);
+        }
+        let target = parse_target(method, raw_target)?;
+        let mut builder = Self {
+            text: String::with_capacity(head.len()),
+            fields: Vec::with_capacity(16),
+            hosts: 0,
+            content_length: None,
+            chunked: false,
+            close: false,
+            expects_continue: false,
+        };
+        let method = builder.push(method);
+        // Pieces of the target lie in it in order: authority, path, query. The text gets the whole target once.
+        let whole = builder.push(raw_target);
+        let span_of = |part: &str| sub_span(raw_target, whole, part);
+        let (authority, path, query) =
+            (span_of(target.authority), span_of(target.path), span_of(target.query));
+        for line in lines.take_while(|line| !line.is_empty()) {
+            builder.field(line, version)?;
+        }
+        let framing = builder.framing(version)?;
+        if builder.hosts == 0 && version == Version::Http11 {
+            return Err(HttpError::Host);
+        }
+        Ok(Head {
+            text: builder.text.into_boxed_str(),
+            fields: builder.fields.into_boxed_slice(),
+            framing,
+            method,
+            target: whole,
+            path,
+            query,
+            authority,
+            version,
+            keep_alive: version == Version::Http11 && !builder.close,
+            expects_continue: version == Version::Http11 && builder.expects_continue,
+        })
+    }
+
+    /// Appends to the kept text. The head is at most `MAX_HEAD_BYTES` long and grows at most twofold, so the
+    /// offsets fit.
+    fn push(&mut self, part: &str) -> Span {
+        let start = self.text.len();
+        self.text.push_str(part);
+        span(start, self.text.len())
+    }
+
+    fn push_value(&mut self, value: &[u8]) -> Span {
+        let start = self.text.len();
+        match str::from_utf8(value) {
+            Ok(text) => self.text.push_str(text),
+            Err(_) => self.text.extend(value.iter().copied().map(char::from)),
+        }
+        span(start, self.text.len())
+    }
+
+    fn field(&mut self, line: &[u8], version: Version) -> Result<(), HttpError> {
+        if matches!(line.first(), Some(b' ' | b'\t')) {
+            return Err(if self.fields.is_empty() { HttpError::FieldName } else { HttpError::Folded });
+        }
+        let colon = line.iter().position(|byte| *byte == b':').ok_or(HttpError::FieldName)?;
+        let (name, value) = line.split_at(colon);
+        if !is_token(name) {
+            return Err(HttpError::FieldName);
+        }
+        let value = trim(value.get(1..).unwrap_or_default());
+        if !value.iter().all(|byte| is_value_byte(*byte)) {
+            let bare_cr = value.contains(&b'\r');
+            return Err(if bare_cr { HttpError::LineEnd } else { HttpError::FieldValue });
+        }
+        self.note(name, value, version)?;
+        let name = self.push(str::from_utf8(name).map_err(|_| HttpError::FieldName)?);
+        let value = self.push_value(value);
+        self.fields.push(Field { name, value });
+        Ok(())
+    }
+
+    /// Acts on the fields that decide about the message's boundaries and the connection.
+    fn note(&mut self, name: &[u8], value: &[u8], version: Version) -> Result<(), HttpError> {
+        if name.eq_ignore_ascii_case(b"host") {
+            self.hosts += 1;
+            if self.hosts > 1 || !is_authority(value) {
+                return Err(HttpError::Host);
+            }
+        } else if name.eq_ignore_ascii_case(b"content-length") {
+            let length = parse_length(value).ok_or(HttpError::ContentLength)?;
+            if self.content_length.replace(length).is_some() {
+                return Err(HttpError::ContentLength);
+            }
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            if self.chunked || version == Version::Http10 {
+                return Err(HttpError::TransferEncoding);
+            }
+            check_codings(value)?;
+            self.chunked = true;
+        } else if name.eq_ignore_ascii_case(b"connection") {
+            self.close |= elements(value).any(|option| option.eq_ignore_ascii_case(b"close"));
+        } else if name.eq_ignore_ascii_case(b"expect") && version == Version::Http11 {
+            if !value.eq_ignore_ascii_case(b"100-continue") {
+                return Err(HttpError::Expectation);
+            }
+            self.expects_continue = true;
+        }
+        Ok(())
+    }
+
+    fn framing(&self, _version: Version) -> Result<Framing, HttpError> {
+        match (self.content_length, self.chunked) {
+            //= RFC 9112 6.1: "a request message containing both ... ought to be handled as an error"
+            (Some(_), true) => Err(HttpError::ContentLength),
+            (None, true) => Ok(Framing::Chunked),
+            (Some(0) | None, false) => Ok(Framing::None),
+            (Some(length), false) => Ok(Framing::Length(length)),
+        }
+    }
+}
+
+fn span(start: usize, end: usize) -> Span {
+    let narrow = |offset: usize| u16::try_from(offset).unwrap_or(u16::MAX);
+    Span { start: narrow(start), end: narrow(end) }
+}
+
+/// Where `part`, a slice of `whole`, lies in the text, given where `whole` lies.
+fn sub_span(whole: &str, at: Span, part: &str) -> Span {
+    if part.is_empty() {
+        return Span::default();
+    }
+    let offset = part.as_ptr().addr().saturating_sub(whole.as_ptr().addr());
+    let start = usize::from(at.start) + offset;
+    span(start, start + part.len())
+}
+
+/// Splits and checks the request line (RFC 9112 3): exactly two single spaces.
+fn request_line(line: &[u8]) -> Result<(&str, &str, Version), HttpError> {
+    let mut parts = line.split(|byte| *byte == b' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(HttpError::RequestLine);
+    };
+    if !is_token(method) || method == b"PRI" {
+        return Err(HttpError::RequestLine);
+    }
+    if target.is_empty() || !target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#') {
+        return Err(HttpError::Target);
+    }
+    let version = match version {
+        b"HTTP/1.1" => Version::Http11,
+        b"HTTP/1.0" => Version::Http10,
+        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => return Err(HttpError::Version),
+        _ => return Err(HttpError::RequestLine),
+    };
+    const METHODS: [&[u8]; 8] = [b"GET", b"POST", b"OPTIONS", b"HEAD", b"PUT", b"DELETE", b"PATCH", b"TRACE"];
+    if !METHODS.contains(&method) {
+        return Err(HttpError::Method);
+    }
+    let text = |bytes| str::from_utf8(bytes).map_err(|_| HttpError::RequestLine);
+    Ok((text(method)?, text(target)?, version))
+}
+
+/// Takes a target apart: origin-form, absolute-form, or `*` for OPTIONS (RFC 9112 3.2).
+fn parse_target<'a>(method: &str, target: &'a str) -> Result<Target<'a>, HttpError> {
+    if target == "*" {
+        let path = if method == "OPTIONS" { target } else { return Err(HttpError::Target) };
+        return Ok(Target { authority: "", path, query: "" });
+    }
+    let (authority, rest) = if target.starts_with('/') {
+        ("", target)
+    } else {
+        let (scheme, rest) = target.split_once("://").ok_or(HttpError::Target)?;
+        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+            return Err(HttpError::Target);
+        }
+        let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        if !is_authority(authority.as_bytes()) {
+            return Err(HttpError::Target);
+        }
+        (authority, rest)
+    };
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    Ok(Target { authority, path, query })
+}
+
+/// `host [":" port]` of RFC 3986 without user information, not empty (RFC 9110 4.2.1). A comma would be legal in a
+/// name there, but in practice it means that a proxy joined two `Host` lines.
+fn is_authority(text: &[u8]) -> bool {
+    let host_end = match text.first() {
+        Some(b'[') => {
+            let Some(end) = text.iter().position(|byte| *byte == b']') else { return false };
+            let inside = text.get(1..end).unwrap_or_default();
+            if inside.len() < 2 || !inside.iter().all(|b| b.is_ascii_hexdigit() || b":.".contains(b)) {
+                return false;
+            }
+            end + 1
+        }
+        _ => {
+            let end = text.iter().position(|byte| *byte == b':').unwrap_or(text.len());
+            let name = text.get(..end).unwrap_or_default();
+            if name.is_empty()
+                || !name.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(b))
+            {
+                return false;
+            }
+            end
+        }
+    };
+    match text.get(host_end..).unwrap_or_default() {
+        [] => true,
+        [b':', port @ ..] => port.len() <= 5 && port.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
+}
+
+/// One plain decimal number below 2^63. Signs, lists and leading zeros are refused: what they mean depends on who
+/// reads them, and a proxy in front may have read them otherwise.
+fn parse_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || value.len() > 19 || (value.len() > 1 && value.first() == Some(&b'0')) {
+        return None;
+    }
+    let mut length: u64 = 0;
+    for digit in value {
+        if !digit.is_ascii_digit() {
+            return None;
+        }
+        length = length.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
+    }
+    (length <= i64::MAX as u64).then_some(length)
+}
+
+/// Accepts `chunked` alone (RFC 9112 6.1).
+fn check_codings(value: &[u8]) -> Result<(), HttpError> {
+    let last = elements(value).last().unwrap_or_default();
+    if !last.eq_ignore_ascii_case(b"chunked") {
+        return Err(HttpError::TransferEncoding);
+    }
+    match elements(value).filter(|coding| coding.eq_ignore_ascii_case(b"chunked")).count() {
+        1 if elements(value).count() == 1 => Ok(()),
+        1 => Err(HttpError::TransferCoding),
+        _ => Err(HttpError::TransferEncoding),
+    }
+}
+
+fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(trim)
+}
+
+/// Removes optional white space (RFC 9110 5.6.3): spaces and tabs, nothing else.
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+#[cfg(test)]
+#[path = "head_tests.rs"]
+mod tests;
