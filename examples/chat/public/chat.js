@@ -123,6 +123,7 @@ async function logIn() {
   if (!reply.ok) {
     if (me.inside && me.retries++ < LOGIN_RETRIES_MAX) {
       showState("reconnecting");
+      complain("Back on the line. The server still holds your name for the connection that was lost.");
       setTimeout(() => socket.id === id && me.name && logIn(), LOGIN_RETRY_MS);
       return;
     }
@@ -281,7 +282,8 @@ const keyOf = ({ from, text, at }) => JSON.stringify([from, text, at]);
 const clock = (at) => new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
 
 function refreshComposer() {
-  ui.send.disabled = !ready();
+  // Not `disabled`: the Enter key would then do nothing at all, and nobody would be told why.
+  ui.send.setAttribute("aria-disabled", String(!ready()));
 }
 
 function complain(text) {
@@ -349,9 +351,9 @@ function element(tag, className, text) {
 
 /** Gives a person a colour that is the same on every page. */
 function paint(node, name) {
-  let hue = 0;
-  for (const char of name) hue = (hue * 31 + char.codePointAt(0)) % 360;
-  node.style.setProperty("--hue", hue);
+  let hash = 0;
+  for (const char of name) hash = Math.imul(hash ^ char.codePointAt(0), 0x9e3779b1) >>> 0;
+  node.style.setProperty("--hue", (hash >>> 8) % 360);
   return node;
 }
 
