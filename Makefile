@@ -1,0 +1,81 @@
+# One place for every command. `make` alone lists them. All of it works on a fresh clone.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Continuous integration passes --locked.
+CARGO_FLAGS ?=
+PORT ?= 3000
+FUZZ_SECONDS ?= 60
+FANOUT_ARGS ?=
+
+CLIENTS := tests/clients
+NODE_STAMP := $(CLIENTS)/node_modules/.stamp
+VENV_STAMP := .venv/.stamp
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: system-build ## the library and every example, optimised
+	cargo build $(CARGO_FLAGS) --release --workspace --examples
+
+.PHONY: demo
+demo: system-demo $(NODE_STAMP) ## the chat on http://127.0.0.1:3000/ (PORT=...)
+	cargo build $(CARGO_FLAGS) --release --example chat
+	@echo; echo "The chat is at http://127.0.0.1:$(PORT)/ (Ctrl-C ends it)"; echo
+	cargo run $(CARGO_FLAGS) --quiet --release --example chat -- --port $(PORT)
+
+.PHONY: test
+test: deps lint ## everything: format, lints, documentation, unit, end-to-end and documentation tests
+	cargo test $(CARGO_FLAGS) --workspace
+
+.PHONY: lint
+lint: system-build ## format, clippy and rustdoc, warnings are errors
+	cargo fmt --all --check
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --workspace --no-deps
+
+.PHONY: bench
+bench: system-build ## micro benchmarks; reports in target/criterion
+	cargo bench $(CARGO_FLAGS) --workspace
+
+.PHONY: fanout-cost
+fanout-cost: system-build ## what one delivery of a broadcast costs the server (FANOUT_ARGS=...)
+	cargo build $(CARGO_FLAGS) --release --example fanout_server
+	cargo run $(CARGO_FLAGS) --release -p load-tests -- fanout-cost $(FANOUT_ARGS)
+
+.PHONY: fuzz
+fuzz: system-build ## every fuzz target for a while (FUZZ_SECONDS=60); needs cargo-fuzz and a nightly toolchain
+	@cargo fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing: cargo install cargo-fuzz" >&2; exit 1; }
+	@for target in $$(cargo fuzz list); do \
+	    echo "== $$target"; cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS); \
+	done
+
+.PHONY: clean
+clean: ## remove what was built and installed in this folder
+	cargo clean
+	rm -rf .venv $(CLIENTS)/node_modules
+
+# --- What the commands need. Each step is quick when it is already done. ------------------------------------
+
+.PHONY: deps
+deps: system-test $(NODE_STAMP) $(VENV_STAMP) ## what `make test` needs: system packages, clients, browser
+
+.PHONY: system-build system-demo system-test
+system-build system-demo system-test: system-%:
+	@scripts/system-packages $*
+
+# The order of `system-*` and the stamps matters only where a command is missing; order-only, so that a stamp
+# stays valid although the phony target ran.
+$(NODE_STAMP): $(CLIENTS)/package.json $(CLIENTS)/package-lock.json | system-demo
+	cd $(CLIENTS) && npm ci --no-audit --no-fund
+	touch $@
+
+$(VENV_STAMP): $(CLIENTS)/requirements.txt | system-test
+	python3 -m venv --clear .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r $(CLIENTS)/requirements.txt
+	touch $@
