@@ -1,1 +1,150 @@
-//! (being written)
+//! HTTP routes, raw WebSockets and topics: a server that knows nothing of Socket.IO, usable alone.
+//!
+//! An [`App`] is to this crate what uWebSockets' `App` is to uWebSockets. The closure that sets it up runs
+//! once on each worker, so handlers may hold `Rc` and `RefCell` state of their core; topics reach the
+//! subscribers of all cores.
+//!
+//! ```no_run
+//! use sockring::app::{App, Behavior, Message};
+//!
+//! App::builder()
+//!     .listen("127.0.0.1:3000")
+//!     .run(|app| {
+//!         app.get("/", |_, response| response.end("hello"));
+//!         app.ws("/echo", Behavior::<()>::default().message(|ws, message| {
+//!             let _ = match message {
+//!                 Message::Text(text) => ws.send_text(text),
+//!                 Message::Binary(data) => ws.send_binary(data),
+//!             };
+//!         }));
+//!     })
+//!     .unwrap();
+//! ```
+
+mod builder;
+mod http;
+mod options;
+mod request;
+mod response;
+mod routes;
+mod service;
+mod static_files;
+mod websocket;
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+pub use builder::Builder;
+pub use options::Options;
+pub use request::Request;
+pub use response::Response;
+pub use routes::RouteHandler;
+pub use service::current;
+pub(crate) use service::Layer;
+pub use websocket::{Behavior, Closed, Message, Upgrade, WebSocket};
+
+use crate::fanout::{Delivery, Frame};
+use crate::runtime::Core;
+use routes::{Route, Target};
+use service::Inner;
+
+/// The routes and sockets of one core. A clone is a reference to the same.
+#[derive(Clone, Debug)]
+pub struct App(pub(crate) Rc<Inner>);
+
+/// Adds a route for one method.
+macro_rules! method {
+    ($name:ident, $method:literal) => {
+        #[doc = concat!("Answers ", $method, " requests whose path matches `pattern`; see [`any`](Self::any).")]
+        pub fn $name<M>(&self, pattern: &str, handler: impl RouteHandler<M>) -> &Self {
+            self.route(Some($method), pattern, handler)
+        }
+    };
+}
+
+impl App {
+    /// Chooses addresses, workers and limits, then starts.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    method!(get, "GET");
+    method!(post, "POST");
+    method!(put, "PUT");
+    method!(patch, "PATCH");
+    method!(delete, "DELETE");
+    method!(options, "OPTIONS");
+
+    /// Answers requests of any method whose path matches `pattern`.
+    ///
+    /// A pattern is a path; a segment `:name` matches any one segment, which
+    /// [`Request::param`] gives, and a last segment `*` matches everything below. Of several routes that
+    /// match, the one added first answers. A route for GET answers HEAD as well. The handler takes a
+    /// [`Request`] and a [`Response`] and may be async.
+    pub fn any<M>(&self, pattern: &str, handler: impl RouteHandler<M>) -> &Self {
+        self.route(None, pattern, handler)
+    }
+
+    fn route<M>(&self, method: Option<&'static str>, pattern: &str, handler: impl RouteHandler<M>) -> &Self {
+        let handler: Rc<dyn Fn(Request, Response)> = Rc::new(move |request, response| {
+            handler.handle(request, response);
+        });
+        self.0.add_route(Route::new(pattern, Target::Http { method, handler, body_bytes: None }));
+        self
+    }
+
+    /// Answers requests of any method below a prefix of the raw path, with bodies up to `body_bytes`.
+    /// For layers that do their own routing.
+    pub(crate) fn prefix(
+        &self,
+        prefix: &str,
+        body_bytes: usize,
+        handler: impl Fn(Request, Response) + 'static,
+    ) {
+        let target = Target::Http { method: None, handler: Rc::new(handler), body_bytes: Some(body_bytes) };
+        self.0.add_route(Route::prefix(prefix, target));
+    }
+
+    /// Serves WebSockets on the path that matches `pattern` (see [`any`](Self::any)).
+    pub fn ws<U: 'static>(&self, pattern: &str, behavior: Behavior<U>) -> &Self {
+        self.0.add_route(Route::new(pattern, Target::WebSocket(Rc::new(behavior))));
+        self
+    }
+
+    /// Serves WebSockets on every path that begins with `prefix`.
+    pub(crate) fn ws_prefix<U: 'static>(&self, prefix: &str, behavior: Behavior<U>) {
+        self.0.add_route(Route::prefix(prefix, Target::WebSocket(Rc::new(behavior))));
+    }
+
+    /// Serves the files of a folder below `prefix`: `static_files("/", "public")` answers `/` with
+    /// `public/index.html`. Files are read when they are asked for; nothing outside the folder is served,
+    /// and no name that begins with a dot.
+    pub fn static_files(&self, prefix: &str, folder: impl Into<std::path::PathBuf>) -> &Self {
+        static_files::add(self, prefix, folder.into());
+        self
+    }
+
+    /// Sends a text to all subscribers of a topic, on all cores.
+    pub fn publish_text(&self, topic: &str, text: &str) -> Delivery {
+        self.publish(topic, &Frame::message(&[text.as_bytes()], &[]))
+    }
+
+    /// Sends binary data to all subscribers of a topic, on all cores.
+    pub fn publish_binary(&self, topic: &str, data: impl Into<Bytes>) -> Delivery {
+        self.publish(topic, &Frame::binary(&data.into()))
+    }
+
+    /// Sends a frame, encoded before, to all subscribers of a topic, on all cores.
+    ///
+    /// [`Delivery::Sent`]: it is on its way to every core that has subscribers (and what became of it for
+    /// each of them is that core's affair); [`Delivery::Dropped`]: a core's mailbox is full.
+    pub fn publish(&self, topic: &str, frame: &Frame) -> Delivery {
+        self.0.publish(topic, frame, None)
+    }
+
+    /// The core that this App runs on.
+    pub fn core(&self) -> &Rc<Core> {
+        &self.0.core
+    }
+}

@@ -1,1 +1,50 @@
-//! (being written)
+//! Engine.IO v4: sessions over long-polling and WebSocket, with upgrade and heartbeat.
+//!
+//! What the npm package `engine.io` is to Node.js: usable without Socket.IO, for bidirectional messages
+//! that survive proxies without WebSocket. The state machines ([`Session`], [`Heartbeat`], [`Upgrade`]) are
+//! pure and take the time as an argument; the [`Server`] joins them to an [`App`](crate::app::App).
+//!
+//! A session lives on one core. Its id names that core, so a request that lands on another one is handed
+//! over with its connection, which then stays with the session.
+//!
+//! ```no_run
+//! use sockring::app::App;
+//! use sockring::engine::{Handlers, Message, Options, Server};
+//!
+//! App::builder()
+//!     .listen("127.0.0.1:3000")
+//!     .run(|app| {
+//!         let echo = Handlers::default().message(|socket, message| {
+//!             let _ = match message {
+//!                 Message::Text(text) => socket.send_text(text),
+//!                 Message::Binary(data) => socket.send_binary(data),
+//!             };
+//!         });
+//!         Server::attach(app, Options::default(), echo);
+//!     })
+//!     .unwrap();
+//! ```
+
+mod cors;
+mod heartbeat;
+mod options;
+mod polling;
+mod server;
+mod session;
+mod sid;
+mod socket;
+mod upgrade;
+mod verify;
+mod websocket;
+
+pub use cors::{Cors, Origins};
+pub use heartbeat::{Beat, Heartbeat};
+pub use options::{AllowRequest, Options};
+pub use server::{Events, Handlers, Server};
+pub use session::{Due, Heard, Session, Transport};
+pub use sid::SocketSid;
+pub use socket::{CloseReason, Message, Socket};
+pub use upgrade::{Step, Upgrade};
+pub use verify::Refusal;
+
+pub(crate) use sid::Pool as IdPool;

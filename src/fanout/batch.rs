@@ -135,8 +135,9 @@ impl Batch {
         if node.parent == 0 || node.joined.is_some() {
             return;
         }
+        let bytes = node.bytes;
         let mut out = self.spare.pop().unwrap_or_default();
-        out.reserve(node.bytes);
+        out.reserve(bytes);
         for frame in self.frames(owed) {
             out.extend_from_slice(frame.wire());
         }

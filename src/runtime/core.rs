@@ -438,7 +438,7 @@ impl Core {
         let _ = self.service.set(service);
     }
 
-    pub(super) fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stop_at.get().is_some() || self.shared.stopping.load(Ordering::Relaxed)
     }
 }

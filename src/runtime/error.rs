@@ -20,7 +20,7 @@ pub enum StartError {
     /// io_uring is there and may not be used.
     #[error(
         "io_uring is not permitted here ({source}); {}",
-        if *.disabled > 0 {
+        if *disabled > 0 {
             "the sysctl kernel.io_uring_disabled is set: run `sysctl -w kernel.io_uring_disabled=0`, or with \
              value 1 add this user to kernel.io_uring_group"
         } else {
@@ -40,8 +40,11 @@ pub enum StartError {
     TooOld(&'static str),
 
     /// Another failure while the ring was set up.
-    #[error("the socket ring could not be set up: {0}{}", cure(.0))]
-    Ring(#[source] io::Error),
+    #[error("the socket ring could not be set up: {source}{}", cure(source))]
+    Ring {
+        /// What the kernel answered.
+        source: io::Error,
+    },
 
     /// An address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
@@ -49,6 +52,15 @@ pub enum StartError {
         /// The address.
         address: SocketAddr,
         /// What the kernel answered.
+        source: io::Error,
+    },
+
+    /// An address could not be resolved.
+    #[error("{address} is no address to listen on: {source}")]
+    Address {
+        /// What was given.
+        address: String,
+        /// Why it could not be resolved.
         source: io::Error,
     },
 

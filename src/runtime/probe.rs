@@ -33,7 +33,7 @@ fn explain(error: io::Error) -> StartError {
             StartError::Forbidden { source: error, disabled }
         }
         Some(libc::EINVAL) => StartError::TooOld("DEFER_TASKRUN or buffer rings (6.1)"),
-        _ => StartError::Ring(error),
+        _ => StartError::Ring { source: error },
     }
 }
 

@@ -285,7 +285,10 @@ impl Ring {
         tag: Tag,
     ) -> io::Result<()> {
         // The pair is linked and must not be parted by a full queue.
-        if self.uring.submission().capacity() - self.uring.submission().len() < 2 {
+        let queue = self.uring.submission();
+        let room = queue.capacity() - queue.len();
+        drop(queue);
+        if room < 2 {
             self.submit()?;
         }
         let auto = types::DestinationSlot::auto_target();

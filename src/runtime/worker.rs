@@ -254,7 +254,7 @@ impl Worker {
         let mut monoio = match monoio {
             Ok(monoio) => monoio,
             Err(error) => {
-                let _ = ready.send(Err(StartError::Ring(error)));
+                let _ = ready.send(Err(StartError::Ring { source: error }));
                 return;
             }
         };
@@ -269,8 +269,8 @@ impl Worker {
 
     async fn serve(self, make: &MakeService, ready: &Ready) -> Result<(), StartError> {
         let slots = self.direct.then_some((self.capacity + limits::DESCRIPTORS_SPARE / 2) as u32);
-        let (ring, buffers) = Ring::new(slots).map_err(StartError::Ring)?;
-        let bell = EventFd::new().map_err(StartError::Ring)?;
+        let (ring, buffers) = Ring::new(slots).map_err(|source| StartError::Ring { source })?;
+        let bell = EventFd::new().map_err(|source| StartError::Ring { source })?;
         self.shared.rings[self.index].store(ring.raw_fd(), Ordering::Release);
         self.shared.mesh.install(self.index, Box::new(bell.clone()));
         let core = Core::new(Setup {
@@ -284,7 +284,7 @@ impl Worker {
             shutdown_timeout: self.options.shutdown_timeout,
             epoch: self.epoch,
         });
-        core.ring.borrow_mut().register_eventfd(bell.as_raw_fd()).map_err(StartError::Ring)?;
+        core.ring.borrow_mut().register_eventfd(bell.as_raw_fd()).map_err(|source| StartError::Ring { source })?;
         CURRENT.set(Some(core.clone()));
         core.install(make(&core));
         for listener in &self.listeners {
@@ -296,7 +296,7 @@ impl Worker {
         let outcome = turns(&core, &bell).await;
         // The service holds handlers that hold who knows what: it goes before the ring does.
         core.shared.rings[core.index].store(-1, Ordering::Release);
-        outcome.map_err(StartError::Ring)
+        outcome.map_err(|source| StartError::Ring { source })
     }
 }
 

@@ -1,0 +1,99 @@
+//! From a few choices to a running server.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::service::Inner;
+use super::{App, Options};
+use crate::runtime::{self, Descriptors, Running, StartError};
+
+/// Chooses addresses, workers and limits; made by [`App::builder`].
+///
+/// ```no_run
+/// use sockring::app::App;
+/// let server = App::builder().listen("127.0.0.1:0").workers(1).start(|app| {
+///     app.get("/", |_, response| response.end("hello"));
+/// })?;
+/// println!("listening on {}", server.addresses()[0]);
+/// server.shutdown();
+/// server.join();
+/// # Ok::<(), sockring::runtime::StartError>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct Builder {
+    runtime: runtime::Options,
+    app: Options,
+    unresolved: Option<(String, io::Error)>,
+}
+
+impl Builder {
+    /// Adds an address to listen on, such as `"0.0.0.0:3000"`. Port 0 takes a free one. A name that cannot
+    /// be resolved is reported by [`start`](Self::start).
+    #[must_use]
+    pub fn listen(mut self, address: impl ToSocketAddrs + std::fmt::Debug) -> Self {
+        match address.to_socket_addrs() {
+            Ok(mut addresses) => self.runtime.listen.extend(addresses.next()),
+            Err(error) => self.unresolved = Some((format!("{address:?}"), error)),
+        }
+        self
+    }
+
+    /// How many worker threads; 0, the default, means one for each core of the affinity mask.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.runtime.workers = workers;
+        self
+    }
+
+    /// Where accepted sockets live.
+    #[must_use]
+    pub fn descriptors(mut self, descriptors: Descriptors) -> Self {
+        self.runtime.descriptors = descriptors;
+        self
+    }
+
+    /// Replaces the runtime's options; the addresses given to [`listen`](Self::listen) are kept.
+    #[must_use]
+    pub fn runtime(mut self, mut options: runtime::Options) -> Self {
+        let listen: Vec<SocketAddr> = std::mem::take(&mut self.runtime.listen);
+        options.listen.splice(0..0, listen);
+        self.runtime = options;
+        self
+    }
+
+    /// Replaces the limits and timeouts of HTTP.
+    #[must_use]
+    pub fn http(mut self, options: Options) -> Self {
+        self.app = options;
+        self
+    }
+
+    /// Starts the workers; `setup` runs once on each of them and adds routes. Returns when all listen.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel lacks what the runtime needs, or an address cannot be listened on.
+    pub fn start(self, setup: impl Fn(&App) + Send + Sync + 'static) -> Result<Running, StartError> {
+        if let Some((address, source)) = self.unresolved {
+            return Err(StartError::Address { address, source });
+        }
+        let options = self.app;
+        let make = move |core: &Rc<runtime::Core>| {
+            let inner = Inner::new(core.clone(), options.clone());
+            setup(&App(inner.clone()));
+            inner as Rc<dyn runtime::Service>
+        };
+        runtime::start(&self.runtime, Arc::new(make))
+    }
+
+    /// Starts the workers and serves until SIGTERM or SIGINT; clients get their close then.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn run(self, setup: impl Fn(&App) + Send + Sync + 'static) -> Result<(), StartError> {
+        self.start(setup)?.run_until_signal().map_err(|error| StartError::Thread(error.to_string()))
+    }
+}

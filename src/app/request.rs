@@ -1,0 +1,94 @@
+//! What a client asks.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::protocol::http::Head;
+use crate::protocol::query;
+
+/// A request with its whole body. A clone is a reference.
+///
+/// ```no_run
+/// use sockring::app::{App, Request, Response};
+/// fn greet(request: Request, response: Response) {
+///     let name = request.query_param("name").unwrap_or("you".into());
+///     response.header("content-type", "text/plain").end(format!("hello {name}"));
+/// }
+/// # App::builder().run(|app| { app.get("/greet", greet); });
+/// ```
+#[derive(Clone, Debug)]
+pub struct Request(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    head: Head,
+    body: Bytes,
+    peer: Option<SocketAddr>,
+    params: SmallVec<[(Box<str>, Box<str>); 0]>,
+}
+
+pub(super) type Params = SmallVec<[(Box<str>, Box<str>); 0]>;
+
+impl Request {
+    pub(super) fn new(head: Head, body: Bytes, peer: Option<SocketAddr>, params: Params) -> Self {
+        Self(Rc::new(Inner { head, body, peer, params }))
+    }
+
+    /// The method, in capitals as sent.
+    pub fn method(&self) -> &str {
+        self.0.head.method()
+    }
+
+    /// The path, still percent-encoded, without the query.
+    pub fn path(&self) -> &str {
+        self.0.head.path()
+    }
+
+    /// The raw query, without the question mark; empty if there is none.
+    pub fn query(&self) -> &str {
+        self.0.head.query()
+    }
+
+    /// The path and the query as sent.
+    pub fn url(&self) -> &str {
+        self.0.head.target()
+    }
+
+    /// A decoded parameter of the query; the first of several.
+    pub fn query_param(&self, name: &str) -> Option<Cow<'_, str>> {
+        query::find(self.query(), name)
+    }
+
+    /// What a segment `:name` of the route's pattern has matched, still percent-encoded.
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.0.params.iter().find(|(key, _)| **key == *name).map(|(_, value)| &**value)
+    }
+
+    /// The first header of a name, whose case does not matter.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.0.head.header(name)
+    }
+
+    /// All headers, names as sent.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.head.headers()
+    }
+
+    /// The body; empty if there is none.
+    pub fn body(&self) -> &Bytes {
+        &self.0.body
+    }
+
+    /// The peer's address; `None` for a Unix socket. Behind a proxy, the proxy's.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.0.peer
+    }
+
+    pub(crate) fn head(&self) -> &Head {
+        &self.0.head
+    }
+}

@@ -1,0 +1,131 @@
+//! Which handler answers which path.
+
+use std::future::Future;
+use std::rc::Rc;
+
+use super::request::Params;
+use super::websocket::Upgradable;
+use super::{Request, Response};
+use crate::runtime;
+
+/// A route handler: a closure or function of [`Request`] and [`Response`], sync or async. `M` only tells
+/// the two apart; it is inferred.
+pub trait RouteHandler<M>: 'static {
+    /// Answers a request.
+    fn handle(&self, request: Request, response: Response);
+}
+
+/// Marks a handler that returns nothing.
+#[derive(Debug)]
+pub struct Sync;
+
+/// Marks a handler that returns a future.
+#[derive(Debug)]
+pub struct Async<F>(std::marker::PhantomData<F>);
+
+impl<F> RouteHandler<Sync> for F
+where
+    F: Fn(Request, Response) + 'static,
+{
+    fn handle(&self, request: Request, response: Response) {
+        self(request, response);
+    }
+}
+
+impl<F, R> RouteHandler<Async<R>> for F
+where
+    F: Fn(Request, Response) -> R + 'static,
+    R: Future<Output = ()> + 'static,
+{
+    fn handle(&self, request: Request, response: Response) {
+        if let Some(core) = runtime::current() {
+            core.spawn(self(request, response));
+        }
+    }
+}
+
+pub(super) type HttpHandler = Rc<dyn Fn(Request, Response)>;
+
+/// What a route leads to.
+#[derive(Clone)]
+pub(super) enum Target {
+    Http { method: Option<&'static str>, handler: HttpHandler, body_bytes: Option<usize> },
+    WebSocket(Rc<dyn Upgradable>),
+}
+
+pub(super) struct Route {
+    pattern: Pattern,
+    pub(super) target: Target,
+}
+
+enum Pattern {
+    Prefix(Box<str>),
+    Segments { segments: Box<[Segment]>, open: bool },
+}
+
+enum Segment {
+    Literal(Box<str>),
+    Param(Box<str>),
+}
+
+impl Route {
+    pub(super) fn new(pattern: &str, target: Target) -> Self {
+        let path = pattern.strip_prefix('/').unwrap_or(pattern);
+        let (path, open) = match path.strip_suffix('*') {
+            Some(path) => (path.strip_suffix('/').unwrap_or(path), true),
+            None => (path, false),
+        };
+        let segment = |segment: &str| match segment.strip_prefix(':') {
+            Some(name) => Segment::Param(name.into()),
+            None => Segment::Literal(segment.into()),
+        };
+        let segments = if path.is_empty() && open { Box::default() } else { path.split('/').map(segment).collect() };
+        Self { pattern: Pattern::Segments { segments, open }, target }
+    }
+
+    pub(super) fn prefix(prefix: &str, target: Target) -> Self {
+        Self { pattern: Pattern::Prefix(prefix.into()), target }
+    }
+
+    /// The parameters that a path gives this route, if it matches.
+    pub(super) fn matches(&self, path: &str) -> Option<Params> {
+        let (segments, open) = match &self.pattern {
+            Pattern::Prefix(prefix) => return path.starts_with(&**prefix).then(Params::new),
+            Pattern::Segments { segments, open } => (segments, *open),
+        };
+        let mut params = Params::new();
+        let mut parts = path.strip_prefix('/')?.split('/');
+        for segment in segments {
+            let part = parts.next()?;
+            match segment {
+                Segment::Literal(literal) if **literal == *part => {}
+                Segment::Literal(_) => return None,
+                Segment::Param(name) => params.push((name.clone(), part.into())),
+            }
+        }
+        (open || parts.next().is_none()).then_some(params)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(pattern: &str, path: &str) -> Option<Vec<String>> {
+        let target = Target::Http { method: None, handler: Rc::new(|_, _| ()), body_bytes: None };
+        let params = Route::new(pattern, target).matches(path)?;
+        Some(params.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
+    }
+
+    #[test]
+    fn patterns() {
+        assert_eq!(matches("/", "/"), Some(vec![]));
+        assert_eq!(matches("/", "/a"), None);
+        assert_eq!(matches("/*", "/a/b"), Some(vec![]));
+        assert_eq!(matches("/a/*", "/a"), Some(vec![]));
+        assert_eq!(matches("/a/*", "/ab"), None);
+        assert_eq!(matches("/user/:id/posts/:post", "/user/7/posts/x"), Some(vec!["id=7".into(), "post=x".into()]));
+        assert_eq!(matches("/user/:id", "/user/7/"), None);
+        assert_eq!(matches("/ws", "/ws"), Some(vec![]));
+    }
+}

@@ -1,0 +1,342 @@
+//! One core's connections as the App sees them, and what the runtime calls.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+
+use super::http::Http;
+use super::request::Params;
+use super::routes::{Route, Target};
+use super::websocket::Socket;
+use super::{App, Options};
+use crate::fanout::{Delivery, Frame, OutletId, RoomKey, Rooms};
+use crate::runtime::{self, ConnectionId, Core, Ended, Parcel, Service};
+use crate::time::Millis;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Inner>>> = const { RefCell::new(None) };
+}
+
+/// The App of this thread's core; `None` on a thread that is no worker.
+pub fn current() -> Option<App> {
+    CURRENT.with_borrow(Clone::clone).map(App)
+}
+
+/// What layers above the App are told.
+pub(crate) trait Layer {
+    /// One of the layer's outlets is owed something.
+    fn owed(&self, outlet: OutletId);
+    /// One of the layer's outlets has more waiting than the limit allows.
+    fn overflowed(&self, outlet: OutletId);
+    /// Some [`crate::limits::TICK`] has passed.
+    fn tick(&self, now: Millis);
+    /// The server stops.
+    fn shutdown(&self);
+}
+
+pub(crate) struct Inner {
+    pub(crate) core: Rc<Core>,
+    pub(super) options: Options,
+    routes: RefCell<Vec<Rc<Route>>>,
+    pub(super) table: RefCell<Vec<Option<Entry>>>,
+    topics: RefCell<Rooms>,
+    topic_space: u32,
+    layers: RefCell<Vec<Rc<dyn Layer>>>,
+    swept: Cell<Millis>,
+    date: RefCell<(Millis, String)>,
+}
+
+/// One connection.
+pub(super) struct Entry {
+    pub(super) id: ConnectionId,
+    /// When [`Inner::expire`] is to look at it.
+    pub(super) deadline: Millis,
+    pub(super) state: State,
+}
+
+pub(super) enum State {
+    Http(Box<Http>),
+    WebSocket(Socket),
+}
+
+/// How often deadlines of connections are looked at. They are seconds, so they may be this late.
+const SWEEP_MS: Millis = 500;
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").field("core", &self.core.index()).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    pub(super) fn new(core: Rc<Core>, options: Options) -> Rc<Self> {
+        let topic_space = core.shared().directory.space("topics");
+        let inner = Rc::new(Self {
+            core,
+            options,
+            routes: RefCell::default(),
+            table: RefCell::default(),
+            topics: RefCell::default(),
+            topic_space,
+            layers: RefCell::default(),
+            swept: Cell::new(0),
+            date: RefCell::default(),
+        });
+        CURRENT.set(Some(inner.clone()));
+        inner
+    }
+
+    pub(super) fn add_route(&self, route: Route) {
+        self.routes.borrow_mut().push(Rc::new(route));
+    }
+
+    pub(crate) fn add_layer(&self, layer: Rc<dyn Layer>) {
+        self.layers.borrow_mut().push(layer);
+    }
+
+    /// The first route that matches and that `wanted` accepts.
+    pub(super) fn find_route(
+        &self,
+        path: &str,
+        mut wanted: impl FnMut(&Target) -> bool,
+    ) -> Option<(Rc<Route>, Params)> {
+        let routes = self.routes.borrow();
+        routes.iter().filter(|route| wanted(&route.target)).find_map(|route| {
+            let params = route.matches(path)?;
+            Some((route.clone(), params))
+        })
+    }
+
+    /// All routes that match a path.
+    pub(super) fn routes_for(&self, path: &str) -> Vec<Rc<Route>> {
+        self.routes.borrow().iter().filter(|route| route.matches(path).is_some()).cloned().collect()
+    }
+
+    /// The `Date` header's value, made once a second.
+    pub(super) fn date(&self) -> String {
+        let now = self.core.now() / 1000 + 1;
+        let mut date = self.date.borrow_mut();
+        if date.0 != now {
+            *date = (now, httpdate::fmt_http_date(std::time::SystemTime::now()));
+        }
+        date.1.clone()
+    }
+
+    pub(super) fn insert(&self, id: ConnectionId, state: State, deadline: Millis) {
+        let mut table = self.table.borrow_mut();
+        let slot = id.slot() as usize;
+        if table.len() <= slot {
+            table.resize_with(slot + 1, || None);
+        }
+        table[slot] = Some(Entry { id, deadline, state });
+    }
+
+    /// Runs `f` on a connection's entry, if it is still there.
+    pub(super) fn entry<T>(&self, id: ConnectionId, f: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        let mut table = self.table.borrow_mut();
+        let entry = table.get_mut(id.slot() as usize)?.as_mut()?;
+        (entry.id == id).then(|| f(entry))
+    }
+
+    /// Forgets a connection.
+    pub(super) fn forget(&self, id: ConnectionId) -> Option<Entry> {
+        let mut table = self.table.borrow_mut();
+        let slot = table.get_mut(id.slot() as usize)?;
+        if slot.as_ref()?.id != id {
+            return None;
+        }
+        let entry = slot.take();
+        drop(table);
+        self.unsubscribe_all(id);
+        entry
+    }
+
+    fn unsubscribe_all(&self, id: ConnectionId) {
+        let (space, core) = (self.topic_space, self.core.index());
+        let directory = &self.core.shared().directory;
+        let emptied = |room: &str| directory.exit(RoomKey { space, room }, core);
+        self.topics.borrow_mut().leave_all(id.slot(), emptied);
+    }
+
+    pub(super) fn subscribe(&self, id: ConnectionId, topic: &str) -> bool {
+        let Some(outlet) = self.core.outlet(id) else { return false };
+        let joined = self.topics.borrow_mut().join(id.slot(), outlet.slot(), topic);
+        if joined == Some(true) {
+            let key = RoomKey { space: self.topic_space, room: topic };
+            self.core.shared().directory.enter(key, self.core.index());
+        }
+        joined.is_some()
+    }
+
+    pub(super) fn unsubscribe(&self, id: ConnectionId, topic: &str) -> bool {
+        let left = self.topics.borrow_mut().leave(id.slot(), topic);
+        if left == Some(true) {
+            let key = RoomKey { space: self.topic_space, room: topic };
+            self.core.shared().directory.exit(key, self.core.index());
+        }
+        left.is_some()
+    }
+
+    pub(super) fn is_subscribed(&self, id: ConnectionId, topic: &str) -> bool {
+        self.topics.borrow().contains(id.slot(), topic)
+    }
+
+    /// Sends a frame to the subscribers of a topic on all cores that have some.
+    pub(super) fn publish(&self, topic: &str, frame: &Frame, except: Option<ConnectionId>) -> Delivery {
+        let key = RoomKey { space: self.topic_space, room: topic };
+        let mut delivery = Delivery::Sent;
+        for core in self.core.shared().directory.cores(key).iter() {
+            if core == self.core.index() {
+                self.publish_here(topic, frame, except);
+                continue;
+            }
+            let (topic, frame) = (topic.to_owned(), frame.clone());
+            let publish = Box::new(move || {
+                if let Some(App(inner)) = current() {
+                    inner.publish_here(&topic, &frame, None);
+                }
+            });
+            if !self.core.post(core, publish) {
+                delivery = Delivery::Dropped;
+            }
+        }
+        delivery
+    }
+
+    fn publish_here(&self, topic: &str, frame: &Frame, except: Option<ConnectionId>) {
+        let topics = self.topics.borrow();
+        let mut outlets = self.core.outlets();
+        let except = except.map(ConnectionId::slot);
+        for member in topics.members(topic) {
+            if Some(member.member) != except {
+                // What a slow subscriber loses is its own affair, and its limit closes it.
+                let _ = outlets.push_slot(member.outlet, frame);
+            }
+        }
+        drop(outlets);
+        self.core.ring_bell();
+    }
+
+    fn layers(&self) -> Vec<Rc<dyn Layer>> {
+        self.layers.borrow().clone()
+    }
+
+    /// Looks at connections whose deadline has passed.
+    fn sweep(&self, now: Millis) {
+        let expired: Vec<ConnectionId> = {
+            let table = self.table.borrow();
+            table.iter().flatten().filter(|entry| entry.deadline <= now).map(|entry| entry.id).collect()
+        };
+        for id in expired {
+            self.expire(id, now);
+        }
+    }
+
+    fn expire(&self, id: ConnectionId, now: Millis) {
+        let http = self.entry(id, |entry| matches!(entry.state, State::Http(_)));
+        match http {
+            Some(true) => self.http_expired(id),
+            Some(false) => self.websocket_expired(id, now),
+            None => {}
+        }
+    }
+}
+
+impl Service for Inner {
+    fn opened(&self, id: ConnectionId) {
+        let deadline = self.core.now() + self.options.head_timeout.as_millis() as Millis;
+        self.insert(id, State::Http(Box::default()), deadline);
+    }
+
+    fn received(&self, id: ConnectionId, bytes: &mut [u8]) {
+        let http = self.entry(id, |entry| match &mut entry.state {
+            State::Http(http) => {
+                http.take(bytes);
+                true
+            }
+            State::WebSocket(_) => false,
+        });
+        match http {
+            Some(true) => self.advance(id),
+            Some(false) => self.websocket_received(id, bytes),
+            None => {}
+        }
+    }
+
+    fn arrived(&self, id: ConnectionId, mut parcel: Parcel) {
+        self.opened(id);
+        self.received(id, &mut parcel.bytes);
+    }
+
+    fn returned(&self, id: ConnectionId, _: Parcel) {
+        // The core that could answer takes no more connections: the client may try again.
+        self.opened(id);
+        self.refuse_and_close(id, 503);
+    }
+
+    fn drained(&self, id: ConnectionId) {
+        self.websocket_drained(id);
+    }
+
+    fn ended(&self, id: ConnectionId, why: Ended) {
+        match self.forget(id).map(|entry| entry.state) {
+            Some(State::Http(http)) => http.aborted(),
+            Some(State::WebSocket(socket)) => socket.ended(id, why),
+            None => {}
+        }
+    }
+
+    fn owed(&self, outlet: OutletId) {
+        for layer in self.layers() {
+            layer.owed(outlet);
+        }
+    }
+
+    fn overflowed(&self, outlet: OutletId) {
+        for layer in self.layers() {
+            layer.overflowed(outlet);
+        }
+    }
+
+    fn tick(&self, now: Millis) {
+        for layer in self.layers() {
+            layer.tick(now);
+        }
+        if now >= self.swept.get() + SWEEP_MS {
+            self.swept.set(now);
+            self.sweep(now);
+        }
+    }
+
+    fn shutdown(&self) {
+        for layer in self.layers() {
+            layer.shutdown();
+        }
+        let open: Vec<ConnectionId> = self.table.borrow().iter().flatten().map(|entry| entry.id).collect();
+        for id in open {
+            let http = self.entry(id, |entry| match &entry.state {
+                // A request that is being answered is not cut off.
+                State::Http(http) => Some(http.is_idle()),
+                State::WebSocket(_) => None,
+            });
+            match http {
+                Some(Some(true)) => {
+                    self.forget(id);
+                    self.core.close(id);
+                }
+                Some(None) => self.websocket_close(id, 1001, "server shutting down"),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The user data of a WebSocket, whatever its type.
+pub(super) type UserData = Rc<dyn Any>;
+
+/// Runs `f` on this thread's App.
+pub(super) fn with_current<T>(f: impl FnOnce(&Rc<Inner>) -> T) -> Option<T> {
+    debug_assert!(runtime::current().is_some(), "sockring handles belong to the thread of their core");
+    CURRENT.with_borrow(Clone::clone).map(|inner| f(&inner))
+}

@@ -1,0 +1,114 @@
+//! Is the client still there? (engine.io-protocol v4, "Heartbeat")
+
+use crate::time::Millis;
+
+/// The heartbeat of one session: the server pings, the client answers in time. Pure.
+///
+/// ```
+/// use sockring::engine::{Beat, Heartbeat};
+/// let mut heartbeat = Heartbeat::new(0, 25_000, 20_000);
+/// assert_eq!(heartbeat.handle_timeout(25_000), Some(Beat::Ping));
+/// heartbeat.handle_pong(25_030);
+/// assert_eq!(heartbeat.deadline(), 50_030);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    interval: u32,
+    timeout: u32,
+    deadline: Millis,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The next ping is due at the deadline.
+    Resting,
+    /// The pong is due at the deadline.
+    Awaiting { extended: bool },
+}
+
+/// What a deadline of the heartbeat means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beat {
+    /// Send a ping.
+    Ping,
+    /// The client did not answer: close with `ping timeout`.
+    Dead,
+}
+
+impl Heartbeat {
+    /// Starts at `now`; interval and timeout in milliseconds.
+    pub fn new(now: Millis, interval: u32, timeout: u32) -> Self {
+        Self { interval, timeout, deadline: now + Millis::from(interval), state: State::Resting }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub fn deadline(&self) -> Millis {
+        self.deadline
+    }
+
+    /// A pong came.
+    pub fn handle_pong(&mut self, now: Millis) {
+        self.deadline = now + Millis::from(self.interval);
+        self.state = State::Resting;
+    }
+
+    /// Another packet came. While a pong is awaited it gives the client its time again, once: a client that
+    /// is busy sending a large payload cannot slip a pong in (engine.io 6.6.11).
+    pub fn handle_activity(&mut self, now: Millis) {
+        if self.state == (State::Awaiting { extended: false }) {
+            self.state = State::Awaiting { extended: true };
+            self.deadline = now + Millis::from(self.timeout);
+        }
+    }
+
+    /// The deadline has passed, or not yet.
+    pub fn handle_timeout(&mut self, now: Millis) -> Option<Beat> {
+        if now < self.deadline {
+            return None;
+        }
+        match self.state {
+            State::Resting => {
+                self.state = State::Awaiting { extended: false };
+                self.deadline = now + Millis::from(self.timeout);
+                Some(Beat::Ping)
+            }
+            State::Awaiting { .. } => Some(Beat::Dead),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_client_dies_after_interval_and_timeout() {
+        let mut heartbeat = Heartbeat::new(1000, 300, 200);
+        assert_eq!(heartbeat.handle_timeout(1299), None);
+        assert_eq!(heartbeat.handle_timeout(1300), Some(Beat::Ping));
+        assert_eq!(heartbeat.handle_timeout(1499), None);
+        assert_eq!(heartbeat.handle_timeout(1500), Some(Beat::Dead));
+    }
+
+    #[test]
+    fn activity_extends_a_pending_pong_once() {
+        let mut heartbeat = Heartbeat::new(0, 300, 200);
+        heartbeat.handle_activity(100);
+        assert_eq!(heartbeat.deadline(), 300, "before the ping it changes nothing");
+        assert_eq!(heartbeat.handle_timeout(300), Some(Beat::Ping));
+        heartbeat.handle_activity(450);
+        assert_eq!(heartbeat.deadline(), 650);
+        heartbeat.handle_activity(600);
+        assert_eq!(heartbeat.handle_timeout(650), Some(Beat::Dead));
+    }
+
+    #[test]
+    fn pings_are_counted_from_the_last_pong() {
+        let mut heartbeat = Heartbeat::new(0, 300, 200);
+        assert_eq!(heartbeat.handle_timeout(300), Some(Beat::Ping));
+        heartbeat.handle_pong(340);
+        assert_eq!(heartbeat.deadline(), 640);
+        assert_eq!(heartbeat.handle_timeout(640), Some(Beat::Ping));
+    }
+}

@@ -1,0 +1,241 @@
+//! HTTP long-polling (engine.io-protocol v4, "HTTP long-polling").
+
+use std::rc::Rc;
+
+use super::server::{Inner, Link};
+use super::verify::{Refusal, Verdict};
+use super::{CloseReason, Socket, Transport};
+use crate::app::{Request, Response};
+use crate::fanout::OutletId;
+use crate::protocol::eio::decode_payload;
+use crate::time::Millis;
+
+/// A session's polling transport.
+#[derive(Debug, Default)]
+pub(super) struct Polling {
+    /// The poll that waits for something to say.
+    get: Option<Response>,
+}
+
+/// How long a session that was closed without a waiting poll is kept, so that the next poll can be told.
+const CLOSE_TIMEOUT_MS: Millis = 30_000;
+
+const SEPARATOR: u8 = crate::protocol::eio::SEPARATOR;
+
+impl Inner {
+    /// A request below the engine's path that is no WebSocket handshake.
+    pub(super) fn request(self: &Rc<Self>, request: &Request, response: Response) {
+        if let (Some(cors), "OPTIONS") = (&self.options.cors, request.method()) {
+            let asked = request.header("access-control-request-headers");
+            let headers = cors.preflight(request.header("origin"), asked);
+            return with_headers(response.status(204), headers).end("");
+        }
+        let sid = match self.verify(request, false) {
+            Ok(Verdict::Handshake) => return self.handshake(request.clone(), response),
+            Ok(Verdict::Elsewhere(core)) => return response.hand_over(core),
+            Ok(Verdict::Session(sid)) => sid,
+            Err(refusal) => return self.refuse(request, response, &refusal),
+        };
+        let response = with_headers(response, self.cors_headers(request));
+        let Some(socket) = self.find(&sid) else { return response.status(400).end("") };
+        match request.method() {
+            "GET" => self.poll(socket, response),
+            "POST" => self.read(socket, request, response),
+            // As the reference does: not a case that any client has.
+            _ => response.status(500).end(""),
+        }
+    }
+
+    fn refuse(&self, request: &Request, response: Response, refusal: &Refusal) {
+        tracing::debug!("an engine.io request is refused: {}", refusal.message());
+        with_headers(response, self.cors_headers(request))
+            .status(refusal.status())
+            .header("Content-Type", "application/json")
+            .end(refusal.body());
+    }
+
+    fn handshake(self: &Rc<Self>, request: Request, response: Response) {
+        let Some(allow) = &self.options.allow_request else { return self.welcome(request, response) };
+        let (server, allowed) = (self.clone(), allow(request.clone()));
+        self.core.spawn(async move {
+            match allowed.await {
+                Ok(()) => server.welcome(request, response),
+                Err(message) => {
+                    server.refuse(&request, response, &Refusal::Forbidden(Some(message.into())));
+                }
+            }
+        });
+    }
+
+    fn welcome(&self, request: Request, response: Response) {
+        if response.is_aborted() {
+            return;
+        }
+        let outlet = self.core.open_outlet();
+        self.core.outlets().block(outlet.slot());
+        let link = Link::Polling(Box::default());
+        let Some(socket) = self.open(request.clone(), Transport::Polling, link, outlet) else {
+            self.core.close_outlet(outlet);
+            return response.status(503).end("");
+        };
+        let body = self.open_packet(socket);
+        payload(with_headers(response, self.cors_headers(&request)), body);
+        self.events.connection(socket);
+    }
+
+    fn poll(self: &Rc<Self>, socket: Socket, response: Response) {
+        if self.with(socket, |_| ()).is_none() {
+            return self.say_goodbye(socket, response);
+        }
+        let waiting = self.with(socket, |entry| match &entry.link {
+            Link::Polling(polling) => polling.get.is_some(),
+            Link::WebSocket(_) => true,
+        });
+        if waiting != Some(false) {
+            // A client has one poll at a time.
+            response.status(400).end("");
+            return self.close(socket, CloseReason::TransportError);
+        }
+        let Some(outlet) = self.with(socket, |entry| entry.outlet) else { return };
+        let backlog = {
+            let mut outlets = self.core.outlets();
+            outlets.backlog(outlet.slot()).map(|backlog| backlog.take_polling(usize::MAX)).unwrap_or_default()
+        };
+        if !backlog.is_empty() {
+            payload(response, backlog);
+            return self.events.drain(socket);
+        }
+        let server = self.clone();
+        response.on_abort(move || server.close(socket, CloseReason::TransportClose));
+        self.with(socket, |entry| {
+            if let Link::Polling(polling) = &mut entry.link {
+                polling.get = Some(response);
+            }
+        });
+        self.core.unblock(outlet);
+    }
+
+    /// The session is owed something and a poll may be waiting.
+    pub(super) fn answer_poll(&self, slot: u32, outlet: OutletId) {
+        let get = match self.sessions.borrow_mut().get_mut(slot as usize).map(|entry| &mut entry.link) {
+            Some(Link::Polling(polling)) => polling.get.take(),
+            _ => None,
+        };
+        let mut outlets = self.core.outlets();
+        let Some(response) = get else { return outlets.block(outlet.slot()) };
+        let owed = outlets.owed(outlet.slot());
+        let body = outlets.batch.polling(owed).to_vec();
+        outlets.settle(outlet.slot());
+        outlets.block(outlet.slot());
+        drop(outlets);
+        payload(response, body);
+    }
+
+    /// Answers a waiting poll with a noop, so that a client that is changing over can stop polling.
+    pub(super) fn release_poll(&self, socket: Socket) {
+        self.end_poll(socket, b"6");
+    }
+
+    /// Answers a waiting poll with a packet; whether there was one.
+    fn end_poll(&self, socket: Socket, packet: &[u8]) -> bool {
+        let get = self.with(socket, |entry| match &mut entry.link {
+            Link::Polling(polling) => Some((polling.get.take()?, entry.outlet)),
+            Link::WebSocket(_) => None,
+        });
+        let Some(Some((response, outlet))) = get else { return false };
+        let mut outlets = self.core.outlets();
+        let owed = outlets.owed(outlet.slot());
+        let mut body = outlets.batch.polling(owed).to_vec();
+        outlets.settle(outlet.slot());
+        outlets.block(outlet.slot());
+        drop(outlets);
+        if !body.is_empty() {
+            body.push(SEPARATOR);
+        }
+        body.extend_from_slice(packet);
+        payload(response, body);
+        true
+    }
+
+    fn read(&self, socket: Socket, request: &Request, response: Response) {
+        if self.with(socket, |_| ()).is_none() {
+            return response.status(400).end(Refusal::UnknownSid.body());
+        }
+        let content_type = request.header("content-type").unwrap_or_default();
+        if content_type.starts_with("application/octet-stream") {
+            response.status(400).end("");
+            return self.close(socket, CloseReason::TransportError);
+        }
+        self.read_payload(socket, request.body());
+        response.header("Content-Type", "text/html").end("ok");
+    }
+
+    fn read_payload(&self, socket: Socket, body: &[u8]) {
+        let Ok(text) = simdutf8::basic::from_utf8(body) else {
+            return self.close(socket, CloseReason::ParseError);
+        };
+        for packet in decode_payload(text) {
+            match packet {
+                Ok(packet) => {
+                    if !self.packet(socket, &packet) {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!("a polling session is closed: {error}");
+                    return self.close(socket, CloseReason::ParseError);
+                }
+            }
+        }
+    }
+
+    /// Ends a polling session: a waiting poll is told at once, otherwise the next one is.
+    pub(super) fn close_polling(&self, socket: Socket, reason: CloseReason) {
+        // A client that said goodbye itself is not told again.
+        let packet: &[u8] = if reason == CloseReason::TransportClose { b"6" } else { b"1" };
+        if self.end_poll(socket, packet) || reason != CloseReason::ForcedClose {
+            self.take(socket);
+            return;
+        }
+        let until = self.core.now() + CLOSE_TIMEOUT_MS;
+        let probe = self.with(socket, |entry| {
+            entry.ending = Some(until);
+            entry.probe.take()
+        });
+        if let Some(Some(probe)) = probe {
+            probe.close(1005, "");
+        }
+        self.set_deadline(socket.slot, until);
+    }
+
+    /// The last poll of a session that was closed while none was waiting.
+    fn say_goodbye(&self, socket: Socket, response: Response) {
+        let outlet = self.sessions.borrow().get(socket.slot as usize).map(|entry| entry.outlet);
+        let Some(outlet) = outlet else { return response.status(400).end("") };
+        let mut body = {
+            let mut outlets = self.core.outlets();
+            outlets.backlog(outlet.slot()).map(|backlog| backlog.take_polling(usize::MAX)).unwrap_or_default()
+        };
+        if body.is_empty() {
+            body.push(b'6');
+        }
+        body.push(SEPARATOR);
+        body.push(b'1');
+        payload(response, body);
+        self.take(socket);
+    }
+}
+
+fn with_headers(
+    response: Response,
+    headers: Vec<(std::borrow::Cow<'static, str>, std::borrow::Cow<'static, str>)>,
+) -> Response {
+    headers.into_iter().fold(response, |response, (name, value)| response.header(name, value))
+}
+
+fn payload(response: Response, body: Vec<u8>) {
+    response
+        .header("Content-Type", "text/plain; charset=UTF-8")
+        .header("Cache-Control", "no-store")
+        .end(body);
+}

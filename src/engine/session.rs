@@ -1,0 +1,191 @@
+//! One session's state machine: packets and time in, what to do out. Pure.
+
+use super::CloseReason;
+use super::heartbeat::{Beat, Heartbeat};
+use super::upgrade::{Late, Upgrade};
+use crate::protocol::eio::{Packet, PacketType};
+use crate::time::Millis;
+
+/// How a session's packets travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// HTTP long-polling.
+    Polling,
+    /// WebSocket.
+    WebSocket,
+}
+
+impl Transport {
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Polling => "polling",
+            Self::WebSocket => "websocket",
+        }
+    }
+}
+
+/// An open session. Methods are getters, `handle_*` for what comes from network and clock, and
+/// [`deadline`](Self::deadline) for when the clock matters next; nothing is sent from here.
+///
+/// ```
+/// use sockring::engine::{Due, Heard, Session, Transport};
+/// use sockring::protocol::eio::decode_text;
+/// let mut session = Session::new(0, Transport::Polling, 25_000, 20_000);
+/// assert_eq!(session.handle_packet(10, &decode_text("4hello").unwrap()), Heard::Message);
+/// assert_eq!(session.handle_timeout(25_000), Some(Due::Ping));
+/// ```
+#[derive(Debug)]
+pub struct Session {
+    transport: Transport,
+    heartbeat: Heartbeat,
+    upgrade: Upgrade,
+}
+
+/// What follows from a packet of an open session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It was for the session itself.
+    Nothing,
+    /// It is a message for the application.
+    Message,
+    /// The session ends.
+    Close(CloseReason),
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Send a ping.
+    Ping,
+    /// Close the session with `ping timeout`.
+    Close,
+    /// Answer a waiting poll with a noop.
+    Noop,
+    /// Close the transport that was to take over.
+    AbortUpgrade,
+}
+
+impl Session {
+    /// A session that opened at `now`; the heartbeat's interval and timeout are in milliseconds.
+    pub fn new(now: Millis, transport: Transport, ping_interval: u32, ping_timeout: u32) -> Self {
+        Self {
+            transport,
+            heartbeat: Heartbeat::new(now, ping_interval, ping_timeout),
+            upgrade: Upgrade::default(),
+        }
+    }
+
+    /// How packets travel now.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// The upgrade, for packets of the transport that is to take over.
+    pub fn upgrade(&mut self) -> &mut Upgrade {
+        &mut self.upgrade
+    }
+
+    /// The upgrade is complete.
+    pub fn handle_upgraded(&mut self) {
+        self.transport = Transport::WebSocket;
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub fn deadline(&self) -> Millis {
+        self.heartbeat.deadline().min(self.upgrade.deadline())
+    }
+
+    /// A packet came on the session's transport.
+    pub fn handle_packet(&mut self, now: Millis, packet: &Packet<'_>) -> Heard {
+        if let Packet::Text { kind: PacketType::Pong, .. } = packet {
+            self.heartbeat.handle_pong(now);
+            return Heard::Nothing;
+        }
+        self.heartbeat.handle_activity(now);
+        match packet {
+            Packet::Binary(_) | Packet::Text { kind: PacketType::Message, .. } => Heard::Message,
+            Packet::Text { kind, .. } => match kind {
+                PacketType::Close => Heard::Close(CloseReason::TransportClose),
+                // The server pings in this version of the protocol.
+                PacketType::Ping => Heard::Close(CloseReason::TransportError),
+                _ => Heard::Nothing,
+            },
+        }
+    }
+
+    /// What is due at `now`. To be called until it says `None`.
+    pub fn handle_timeout(&mut self, now: Millis) -> Option<Due> {
+        if let Some(late) = self.upgrade.handle_timeout(now) {
+            return Some(match late {
+                Late::Noop => Due::Noop,
+                Late::Abort => Due::AbortUpgrade,
+            });
+        }
+        Some(match self.heartbeat.handle_timeout(now)? {
+            Beat::Ping => Due::Ping,
+            Beat::Dead => Due::Close,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::eio::decode_text;
+
+    fn hear(session: &mut Session, now: Millis, text: &str) -> Heard {
+        session.handle_packet(now, &decode_text(text).unwrap())
+    }
+
+    #[test]
+    fn packets_of_an_open_session() {
+        let mut session = Session::new(0, Transport::WebSocket, 300, 200);
+        for (text, heard) in [
+            ("4", Heard::Message),
+            ("3", Heard::Nothing),
+            ("0", Heard::Nothing),
+            ("5", Heard::Nothing),
+            ("6", Heard::Nothing),
+            ("1", Heard::Close(CloseReason::TransportClose)),
+            ("2", Heard::Close(CloseReason::TransportError)),
+        ] {
+            assert_eq!(hear(&mut session, 1, text), heard, "{text}");
+        }
+        assert_eq!(session.handle_packet(1, &Packet::Binary(vec![4].into())), Heard::Message);
+    }
+
+    #[test]
+    fn the_heartbeat_goes_on_while_the_session_upgrades() {
+        let mut session = Session::new(0, Transport::Polling, 300, 200);
+        session.upgrade().begin(250, 10_000);
+        session.upgrade().handle_packet(260, &decode_text("2probe").unwrap());
+        assert_eq!(session.deadline(), 300);
+        assert_eq!(session.handle_timeout(300), Some(Due::Ping));
+        assert_eq!(session.handle_timeout(300), None);
+        assert_eq!(session.handle_timeout(360), Some(Due::Noop));
+        assert_eq!(session.handle_timeout(500), Some(Due::Noop));
+        assert_eq!(session.handle_timeout(500), Some(Due::Close));
+    }
+
+    proptest! {
+        /// Whatever comes and however long the clock pauses: a session that answers every ping in time
+        /// lives, and the deadline always lies ahead once everything due was handled.
+        #[test]
+        fn an_answering_client_lives(steps in prop::collection::vec((1u64..190, 0usize..4), 1..200)) {
+            let mut session = Session::new(0, Transport::WebSocket, 300, 200);
+            let mut now = 0;
+            for (pass, packet) in steps {
+                now += pass;
+                while let Some(due) = session.handle_timeout(now) {
+                    prop_assert_eq!(due, Due::Ping);
+                    hear(&mut session, now, "3");
+                }
+                prop_assert!(session.deadline() > now);
+                hear(&mut session, now, ["4x", "6", "0", "3"][packet]);
+            }
+        }
+    }
+}

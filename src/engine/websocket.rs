@@ -1,0 +1,214 @@
+//! The WebSocket transport, and the change to it (engine.io-protocol v4, "WebSocket" and "Upgrade").
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::server::{Inner, Link};
+use super::upgrade::Step;
+use super::verify::{Refusal, Verdict};
+use super::{CloseReason, Socket, Transport};
+use crate::app::{self, Behavior, Closed, Request, Upgrade, WebSocket};
+use crate::fanout::Frame;
+use crate::protocol::eio::{Packet, decode_text};
+
+/// What a WebSocket of the engine carries.
+pub(super) struct Carrier {
+    role: Cell<Role>,
+    /// The request of a session that is about to open.
+    request: Cell<Option<Request>>,
+}
+
+#[derive(Clone, Copy)]
+enum Role {
+    /// A session that is about to open.
+    New,
+    /// A session.
+    Session(Socket),
+    /// It is about to take a session over.
+    Probe(Socket),
+    /// Nothing any more.
+    Spent,
+}
+
+impl Carrier {
+    fn new(role: Role, request: Option<Request>) -> Self {
+        Self { role: Cell::new(role), request: Cell::new(request) }
+    }
+}
+
+pub(super) fn behavior(server: &Rc<Inner>) -> Behavior<Carrier> {
+    let on = || server.clone();
+    let (upgrade, open, message, drain, close) = (on(), on(), on(), on(), on());
+    Behavior::new(move |request, handshake| upgrade.websocket_request(request, handshake))
+        .open(move |ws| open.websocket_open(ws))
+        .message(move |ws, data| message.websocket_message(ws, data))
+        .drain(move |ws| {
+            if let Some(Role::Session(socket)) = role(ws) {
+                drain.events.drain(socket);
+            }
+        })
+        .close(move |ws, closed| close.websocket_close(ws, closed))
+        .max_message_bytes(server.options.max_http_buffer_size)
+        // Sessions have a heartbeat of their own.
+        .idle_timeout(Duration::ZERO)
+}
+
+fn role(ws: WebSocket<Carrier>) -> Option<Role> {
+    ws.data().map(|carrier| carrier.role.get())
+}
+
+impl Inner {
+    fn websocket_request(self: &Rc<Self>, request: Request, handshake: Upgrade<Carrier>) {
+        match self.verify(&request, true) {
+            Err(refusal) => refuse(handshake, &refusal),
+            Ok(Verdict::Elsewhere(core)) => handshake.hand_over(core),
+            Ok(Verdict::Session(sid)) => match self.find(&sid) {
+                Some(socket) if self.options.allow_upgrades => {
+                    handshake.accept(Carrier::new(Role::Probe(socket), None));
+                }
+                _ => refuse(handshake, &Refusal::BadRequest),
+            },
+            Ok(Verdict::Handshake) => match &self.options.allow_request {
+                None => handshake.accept(Carrier::new(Role::New, Some(request))),
+                Some(allow) => {
+                    let allowed = allow(request.clone());
+                    self.core.spawn(async move {
+                        match allowed.await {
+                            Ok(()) => handshake.accept(Carrier::new(Role::New, Some(request))),
+                            Err(message) => refuse(handshake, &Refusal::Forbidden(Some(message.into()))),
+                        }
+                    });
+                }
+            },
+        }
+    }
+
+    fn websocket_open(&self, ws: WebSocket<Carrier>) {
+        let (Some(carrier), Some(outlet)) = (ws.data(), ws.outlet()) else { return };
+        match carrier.role.get() {
+            Role::New => {
+                let Some(request) = carrier.request.take() else { return };
+                let link = Link::WebSocket(ws);
+                let Some(socket) = self.open(request, Transport::WebSocket, link, outlet) else {
+                    return ws.close(1013, "try again later");
+                };
+                carrier.role.set(Role::Session(socket));
+                let _ = self.core.push(outlet, &Frame::message(&[&self.open_packet(socket)], &[]));
+                self.events.connection(socket);
+            }
+            Role::Probe(socket) => {
+                let timeout = self.options.upgrade_timeout.as_millis() as u64;
+                let now = self.core.now();
+                let begun = self.with(socket, |entry| {
+                    let begun = entry.session.upgrade().begin(now, timeout);
+                    if begun {
+                        entry.probe = Some(ws);
+                    }
+                    (begun, entry.session.deadline())
+                });
+                match begun {
+                    Some((true, deadline)) => self.set_deadline(socket.slot, deadline),
+                    _ => {
+                        carrier.role.set(Role::Spent);
+                        ws.close(1005, "");
+                    }
+                }
+            }
+            Role::Session(_) | Role::Spent => {}
+        }
+    }
+
+    fn websocket_message(&self, ws: WebSocket<Carrier>, message: app::Message<'_>) {
+        let packet = match message {
+            app::Message::Text(text) => decode_text(text),
+            app::Message::Binary(data) => Ok(Packet::Binary(Cow::Borrowed(data))),
+        };
+        match (role(ws), packet) {
+            (Some(Role::Session(socket)), Ok(packet)) => {
+                self.packet(socket, &packet);
+            }
+            (Some(Role::Session(socket)), Err(error)) => {
+                tracing::debug!("a WebSocket session is closed: {error}");
+                self.close(socket, CloseReason::ParseError);
+            }
+            (Some(Role::Probe(socket)), Ok(packet)) => self.probe_packet(ws, socket, &packet),
+            (Some(Role::Probe(socket)), Err(_)) => self.abort_upgrade(ws, socket),
+            _ => {}
+        }
+    }
+
+    fn probe_packet(&self, ws: WebSocket<Carrier>, socket: Socket, packet: &Packet<'_>) {
+        let now = self.core.now();
+        let step = self.with(socket, |entry| {
+            let step = entry.session.upgrade().handle_packet(now, packet);
+            (step, entry.session.deadline())
+        });
+        match step {
+            Some((Step::AnswerProbe, deadline)) => {
+                let _ = ws.send(&Frame::message(&[b"3probe"], &[]));
+                self.set_deadline(socket.slot, deadline);
+                self.release_poll(socket);
+            }
+            Some((Step::Complete, deadline)) => {
+                self.complete_upgrade(ws, socket);
+                self.set_deadline(socket.slot, deadline);
+            }
+            Some((Step::Abort, _)) | None => self.abort_upgrade(ws, socket),
+        }
+    }
+
+    /// The session moves: what waits for it leaves through the WebSocket from now on.
+    fn complete_upgrade(&self, ws: WebSocket<Carrier>, socket: Socket) {
+        self.release_poll(socket);
+        let outlet = self.with(socket, |entry| {
+            entry.session.handle_upgraded();
+            entry.probe = None;
+            let old = std::mem::replace(&mut entry.link, Link::WebSocket(ws));
+            debug_assert!(matches!(old, Link::Polling(_)));
+            entry.outlet
+        });
+        let (Some(outlet), Some(carrier)) = (outlet, ws.data()) else { return };
+        carrier.role.set(Role::Session(socket));
+        self.pollers.borrow_mut().remove(&outlet.slot());
+        self.core.carry(ws.connection(), outlet);
+    }
+
+    fn abort_upgrade(&self, ws: WebSocket<Carrier>, socket: Socket) {
+        if let Some(carrier) = ws.data() {
+            carrier.role.set(Role::Spent);
+        }
+        self.with(socket, |entry| {
+            if entry.probe == Some(ws) {
+                entry.session.upgrade().abort();
+                entry.probe = None;
+            }
+        });
+        ws.close(1005, "");
+    }
+
+    fn websocket_close(&self, ws: WebSocket<Carrier>, closed: Closed<'_>) {
+        match role(ws) {
+            Some(Role::Session(socket)) => {
+                // What the decoder refused, and what would not fit.
+                let broken = matches!(closed.code, 1002 | 1007 | 1008 | 1009);
+                let reason = if broken { CloseReason::TransportError } else { CloseReason::TransportClose };
+                self.lost(socket, reason);
+            }
+            Some(Role::Probe(socket)) => {
+                self.with(socket, |entry| {
+                    if entry.probe == Some(ws) {
+                        entry.session.upgrade().abort();
+                        entry.probe = None;
+                    }
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+fn refuse(handshake: Upgrade<Carrier>, refusal: &Refusal) {
+    handshake.refuse(400, refusal.message().to_owned());
+}
