@@ -27,5 +27,5 @@
 pub mod eio;
 pub mod http;
 pub mod query;
-
+pub mod sio;
 pub mod ws;

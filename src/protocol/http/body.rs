@@ -216,8 +216,8 @@ mod tests {
     #[test]
     fn refuses_too_much_of_anything() {
         assert_eq!(decode(b"b", 10), Err(HttpError::BodyTooLarge));
-        assert_eq!(decode(b"5\r\nhello\r\n6", 10), Ok((b"hello".to_vec(), 11, false)));
-        assert_eq!(decode(b"5\r\nhello\r\n6\r\n", 10), Err(HttpError::BodyTooLarge));
+        assert_eq!(decode(b"5\r\nhello\r\n5", 10), Ok((b"hello".to_vec(), 11, false)));
+        assert_eq!(decode(b"5\r\nhello\r\n6", 10), Err(HttpError::BodyTooLarge));
         assert_eq!(decode(b"ffffffffffffffff\r\n", 10), Err(HttpError::BodyTooLarge));
         let mut long = b"1;".to_vec();
         long.resize(EXTENSION_BYTES + 10, b'x');
