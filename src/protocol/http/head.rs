@@ -350,7 +350,7 @@ impl Builder {
         for line in lines.take_while(|line| !line.is_empty()) {
             builder.field(line, version)?;
         }
-        let framing = builder.framing(version)?;
+        let framing = builder.framing()?;
         if builder.hosts == 0 && version == Version::Http11 {
             return Err(HttpError::Host);
         }
@@ -436,7 +436,7 @@ impl Builder {
         Ok(())
     }
 
-    fn framing(&self, _version: Version) -> Result<Framing, HttpError> {
+    fn framing(&self) -> Result<Framing, HttpError> {
         match (self.content_length, self.chunked) {
             //= RFC 9112 6.1: "a request message containing both ... ought to be handled as an error"
             (Some(_), true) => Err(HttpError::ContentLength),

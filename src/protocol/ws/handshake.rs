@@ -135,7 +135,7 @@ pub fn write_response<'a>(
         Some(("Sec-WebSocket-Accept", str::from_utf8(&accept).unwrap_or_default())),
         protocol.filter(|name| is_token(name.as_bytes())).map(|name| ("Sec-WebSocket-Protocol", name)),
     ];
-    // Through `map`, so that `extra` may outlive what is made here.
+    #[expect(clippy::map_identity, reason = "lets `extra` outlive the strings made here")]
     let extra = extra.into_iter().map(|(name, value)| (name, value));
     write_head(out, 101, own.into_iter().flatten().chain(extra), None, ConnectionHeader::Upgrade);
 }
