@@ -185,7 +185,7 @@ fn invalid_utf8_is_reported_when_it_arrives() {
 }
 
 fn any_frames() -> impl Strategy<Value = Vec<(Vec<u8>, Owned)>> {
-    let fragmented = |text: bool, payload: Vec<u8>, cuts: Vec<prop::sample::Index>, ping: bool| {
+    let fragmented = |text: bool, payload: Vec<u8>, cuts: Vec<prop::sample::Index>| {
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(payload.len() + 1)).collect();
         cuts.extend([0, payload.len()]);
         cuts.sort_unstable();
@@ -201,7 +201,6 @@ fn any_frames() -> impl Strategy<Value = Vec<(Vec<u8>, Owned)>> {
             };
             write_masked_frame(&mut wire, op, at + 1 == pieces.len(), KEY, piece);
         }
-        let _ = ping;
         let owned = match String::from_utf8(payload.clone()) {
             Ok(payload) if text => Owned::Text(payload),
             _ => Owned::Binary(payload),
@@ -210,9 +209,9 @@ fn any_frames() -> impl Strategy<Value = Vec<(Vec<u8>, Owned)>> {
     };
     let cuts = || prop::collection::vec(any::<prop::sample::Index>(), 0..4);
     let message = prop_oneof![
-        (".{0,300}", cuts()).prop_map(move |(text, cuts)| fragmented(true, text.into_bytes(), cuts, false)),
+        (".{0,300}", cuts()).prop_map(move |(text, cuts)| fragmented(true, text.into_bytes(), cuts)),
         (prop::collection::vec(any::<u8>(), 0..300), cuts())
-            .prop_map(move |(bytes, cuts)| fragmented(false, bytes, cuts, false)),
+            .prop_map(move |(bytes, cuts)| fragmented(false, bytes, cuts)),
         prop::collection::vec(any::<u8>(), 0..=125)
             .prop_map(|bytes| (frames(&[(Ping, true, &bytes)]), Owned::Ping(bytes))),
     ];
