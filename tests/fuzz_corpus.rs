@@ -1,5 +1,5 @@
-//! Replays the fuzzer's corpus through the fuzzer's functions, so that every finding stays fixed without a nightly
-//! toolchain. `fuzz/` is not part of the package, hence the path.
+//! Replays the fuzzer's corpus through the fuzzer's functions, so that every finding stays fixed without a
+//! nightly toolchain. `fuzz/` is not part of the package, hence the path.
 
 use std::fs;
 use std::path::Path;

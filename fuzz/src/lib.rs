@@ -1,7 +1,7 @@
 //! What the fuzzer runs: one function for each codec of the wire, which panics if a promise is broken.
 //!
-//! `cargo +nightly fuzz run TARGET` feeds them; `tests/fuzz_corpus.rs` of the main crate includes this file and
-//! replays the corpus on stable.
+//! `cargo +nightly fuzz run TARGET` feeds them; `tests/fuzz_corpus.rs` of the main crate includes this file
+//! and replays the corpus on stable.
 
 use sockring::protocol::http::{ChunkedDecoder, Head, HeadLimits, HttpError};
 use sockring::protocol::query::{self, MAX_PAIRS, Query};
@@ -115,8 +115,8 @@ pub fn eio_payload(data: &[u8]) {
     }
 }
 
-/// Socket.IO packets: JSON is understood as by another parser, and events survive being written and read again. The
-/// text ends at the first 0x1e; the rest, cut at further ones, are attachments.
+/// Socket.IO packets: JSON is understood as by another parser, and events survive being written and read
+/// again. The text ends at the first 0x1e; the rest, cut at further ones, are attachments.
 pub fn sio_decode(data: &[u8]) {
     let mut pieces = data.split(|byte| *byte == eio::SEPARATOR);
     let Ok(text) = str::from_utf8(pieces.next().unwrap_or_default()) else { return };
@@ -160,7 +160,8 @@ pub fn sio_decode(data: &[u8]) {
     assert_eq!((again, found.as_slice()), (name, &[sent][..]));
 }
 
-/// Compares with another parser, as far as the two mean to agree: it refuses lone surrogates and nests 127 deep.
+/// Compares with another parser, as far as the two mean to agree: it refuses lone surrogates and nests 127
+/// deep.
 fn json(text: &str) {
     let ours = Parser::new().parse(text, MAX_DEPTH);
     match (ours, serde_json::from_str::<serde_json::Value>(text)) {

@@ -67,8 +67,8 @@ impl serde::de::Error for ArgsError {
 
 /// Reads an argument list as a type.
 ///
-/// * A tuple, a tuple struct or an array of fixed length takes the arguments one by one; further ones are ignored, as
-///   a JavaScript callback ignores them.
+/// * A tuple, a tuple struct or an array of fixed length takes the arguments one by one; further ones are
+///   ignored, as a JavaScript callback ignores them.
 /// * `()` takes anything.
 /// * Any other type takes the first argument.
 /// * A missing argument is `None` to an `Option`, and `null` to a [`Value`].

@@ -99,13 +99,21 @@ fn errors_name_the_argument() {
     );
 }
 
+type Sent = (String, i64, Option<bool>, Bytes, Point, Vec<(i64, u8)>);
+
 proptest! {
     #[test]
-    fn what_was_encoded_is_read(a in ".{0,10}", b: i64, c: Option<bool>, d in prop::collection::vec(any::<u8>(), 0..9), x: u8) {
+    fn what_was_encoded_is_read(
+        a in ".{0,10}",
+        b: i64,
+        c: Option<bool>,
+        d in prop::collection::vec(any::<u8>(), 0..9),
+        x: u8,
+    ) {
         let sent = (a, b, c, Bytes::from(d), Point { x }, vec![(b, x)]);
         let value = crate::protocol::sio::to_value(&sent).unwrap();
         let list = value.as_array().unwrap();
-        let back: (String, i64, Option<bool>, Bytes, Point, Vec<(i64, u8)>) = from_args(list).unwrap();
+        let back: Sent = from_args(list).unwrap();
         prop_assert_eq!(back, sent);
     }
 }

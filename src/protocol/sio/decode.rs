@@ -30,7 +30,8 @@ impl Default for Limits {
     }
 }
 
-/// Messages that are not Socket.IO packets. The client is at fault in every case; its connection is to be closed.
+/// Messages that are not Socket.IO packets. The client is at fault in every case; its connection is to be
+/// closed.
 ///
 /// ```
 /// use sockring::protocol::sio::{Decoder, Limits, Parser, SioError};
@@ -131,8 +132,8 @@ impl Decoder {
         self.pending.is_none()
     }
 
-    /// Decodes a text message, without the `4` of Engine.IO. `Ok(None)` if attachments must follow, or if the packet
-    /// is an event without a payload (`2`): the reference lets it pass and calls nobody.
+    /// Decodes a text message, without the `4` of Engine.IO. `Ok(None)` if attachments must follow, or if the
+    /// packet is an event without a payload (`2`): the reference lets it pass and calls nobody.
     ///
     /// # Errors
     ///
@@ -260,8 +261,8 @@ fn event(mut args: Vec<Value>) -> Result<Body, SioError> {
     Ok(Body::Event { name, args })
 }
 
-/// Replaces placeholders by their attachments. One may be referred to several times, or not at all. Recursion is
-/// bounded by the depth the value was parsed with.
+/// Replaces placeholders by their attachments. One may be referred to several times, or not at all. Recursion
+/// is bounded by the depth the value was parsed with.
 pub(super) fn put_back(value: &mut Value, attachments: &[Bytes]) -> Result<(), SioError> {
     match value {
         Value::Array(items) => items.iter_mut().try_for_each(|item| put_back(item, attachments)),

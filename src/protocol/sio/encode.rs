@@ -46,7 +46,8 @@ pub enum EncodeError {
     /// A name that [`is_reserved`].
     #[error("the application emitted a reserved event")]
     ReservedEvent,
-    /// A value that has no form in JSON: a map whose keys are not strings, or an error of its own `Serialize`.
+    /// A value that has no form in JSON: a map whose keys are not strings, or an error of its own
+    /// `Serialize`.
     #[error("the application's arguments cannot be written as json: {0}")]
     Json(#[from] serde_json::Error),
     /// Only from [`to_value`]: the value nests deeper than [`MAX_DEPTH`] or looks like a placeholder.
@@ -54,8 +55,9 @@ pub enum EncodeError {
     Value,
 }
 
-/// Encodes an event. `nsp` with its slash, without `,` or `?`. Of `args`, a tuple is the argument list, `()` an empty
-/// one, anything else one argument (see the [module](super)). Anything that serialises as bytes becomes an attachment.
+/// Encodes an event. `nsp` with its slash, without `,` or `?`. Of `args`, a tuple is the argument list, `()`
+/// an empty one, anything else one argument (see the [module](super)). Anything that serialises as bytes
+/// becomes an attachment.
 ///
 /// # Errors
 ///
@@ -155,8 +157,8 @@ pub fn connect_error(nsp: &str, message: &str, data: Option<&Value>) -> Vec<u8> 
 ///
 /// # Errors
 ///
-/// An [`EncodeError`] if it has no form in JSON, nests deeper than [`MAX_DEPTH`], or has binary beside an object that
-/// looks like a placeholder for none.
+/// An [`EncodeError`] if it has no form in JSON, nests deeper than [`MAX_DEPTH`], or has binary beside an
+/// object that looks like a placeholder for none.
 ///
 /// ```
 /// use sockring::protocol::sio::{self, Value};
@@ -212,8 +214,8 @@ fn encode<T: Serialize + ?Sized>(
         Err(Shape::Nothing) => text.push(b']'),
         Err(Shape::List) => {
             write(&mut text, &mut attachments, args)?;
-            // The tuple wrote an array of its own. Its closing bracket is that of the packet; its opening one becomes
-            // the comma behind the name, or goes.
+            // The tuple wrote an array of its own. Its closing bracket is that of the packet; its opening one
+            // becomes the comma behind the name, or goes.
             let empty = text.get(start + 1) == Some(&b']');
             match text.get_mut(start) {
                 Some(bracket) if name.is_some() && !empty => *bracket = b',',
@@ -229,8 +231,8 @@ fn encode<T: Serialize + ?Sized>(
         }
     }
     if !attachments.is_empty() {
-        // Only now is it known that this is a binary packet. They are rare; moving the text is cheaper than looking
-        // for binary beforehand every time.
+        // Only now is it known that this is a binary packet. They are rare; moving the text is cheaper than
+        // looking for binary beforehand every time.
         let kind = if kind == Kind::Event { Kind::BinaryEvent } else { Kind::BinaryAck };
         let count = format!("{}{}-", char::from(kind.digit()), attachments.len());
         text.splice(..1, count.into_bytes());
@@ -282,8 +284,8 @@ impl serde::ser::Error for Shape {
     }
 }
 
-/// Serialises nothing; its "error" is the shape of what it was given. Looking ahead like this keeps the text writer
-/// that of `serde_json`, instead of a second one in front of it.
+/// Serialises nothing; its "error" is the shape of what it was given. Looking ahead like this keeps the text
+/// writer that of `serde_json`, instead of a second one in front of it.
 struct Probe;
 
 macro_rules! one {

@@ -75,7 +75,8 @@ fn bytes_at_any_depth_are_attachments() {
     let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
     let args = (HashMap::from([("k", vec![bytes("one")])]), Value::Binary(bytes("two")), Some(bytes("")));
     let encoded = event("/n", Some(12), "é\"", &args).unwrap();
-    let expected = r#"53-/n,12["é\"",{"k":[{"_placeholder":true,"num":0}]},{"_placeholder":true,"num":1},{"_placeholder":true,"num":2}]"#;
+    let [a, b, c] = [0, 1, 2].map(|num| format!(r#"{{"_placeholder":true,"num":{num}}}"#));
+    let expected = format!(r#"53-/n,12["é\"",{{"k":[{a}]}},{b},{c}]"#);
     assert_eq!(String::from_utf8(encoded.text).unwrap(), expected);
     assert_eq!(encoded.attachments, [bytes("one"), bytes("two"), bytes("")]);
     let single = event("/", None, "a", &bytes("x")).unwrap();

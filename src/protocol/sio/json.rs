@@ -3,11 +3,11 @@
 //! simd-json does the parsing; what it does with odd input was compared with `serde_json` and `str::parse`:
 //!
 //! * Its `big-int-as-float` feature is on: an integer beyond 64 bits is a float, as in JavaScript.
-//! * A lone surrogate (`"\ud83d"`) is an error to it, but legal to `JSON.parse`, and what `JSON.stringify` writes
-//!   for half an emoji. It becomes U+FFFD here: refusing would cost the client its connection.
+//! * A lone surrogate (`"\ud83d"`) is an error to it, but legal to `JSON.parse`, and what `JSON.stringify`
+//!   writes for half an emoji. It becomes U+FFFD here: refusing would cost the client its connection.
 //! * Nesting is limited by its tape builder, which does not recurse, before anything here recurses.
-//! * An exponent too large for a float (`1e999`) is an error. `JSON.parse` gives Infinity, which `JSON.stringify`
-//!   never writes.
+//! * An exponent too large for a float (`1e999`) is an error. `JSON.parse` gives Infinity, which
+//!   `JSON.stringify` never writes.
 
 use std::borrow::Cow;
 
@@ -21,8 +21,8 @@ use super::value::{Number, Value, drop_duplicates};
 /// 2 MiB in builds without optimisation.
 pub const MAX_DEPTH: usize = 128;
 
-/// Buffers that grew beyond this many bytes are given back after use: a rare large message would otherwise stay in
-/// memory with every core.
+/// Buffers that grew beyond this many bytes are given back after use: a rare large message would otherwise
+/// stay in memory with every core.
 const KEEP_BYTES: usize = 256 * 1024;
 
 /// Text that is not a value. Whoever wrote it is at fault.
@@ -80,8 +80,8 @@ impl Parser {
         Self { buffers: Buffers::with_max_depth(1024, MAX_DEPTH), input: Vec::new(), tape: None }
     }
 
-    /// Parses one value that nests at most `depth` deep; more than [`MAX_DEPTH`] is taken as that. White space may
-    /// stand around it, anything else may not. Of repeated keys the last counts.
+    /// Parses one value that nests at most `depth` deep; more than [`MAX_DEPTH`] is taken as that. White
+    /// space may stand around it, anything else may not. Of repeated keys the last counts.
     ///
     /// # Errors
     ///
@@ -127,7 +127,8 @@ enum Failure {
     Surrogate,
 }
 
-/// Builds the value at the front of the tape. The tape is nested at most `MAX_DEPTH` deep, so is the recursion.
+/// Builds the value at the front of the tape. The tape is nested at most `MAX_DEPTH` deep, so is the
+/// recursion.
 fn build(nodes: &mut std::slice::Iter<'_, Node<'_>>, depth: usize) -> Result<Value, JsonError> {
     Ok(match *nodes.next().ok_or(JsonError::Syntax)? {
         Node::Static(StaticNode::Null) => Value::Null,
@@ -157,8 +158,8 @@ fn build(nodes: &mut std::slice::Iter<'_, Node<'_>>, depth: usize) -> Result<Val
     })
 }
 
-/// Replaces every `\uD800`..`\uDFFF` that is not half of a pair by `\uFFFD`. Backslashes only ever stand inside
-/// strings of valid JSON, so it is enough to follow escapes.
+/// Replaces every `\uD800`..`\uDFFF` that is not half of a pair by `\uFFFD`. Backslashes only ever stand
+/// inside strings of valid JSON, so it is enough to follow escapes.
 fn replace_lone_surrogates(json: &str) -> Cow<'_, str> {
     let mut repaired = String::new();
     let mut copied = 0;
@@ -177,8 +178,8 @@ fn replace_lone_surrogates(json: &str) -> Cow<'_, str> {
                 at = escape + 6;
                 copied = at;
             }
-            // An escape of one ASCII character; if what follows is longer, it is no JSON, and what is not JSON need
-            // not be repaired.
+            // An escape of one ASCII character; if what follows is longer, it is no JSON, and what is not
+            // JSON need not be repaired.
             None if !json.is_char_boundary(at) => break,
             None => {}
         }

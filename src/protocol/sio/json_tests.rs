@@ -27,8 +27,8 @@ fn converted(value: &serde_json::Value) -> Value {
     }
 }
 
-/// Objects sorted by key, since the oracle does not keep their order; floats compared up to the last digits, since
-/// the oracle does not round them correctly.
+/// Objects sorted by key, since the oracle does not keep their order; floats compared up to the last digits,
+/// since the oracle does not round them correctly.
 fn alike(a: &Value, b: &Value) -> bool {
     let sorted = |entries: &[(String, Value)]| {
         let mut entries = entries.to_vec();
@@ -65,7 +65,7 @@ fn odd_but_legal() {
         ("1e-400", 0.0.into()),
         ("5e-324", 5e-324.into()),
         ("1.7976931348623157e308", f64::MAX.into()),
-        ("2.2250738585072011e-308", 2.2250738585072011e-308.into()),
+        ("2.2250738585072011e-308", 2.225_073_858_507_201e-308.into()),
         (r#""\u0000""#, text("\0")),
         (r#""\ud83d\ude00 \/\b\f\n\r\t\\\"""#, text("😀 /\u{8}\u{c}\n\r\t\\\"")),
         ("\"\u{2028}\u{7f}é\"", text("\u{2028}\u{7f}é")),
@@ -170,7 +170,7 @@ fn the_deepest_value_fits_an_ordinary_stack() {
         let encoded = crate::protocol::sio::event("/", None, "a", &value).unwrap();
         assert_eq!(encoded.text.len(), nested(MAX_DEPTH).len() + 7);
         assert_eq!(crate::protocol::sio::to_value(&value).unwrap(), value);
-        assert_eq!(value.to::<serde_json::Value>().unwrap()[0]["a"][0]["a"][0].is_object(), true);
+        assert!(value.to::<serde_json::Value>().unwrap()[0]["a"][0]["a"][0].is_object());
         assert_eq!(parse(&nested(MAX_DEPTH + 2)), Err(JsonError::TooDeep));
         assert_eq!(parse(&"[".repeat(1_000_000)), Err(JsonError::TooDeep));
         assert_eq!(parse(&"{\"a\":".repeat(200_000)), Err(JsonError::TooDeep));
@@ -248,7 +248,11 @@ proptest! {
     }
 
     #[test]
-    fn agrees_about_near_misses(json in any_json(), at: prop::sample::Index, with in "[\\]\\[{}:,\"\\\\0-9eE.+\u{0} ntuf-]{0,2}") {
+    fn agrees_about_near_misses(
+        json in any_json(),
+        at: prop::sample::Index,
+        with in "[\\]\\[{}:,\"\\\\0-9eE.+\u{0} ntuf-]{0,2}",
+    ) {
         let mut chars: Vec<char> = json.chars().collect();
         let at = at.index(chars.len());
         chars.splice(at..=at, with.chars());

@@ -7,8 +7,8 @@
 //! * [`encode`]: typed arguments to the wire, attachments taken out.
 //! * [`args`]: argument lists to types.
 //!
-//! **The argument rule**, both ways: a Rust tuple (or tuple struct, or array of fixed length: what serde calls a
-//! tuple) is an argument list, `()` is an empty one, and anything else is one argument.
+//! **The argument rule**, both ways: a Rust tuple (or tuple struct, or array of fixed length: what serde
+//! calls a tuple) is an argument list, `()` is an empty one, and anything else is one argument.
 //!
 //! ```
 //! use sockring::protocol::sio::{self, Body, Decoder, Limits, Parser};

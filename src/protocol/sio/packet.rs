@@ -234,7 +234,8 @@ impl Debug for EventName {
 /// ```
 /// use sockring::protocol::sio::{Body, Decoder, Limits, Parser};
 ///
-/// let packet = Decoder::new().text("2/chat,7[\"a\"]", &mut Parser::new(), &Limits::default())?.expect("whole");
+/// let (mut decoder, mut parser) = (Decoder::new(), Parser::new());
+/// let packet = decoder.text("2/chat,7[\"a\"]", &mut parser, &Limits::default())?.expect("a whole packet");
 /// assert_eq!((packet.nsp.as_str(), packet.id), ("/chat", Some(7)));
 /// assert_eq!(packet.body, Body::Event { name: "a".into(), args: vec![] });
 /// # Ok::<(), sockring::protocol::sio::SioError>(())
@@ -256,7 +257,8 @@ pub struct Packet {
 /// ```
 /// use sockring::protocol::sio::{Body, Decoder, Limits, Parser};
 ///
-/// let packet = Decoder::new().text("0{\"token\":1}", &mut Parser::new(), &Limits::default())?.expect("whole");
+/// let (mut decoder, mut parser) = (Decoder::new(), Parser::new());
+/// let packet = decoder.text("0{\"token\":1}", &mut parser, &Limits::default())?.expect("a whole packet");
 /// let Body::Connect(Some(auth)) = packet.body else { panic!("no auth") };
 /// assert_eq!(auth.get("token").and_then(|token| token.as_i64()), Some(1));
 /// # Ok::<(), sockring::protocol::sio::SioError>(())
@@ -276,7 +278,8 @@ pub enum Body {
     },
     /// The answer to an event of ours.
     Ack(Vec<Value>),
-    /// Nothing a client has any reason to send, but the grammar allows it: a string, an object or `null` if absent.
+    /// Nothing a client has any reason to send, but the grammar allows it: a string, an object or `null` if
+    /// absent.
     ConnectError(Value),
 }
 

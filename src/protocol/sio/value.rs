@@ -95,14 +95,15 @@ impl From<f64> for Number {
 /// A value of an argument: JSON, and binary at any depth.
 ///
 /// `Display` writes it like JSON, with binary as `<binary of N bytes>`; to put it on the wire, hand it to
-/// [`event`](super::event) or [`ack`](super::ack). With serde, binary is bytes: `bytes::Bytes`, and any type that
-/// takes bytes, converts to and from it, and `Vec<u8>` can be read from it.
+/// [`event`](super::event) or [`ack`](super::ack). With serde, binary is bytes: `bytes::Bytes`, and any type
+/// that takes bytes, converts to and from it, and `Vec<u8>` can be read from it.
 ///
 /// ```
 /// use bytes::Bytes;
 /// use sockring::protocol::sio::Value;
 ///
-/// let value = Value::Object(vec![("file".into(), Bytes::from_static(b"abc").into()), ("n".into(), 1.into())]);
+/// let file = Bytes::from_static(b"abc");
+/// let value = Value::Object(vec![("file".into(), file.into()), ("n".into(), 1.into())]);
 /// assert_eq!(value.get("file").and_then(Value::as_binary).map(|bytes| &bytes[..]), Some(&b"abc"[..]));
 /// assert_eq!(value.get("n").and_then(Value::as_i64), Some(1));
 /// assert_eq!(value.to_string(), r#"{"file":<binary of 3 bytes>,"n":1}"#);
@@ -122,7 +123,8 @@ pub enum Value {
     Binary(Bytes),
     /// An array.
     Array(Vec<Self>),
-    /// An object, in the order of its keys on the wire. No key is there twice if it was parsed or deserialised.
+    /// An object, in the order of its keys on the wire. No key is there twice if it was parsed or
+    /// deserialised.
     Object(Vec<(String, Self)>),
 }
 
@@ -204,8 +206,9 @@ impl Value {
     }
 }
 
-/// Removes repeated keys the way JavaScript does: the last value stands, where its key stood first. Sorting keeps
-/// a hostile object of many keys from costing quadratic time, and needs no hash whose collisions could be sought.
+/// Removes repeated keys the way JavaScript does: the last value stands, where its key stood first. Sorting
+/// keeps a hostile object of many keys from costing quadratic time, and needs no hash whose collisions could
+/// be sought.
 pub(super) fn drop_duplicates(entries: &mut Vec<(String, Value)>) {
     const FEW: usize = 8;
     let repeated =

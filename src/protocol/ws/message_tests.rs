@@ -164,7 +164,8 @@ fn memory_follows_arrival() {
 
 #[test]
 fn invalid_utf8_is_reported_when_it_arrives() {
-    // Autobahn 6.4: valid text, then a byte that cannot follow, in one frame or several, then much more to come.
+    // Autobahn 6.4: valid text, then a byte that cannot follow, in one frame or several, then much more to
+    // come.
     let mut text = "κόσμε".as_bytes().to_vec();
     text.extend_from_slice(&[0xf4, 0x90]);
     text.extend_from_slice(&[b'x'; 100]);
