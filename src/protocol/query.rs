@@ -1,8 +1,8 @@
 //! The query part of a request target, read as Node's `querystring` reads it for the reference server.
 //!
-//! `&` separates pairs, the first `=` separates key and value, `+` is a space, `%XX` is a byte. A `%` that no two
-//! hexadecimal digits follow stands for itself. Bytes that are not UTF-8 become U+FFFD. Keys are only strings:
-//! `__proto__` and `constructor` mean nothing here.
+//! `&` separates pairs, the first `=` separates key and value, `+` is a space, `%XX` is a byte. A `%` that no
+//! two hexadecimal digits follow stands for itself. Bytes that are not UTF-8 become U+FFFD. Keys are only
+//! strings: `__proto__` and `constructor` mean nothing here.
 //!
 //! ```
 //! use sockring::protocol::query::{self, Query};
@@ -36,7 +36,8 @@ pub struct Query {
 }
 
 impl Query {
-    /// Decodes `raw`, the query without its `?`. Never fails; pairs after the first [`MAX_PAIRS`] are dropped.
+    /// Decodes `raw`, the query without its `?`. Never fails; pairs after the first [`MAX_PAIRS`] are
+    /// dropped.
     #[must_use]
     pub fn parse(raw: &str) -> Self {
         let mut text = String::with_capacity(raw.len());
@@ -53,7 +54,8 @@ impl Query {
     }
 
     /// The value of the **first** pair with this key. Node would give an array for a repeated key, which then
-    /// equals none of the strings the engine compares it with; taking the first is the closest to what was meant.
+    /// equals none of the strings the engine compares it with; taking the first is the closest to what was
+    /// meant.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
         self.iter().find(|(known, _)| *known == key).map(|(_, value)| value)
@@ -77,8 +79,8 @@ impl Query {
     }
 }
 
-/// The decoded value of the first pair of `raw` whose decoded key is `key`, without building a list: the same as
-/// `Query::parse(raw).get(key)`. Allocates only if the value has something to decode.
+/// The decoded value of the first pair of `raw` whose decoded key is `key`, without building a list: the same
+/// as `Query::parse(raw).get(key)`. Allocates only if the value has something to decode.
 #[must_use]
 pub fn find<'a>(raw: &'a str, key: &str) -> Option<Cow<'a, str>> {
     pairs(raw).find(|(known, _)| decode(known) == key).map(|(_, value)| decode(value))
@@ -158,7 +160,8 @@ mod tests {
         fn round_trip(pairs in prop::collection::vec((".{0,6}", ".{0,6}"), 0..8)) {
             use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
             let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-            let raw: Vec<String> = pairs.iter().map(|(k, v)| format!("{}={}", encode(k), encode(v))).collect();
+            let pair = |(k, v): &(String, String)| format!("{}={}", encode(k), encode(v));
+            let raw: Vec<String> = pairs.iter().map(pair).collect();
             let query = Query::parse(&raw.join("&"));
             let back: Vec<_> = query.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
             prop_assert_eq!(back, pairs);

@@ -1,10 +1,10 @@
 //! Engine.IO v4 (protocol 4.1): packets, and the payloads that carry several of them through HTTP.
 //!
-//! A packet is one message of the transport: a WebSocket frame, or a piece of a polling body between separators.
-//! Binary packets are always messages; over polling they travel as `b` and base64.
+//! A packet is one message of the transport: a WebSocket frame, or a piece of a polling body between
+//! separators. Binary packets are always messages; over polling they travel as `b` and base64.
 //!
-//! Engine.IO v3 has other payloads and a type byte before binary; when it comes it is to be a module of its own
-//! beside [`packet`] and [`payload`], with the same [`Packet`].
+//! Engine.IO v3 has other payloads and a type byte before binary; when it comes it is to be a module of its
+//! own beside [`packet`] and [`payload`], with the same [`Packet`].
 //!
 //! ```
 //! use sockring::protocol::eio::{self, Packet, PacketType};

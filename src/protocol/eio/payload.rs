@@ -5,9 +5,9 @@ use super::packet::{EioError, Packet, decode_text};
 /// Stands between the packets of a payload: U+001E, record separator.
 pub const SEPARATOR: u8 = 0x1e;
 
-/// Decodes the packets of a polling body one by one, without a list: a body of a million separators costs nothing
-/// until it is walked, and the caller is to stop at the first error. An empty body is one error, as an empty piece
-/// is.
+/// Decodes the packets of a polling body one by one, without a list: a body of a million separators costs
+/// nothing until it is walked, and the caller is to stop at the first error. An empty body is one error, as
+/// an empty piece is.
 ///
 /// ```
 /// use sockring::protocol::eio::{EioError, decode_payload};

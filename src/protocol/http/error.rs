@@ -2,8 +2,8 @@
 
 use thiserror::Error;
 
-/// A request that cannot be served. The client is at fault in every case, and after any of them the boundaries
-/// of the next request are unknown: answer with [`status`](Self::status), then close.
+/// A request that cannot be served. The client is at fault in every case, and after any of them the
+/// boundaries of the next request are unknown: answer with [`status`](Self::status), then close.
 ///
 /// ```
 /// use sockring::protocol::http::{Head, HeadLimits, HttpError};

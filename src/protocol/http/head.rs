@@ -2,8 +2,8 @@
 
 use super::{HttpError, is_token, is_token_byte, is_value_byte};
 
-/// The largest value [`HeadLimits::head_bytes`] can have, in bytes; more is taken as this. An obs-text byte may
-/// become two bytes of UTF-8, and the offsets into the kept head are 16 bits wide.
+/// The largest value [`HeadLimits::head_bytes`] can have, in bytes; more is taken as this. An obs-text byte
+/// may become two bytes of UTF-8, and the offsets into the kept head are 16 bits wide.
 pub const MAX_HEAD_BYTES: usize = 32 * 1024 - 1;
 
 /// What is on a request line besides the target: the longest method known, two spaces, the version, CR.
@@ -20,7 +20,8 @@ const REQUEST_LINE_OVERHEAD: usize = 32;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadLimits {
-    /// Bytes of the whole head, with its empty line. 16 KiB by default, at most [`MAX_HEAD_BYTES`]. Beyond: 431.
+    /// Bytes of the whole head, with its empty line. 16 KiB by default, at most [`MAX_HEAD_BYTES`]. Beyond:
+    /// 431.
     pub head_bytes: usize,
     /// Bytes of the request target. 8 KiB by default (RFC 9112 3 asks for 8000 at least). Beyond: 414.
     pub target_bytes: usize,
@@ -98,12 +99,12 @@ struct Field {
     value: Span,
 }
 
-/// A request head, owned: two allocations, whatever the number of fields, because a Socket.IO handshake keeps its
-/// head as long as the session lives.
+/// A request head, owned: two allocations, whatever the number of fields, because a Socket.IO handshake keeps
+/// its head as long as the session lives.
 ///
-/// Bytes above 0x7f in field values (obs-text, RFC 9110 5.5) become text like this: a value that is valid UTF-8
-/// is kept as it is, any other value is read as ISO-8859-1. Nothing is lost in either case. In the request line
-/// and in field names such bytes are refused.
+/// Bytes above 0x7f in field values (obs-text, RFC 9110 5.5) become text like this: a value that is valid
+/// UTF-8 is kept as it is, any other value is read as ISO-8859-1. Nothing is lost in either case. In the
+/// request line and in field names such bytes are refused.
 ///
 /// ```
 /// use sockring::protocol::http::{Head, HeadLimits};
@@ -135,10 +136,10 @@ pub struct Head {
 impl Head {
     /// Parses the head at the start of `buf` (RFC 9112 2 to 6). One CRLF before it is skipped.
     ///
-    /// `Ok(None)` asks for more bytes: call again with the longer buffer. The end of the head is searched before
-    /// anything else is looked at and `buf` is at most [`HeadLimits::head_bytes`] long by then, so a head that
-    /// trickles in costs a bounded number of short scans. The number returned is how many bytes of `buf` the head
-    /// took, with the skipped CRLF.
+    /// `Ok(None)` asks for more bytes: call again with the longer buffer. The end of the head is searched
+    /// before anything else is looked at and `buf` is at most [`HeadLimits::head_bytes`] long by then, so a
+    /// head that trickles in costs a bounded number of short scans. The number returned is how many bytes of
+    /// `buf` the head took, with the skipped CRLF.
     ///
     /// # Errors
     ///
@@ -166,8 +167,8 @@ impl Head {
         self.slice(self.target)
     }
 
-    /// The path without the query, not decoded. An absolute-form target gives its path (`/` if it has none); the
-    /// asterisk-form gives `*`.
+    /// The path without the query, not decoded. An absolute-form target gives its path (`/` if it has none);
+    /// the asterisk-form gives `*`.
     #[must_use]
     pub fn path(&self) -> &str {
         match self.slice(self.path) {
@@ -290,8 +291,8 @@ fn head_length(buf: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HttpErr
     if buf.len() >= head_bytes { Err(HttpError::HeadTooLarge) } else { Ok(None) }
 }
 
-/// The position of the first LF. Whole blocks are tested without a branch per byte, which the compiler turns into
-/// vector instructions.
+/// The position of the first LF. Whole blocks are tested without a branch per byte, which the compiler turns
+/// into vector instructions.
 fn find_lf(bytes: &[u8]) -> Option<usize> {
     const BLOCK: usize = 32;
     let mut skipped = 0;
@@ -342,7 +343,8 @@ impl Builder {
             expects_continue: false,
         };
         let method = builder.push(method);
-        // Pieces of the target lie in it in order: authority, path, query. The text gets the whole target once.
+        // Pieces of the target lie in it in order: authority, path, query. The text gets the whole target
+        // once.
         let whole = builder.push(raw_target);
         let span_of = |part: &str| sub_span(raw_target, whole, part);
         let (authority, path, query) =
@@ -350,7 +352,7 @@ impl Builder {
         for line in lines.take_while(|line| !line.is_empty()) {
             builder.field(line, version)?;
         }
-        let framing = builder.framing(version)?;
+        let framing = builder.framing()?;
         if builder.hosts == 0 && version == Version::Http11 {
             return Err(HttpError::Host);
         }
@@ -436,7 +438,7 @@ impl Builder {
         Ok(())
     }
 
-    fn framing(&self, _version: Version) -> Result<Framing, HttpError> {
+    fn framing(&self) -> Result<Framing, HttpError> {
         match (self.content_length, self.chunked) {
             //= RFC 9112 6.1: "a request message containing both ... ought to be handled as an error"
             (Some(_), true) => Err(HttpError::ContentLength),
@@ -513,8 +515,8 @@ fn parse_target<'a>(method: &str, target: &'a str) -> Result<Target<'a>, HttpErr
     Ok(Target { authority, path, query })
 }
 
-/// `host [":" port]` of RFC 3986 without user information, not empty (RFC 9110 4.2.1). A comma would be legal in a
-/// name there, but in practice it means that a proxy joined two `Host` lines.
+/// `host [":" port]` of RFC 3986 without user information, not empty (RFC 9110 4.2.1). A comma would be legal
+/// in a name there, but in practice it means that a proxy joined two `Host` lines.
 fn is_authority(text: &[u8]) -> bool {
     let host_end = match text.first() {
         Some(b'[') => {
@@ -543,8 +545,8 @@ fn is_authority(text: &[u8]) -> bool {
     }
 }
 
-/// One plain decimal number below 2^63. Signs, lists and leading zeros are refused: what they mean depends on who
-/// reads them, and a proxy in front may have read them otherwise.
+/// One plain decimal number below 2^63. Signs, lists and leading zeros are refused: what they mean depends on
+/// who reads them, and a proxy in front may have read them otherwise.
 fn parse_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 19 || (value.len() > 1 && value.first() == Some(&b'0')) {
         return None;

@@ -1,8 +1,9 @@
-//! HTTP/1.1 as a Socket.IO server needs it (RFC 9112): request heads in, chunked bodies in, response heads out.
+//! HTTP/1.1 as a Socket.IO server needs it (RFC 9112): request heads in, chunked bodies in, response heads
+//! out.
 //!
-//! The parser is strict where leniency has led to request smuggling: bare LF and CR, folded lines, spaces before
-//! the colon, doubled `Content-Length`, `Transfer-Encoding` next to `Content-Length`, more than one `Host`. No
-//! client of Socket.IO and no common proxy sends any of these.
+//! The parser is strict where leniency has led to request smuggling: bare LF and CR, folded lines, spaces
+//! before the colon, doubled `Content-Length`, `Transfer-Encoding` next to `Content-Length`, more than one
+//! `Host`. No client of Socket.IO and no common proxy sends any of these.
 //!
 //! ```
 //! use sockring::protocol::http::{Framing, Head, HeadLimits};

@@ -69,13 +69,13 @@ pub fn reason(status: u16) -> &'static str {
     }
 }
 
-/// Appends a whole response head to `out`: the status line, `headers` in order, `Content-Length` and `Connection`
-/// as asked, the empty line.
+/// Appends a whole response head to `out`: the status line, `headers` in order, `Content-Length` and
+/// `Connection` as asked, the empty line.
 ///
 /// * `status` outside 100..=999 is written as 500.
 /// * `body_len` is in bytes; with 1xx and 204 it is not written, whatever it is (RFC 9110 8.6).
-/// * A header whose name is not a token or whose value has a control character in it, CR, LF and NUL among them,
-///   is **dropped as a whole**: half a value would be a value nobody meant.
+/// * A header whose name is not a token or whose value has a control character in it, CR, LF and NUL among
+///   them, is **dropped as a whole**: half a value would be a value nobody meant.
 /// * Headers named `Connection`, `Content-Length` and `Transfer-Encoding` are dropped as well: those are this
 ///   function's to say, once.
 ///
@@ -126,7 +126,8 @@ pub fn write_head<'a>(
     });
 }
 
-/// Appends `number` in decimal without a detour over the formatting machinery: every poll is answered with it.
+/// Appends `number` in decimal without a detour over the formatting machinery: every poll is answered with
+/// it.
 fn write_decimal(out: &mut Vec<u8>, mut number: usize) {
     let mut digits = [0; 20];
     let mut used = 0;

@@ -9,8 +9,8 @@ use crate::protocol::http::{ConnectionHeader, Head, is_token, write_head};
 /// Appended to the key before it is hashed (RFC 6455 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Why a request for a WebSocket is refused; the client is at fault. Answer with [`status`](Self::status), and for
-/// [`Version`](Self::Version) with the header `Sec-WebSocket-Version: 13` (RFC 6455 4.4).
+/// Why a request for a WebSocket is refused; the client is at fault. Answer with [`status`](Self::status),
+/// and for [`Version`](Self::Version) with the header `Sec-WebSocket-Version: 13` (RFC 6455 4.4).
 ///
 /// ```
 /// use sockring::protocol::{http::{Head, HeadLimits}, ws::handshake::{HandshakeError, check}};
@@ -121,8 +121,8 @@ pub fn accept_key(key: &str) -> [u8; 28] {
     accept
 }
 
-/// Appends the 101 response (RFC 6455 4.2.2). `protocol` must be one the client offered; a name that is not a token
-/// is left out. `extra` goes through the same filter as in [`write_head`].
+/// Appends the 101 response (RFC 6455 4.2.2). `protocol` must be one the client offered; a name that is not a
+/// token is left out. `extra` goes through the same filter as in [`write_head`].
 pub fn write_response<'a>(
     out: &mut Vec<u8>,
     key: &str,
@@ -135,7 +135,7 @@ pub fn write_response<'a>(
         Some(("Sec-WebSocket-Accept", str::from_utf8(&accept).unwrap_or_default())),
         protocol.filter(|name| is_token(name.as_bytes())).map(|name| ("Sec-WebSocket-Protocol", name)),
     ];
-    // Through `map`, so that `extra` may outlive what is made here.
+    #[expect(clippy::map_identity, reason = "lets `extra` outlive the strings made here")]
     let extra = extra.into_iter().map(|(name, value)| (name, value));
     write_head(out, 101, own.into_iter().flatten().chain(extra), None, ConnectionHeader::Upgrade);
 }
@@ -145,8 +145,8 @@ mod tests {
     use super::*;
     use crate::protocol::http::HeadLimits;
 
-    const LINES: &str = "Host: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    const LINES: &str = "Host: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
     fn head(text: &str) -> Head {
         Head::parse(text.as_bytes(), &HeadLimits::default()).unwrap().unwrap().0

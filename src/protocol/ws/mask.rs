@@ -1,7 +1,7 @@
 //! Masking (RFC 6455 5.3): XOR with a key of four bytes, the same in both directions.
 
-/// Masks or unmasks `data`. `offset` is the position of `data[0]` in the payload of its frame, so a payload that
-/// arrives in pieces is unmasked piece by piece.
+/// Masks or unmasks `data`. `offset` is the position of `data[0]` in the payload of its frame, so a payload
+/// that arrives in pieces is unmasked piece by piece.
 ///
 /// ```
 /// use sockring::protocol::ws::mask;
@@ -24,7 +24,8 @@ pub fn apply(data: &mut [u8], key: [u8; 4], offset: usize) {
     };
     let [a, b, c, d] = key;
     let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
-    // Blocks of constant size without bounds checks inside: the compiler makes one or two vector XORs of each.
+    // Blocks of constant size without bounds checks inside: the compiler makes one or two vector XORs of
+    // each.
     let (blocks, rest) = data.as_chunks_mut::<64>();
     for block in blocks {
         xor_words(block.as_chunks_mut::<8>().0, word);
@@ -51,7 +52,10 @@ mod tests {
     proptest! {
         #[test]
         fn is_a_byte_wise_xor(
-            data in prop::collection::vec(any::<u8>(), 0..300), key: [u8; 4], offset in 0usize..9, cut in 0usize..300,
+            data in prop::collection::vec(any::<u8>(), 0..300),
+            key: [u8; 4],
+            offset in 0usize..9,
+            cut in 0usize..300,
         ) {
             let expected: Vec<u8> =
                 data.iter().enumerate().map(|(at, byte)| byte ^ key[(at + offset) % 4]).collect();

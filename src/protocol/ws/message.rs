@@ -73,12 +73,14 @@ pub struct Step<'a> {
     pub message: Option<Message<'a>>,
 }
 
-/// Puts a client's messages together. One pointer wide, and a null one unless a frame or message is half there.
+/// Puts a client's messages together. One pointer wide, and a null one unless a frame or message is half
+/// there.
 ///
 /// Call [`decode`](Self::decode) again with what is left of the input until the input is empty, then
-/// [`release`](Self::release). A message whose only frame is whole in the input is unmasked there and lent from
-/// there, without a copy. Anything else is collected inside, where memory grows with what has arrived and never
-/// with what was announced; text is checked as it comes, so an invalid byte is reported when it arrives.
+/// [`release`](Self::release). A message whose only frame is whole in the input is unmasked there and lent
+/// from there, without a copy. Anything else is collected inside, where memory grows with what has arrived
+/// and never with what was announced; text is checked as it comes, so an invalid byte is reported when it
+/// arrives.
 ///
 /// ```
 /// use sockring::protocol::ws::{frame::{OpCode, write_masked_frame}, message::{Decoder, Limits, Message}};
@@ -157,8 +159,8 @@ impl Decoder {
         self.partial.is_none()
     }
 
-    /// Drops the buffer of the message lent last. `decode` does so too when it is called; this is for when there is
-    /// no more input, so that an idle connection does not keep its last large message.
+    /// Drops the buffer of the message lent last. `decode` does so too when it is called; this is for when
+    /// there is no more input, so that an idle connection does not keep its last large message.
     pub fn release(&mut self) {
         let Some(partial) = &mut self.partial else { return };
         match std::mem::take(&mut partial.lent) {
@@ -251,7 +253,8 @@ impl Decoder {
 }
 
 impl Partial {
-    /// Keeps the bytes of an incomplete header, of which there are less than its maximum. Returns their number.
+    /// Keeps the bytes of an incomplete header, of which there are less than its maximum. Returns their
+    /// number.
     fn keep_header(&mut self, bytes: &[u8]) -> usize {
         let room = self.header.get_mut(self.header_len..).unwrap_or_default();
         let count = bytes.len().min(room.len());
@@ -330,8 +333,8 @@ impl Partial {
 }
 
 impl Assembly {
-    /// Checks what of the text has arrived since the last call (RFC 6455 8.1). Up to three bytes at the end may be
-    /// the beginning of a character, and are looked at again.
+    /// Checks what of the text has arrived since the last call (RFC 6455 8.1). Up to three bytes at the end
+    /// may be the beginning of a character, and are looked at again.
     fn check_text(&mut self) -> Result<(), WsError> {
         if !self.text {
             return Ok(());

@@ -20,8 +20,8 @@ pub mod message;
 
 use thiserror::Error;
 
-/// Bytes that are not a WebSocket stream of a client. The client is at fault in every case; the connection is to be
-/// closed with [`close_code`](Self::close_code).
+/// Bytes that are not a WebSocket stream of a client. The client is at fault in every case; the connection is
+/// to be closed with [`close_code`](Self::close_code).
 ///
 /// ```
 /// use sockring::protocol::ws::{WsError, message::{Decoder, Limits}};
@@ -78,8 +78,8 @@ pub enum WsError {
 }
 
 impl WsError {
-    /// The status code to close with (RFC 6455 7.4.1): 1002 protocol error, 1007 not UTF-8, 1009 too big, 1008 for
-    /// too many fragments.
+    /// The status code to close with (RFC 6455 7.4.1): 1002 protocol error, 1007 not UTF-8, 1009 too big,
+    /// 1008 for too many fragments.
     #[must_use]
     pub fn close_code(&self) -> u16 {
         match self {

@@ -1,0 +1,209 @@
+//! What the fuzzer runs: one function for each codec of the wire, which panics if a promise is broken.
+//!
+//! `cargo +nightly fuzz run TARGET` feeds them; `tests/fuzz_corpus.rs` of the main crate includes this file
+//! and replays the corpus on stable.
+
+use sockring::protocol::http::{ChunkedDecoder, Head, HeadLimits, HttpError};
+use sockring::protocol::query::{self, MAX_PAIRS, Query};
+use sockring::protocol::sio::{self, Body, JsonError, MAX_DEPTH, Parser};
+use sockring::protocol::ws::{WsError, message};
+use sockring::protocol::{eio, ws};
+
+/// Heads: a prefix of a head is never parsed as another head, and what is kept agrees with itself.
+pub fn http_head(data: &[u8]) {
+    let limits = HeadLimits { head_bytes: 2048, target_bytes: 512, headers: 20 };
+    let whole = Head::parse(data, &limits);
+    // The first byte, if there is any, is as good a place to cut as any other.
+    let cut = data.first().map_or(0, |byte| usize::from(*byte)).min(data.len());
+    match (Head::parse(&data[..cut], &limits), &whole) {
+        (Ok(Some((_, early))), Ok(Some((_, late)))) => assert_eq!(early, *late),
+        (Ok(Some(_)), other) => panic!("a head that more bytes made into {other:?}"),
+        (Err(_), Ok(_)) => panic!("a head that was refused before it was whole"),
+        _ => {}
+    }
+    if let Err(error) = &whole {
+        assert!(matches!(error.status(), 400..=599));
+    }
+    let Ok(Some((head, used))) = whole else { return };
+    assert!(used <= data.len() && data[..used].ends_with(b"\r\n\r\n"));
+    assert!(head.headers().count() <= limits.headers && head.target().len() <= limits.target_bytes);
+    assert!(head.path().starts_with('/') || head.path() == "*");
+    assert!(head.target().contains(head.query()));
+    for (name, value) in head.headers() {
+        assert!(head.header(&name.to_ascii_uppercase()).is_some());
+        assert!(!value.contains(['\r', '\n', '\0']) && value.trim_matches([' ', '\t']) == value);
+    }
+    let _ = (head.framing(), head.keep_alive(), head.expects_continue(), head.host());
+    if let Ok(request) = ws::handshake::check(&head) {
+        let mut out = Vec::new();
+        ws::handshake::write_response(&mut out, request.key, request.protocols().next(), head.headers());
+        assert!(out.ends_with(b"\r\n\r\n") && out.windows(4).filter(|end| end == b"\r\n\r\n").count() == 1);
+    }
+}
+
+/// Chunked bodies: cutting changes nothing, the limit holds.
+pub fn http_chunked(data: &[u8]) {
+    const MAX_BODY: usize = 100;
+    let run = |pieces: &[&[u8]]| -> Result<(Vec<u8>, usize, bool), HttpError> {
+        let (mut decoder, mut out, mut total) = (ChunkedDecoder::new(MAX_BODY), Vec::new(), 0);
+        for piece in pieces {
+            let (used, done) = decoder.decode(piece, &mut out)?;
+            total += used;
+            if done {
+                return Ok((out, total, true));
+            }
+            assert_eq!(used, piece.len());
+        }
+        Ok((out, total, false))
+    };
+    let whole = run(&[data]);
+    let bytes: Vec<&[u8]> = data.chunks(1).collect();
+    assert_eq!(whole, run(&bytes));
+    assert!(whole.is_err() || whole.is_ok_and(|(out, _, _)| out.len() <= MAX_BODY));
+}
+
+/// WebSocket messages: cutting changes nothing, limits hold. The first byte says where to cut.
+pub fn ws_message(data: &[u8]) {
+    let Some((cut, data)) = data.split_first() else { return };
+    let limits = message::Limits { message_bytes: 200, fragments: 5 };
+    let run = |cut: usize| -> (Vec<String>, Option<WsError>, bool) {
+        let mut data = data.to_vec();
+        let (mut decoder, mut seen) = (message::Decoder::new(), Vec::new());
+        for piece in data.chunks_mut(cut) {
+            let mut input = piece;
+            while !input.is_empty() {
+                let length = input.len();
+                let step = match decoder.decode(input, &limits) {
+                    Ok(step) => step,
+                    Err(error) => return (seen, Some(error), false),
+                };
+                assert!(step.message.is_some() || step.consumed == length);
+                seen.extend(step.message.map(|message| format!("{message:?}")));
+                let consumed = step.consumed;
+                input = &mut input[consumed..];
+            }
+            decoder.release();
+        }
+        (seen, None, decoder.is_idle())
+    };
+    let whole = run(data.len().max(1));
+    assert_eq!(whole, run(usize::from(*cut).max(1)));
+    assert_eq!(whole, run(1));
+    if let Some(error) = whole.1 {
+        assert!(matches!(error.close_code(), 1002 | 1007..=1009));
+    }
+}
+
+/// Polling payloads: what is decoded can be written and decoded again.
+pub fn eio_payload(data: &[u8]) {
+    let Ok(body) = str::from_utf8(data) else { return };
+    let mut again = Vec::new();
+    let packets: Vec<_> = eio::decode_payload(body).take_while(Result::is_ok).map(Result::unwrap).collect();
+    for packet in &packets {
+        if !again.is_empty() {
+            again.push(eio::SEPARATOR);
+        }
+        match packet {
+            eio::Packet::Text { kind, data } => eio::write_text(&mut again, *kind, data),
+            eio::Packet::Binary(bytes) => eio::write_base64(&mut again, bytes),
+        }
+    }
+    let again = String::from_utf8(again).expect("packets are text");
+    if !packets.is_empty() {
+        let back: Result<Vec<_>, _> = eio::decode_payload(&again).collect();
+        assert_eq!(back, Ok(packets));
+    }
+}
+
+/// Socket.IO packets: JSON is understood as by another parser, and events survive being written and read
+/// again. The text ends at the first 0x1e; the rest, cut at further ones, are attachments.
+pub fn sio_decode(data: &[u8]) {
+    let mut pieces = data.split(|byte| *byte == eio::SEPARATOR);
+    let Ok(text) = str::from_utf8(pieces.next().unwrap_or_default()) else { return };
+    json(text);
+    let limits = sio::Limits::default();
+    let (mut decoder, mut parser) = (sio::Decoder::new(), Parser::new());
+    let Ok(mut packet) = decoder.text(text, &mut parser, &limits) else { return };
+    for attachment in pieces {
+        if packet.is_some() || decoder.is_idle() {
+            break;
+        }
+        let Ok(next) = decoder.binary(attachment, &limits) else { return };
+        packet = next;
+    }
+    let Some(packet) = packet else { return };
+    assert!(decoder.is_idle());
+    let Body::Event { name, args } = &packet.body else { return };
+    let _ = sio::from_args::<(String, u64, Option<Vec<u8>>)>(args);
+    // The codec takes values back in as one argument; a namespace with a `?` in it would be cut.
+    let sent = sio::Value::Array(args.clone());
+    let Ok(encoded) = sio::event(&packet.nsp, packet.id, name, &sent) else {
+        panic!("{name} cannot be sent")
+    };
+    let text = String::from_utf8(encoded.text).expect("packets are text");
+    let limits = sio::Limits { attachments: usize::MAX, attachment_bytes: usize::MAX, ..limits };
+    let mut back = match decoder.text(&text, &mut parser, &limits) {
+        // One array deeper than it came.
+        Err(sio::SioError::Json(JsonError::TooDeep)) => return,
+        other => other.expect("what was written can be read"),
+    };
+    for attachment in &encoded.attachments {
+        back = match decoder.binary(attachment, &limits) {
+            // An object that only looked like a placeholder, in a packet without attachments.
+            Err(sio::SioError::Placeholder) => return,
+            other => other.expect("what was written can be read"),
+        };
+    }
+    let back = back.expect("a whole packet");
+    assert_eq!((&back.nsp, back.id), (&packet.nsp, packet.id));
+    let Body::Event { name: again, args: found } = &back.body else { panic!("not an event") };
+    assert_eq!((again, found.as_slice()), (name, &[sent][..]));
+}
+
+/// Compares with another parser, as far as the two mean to agree: it refuses lone surrogates and nests 127
+/// deep.
+fn json(text: &str) {
+    let ours = Parser::new().parse(text, MAX_DEPTH);
+    match (ours, serde_json::from_str::<serde_json::Value>(text)) {
+        (Ok(ours), Ok(theirs)) => same(&ours, &theirs),
+        (Err(error), Ok(theirs)) => panic!("{error} in {theirs}"),
+        (Ok(ours), Err(error)) => {
+            let deep = error.to_string().contains("recursion limit");
+            assert!(deep || text.contains("\\u"), "{ours} is {error}");
+        }
+        (Err(_), Err(_)) => {}
+    }
+}
+
+fn same(ours: &sio::Value, theirs: &serde_json::Value) {
+    match (ours, theirs) {
+        (sio::Value::Array(ours), serde_json::Value::Array(theirs)) => {
+            assert_eq!(ours.len(), theirs.len());
+            ours.iter().zip(theirs).for_each(|(ours, theirs)| same(ours, theirs));
+        }
+        (sio::Value::Object(entries), serde_json::Value::Object(theirs)) => {
+            assert_eq!(entries.len(), theirs.len());
+            entries.iter().for_each(|(key, value)| same(value, &theirs[key]));
+        }
+        (sio::Value::Number(ours), serde_json::Value::Number(theirs)) => {
+            let (ours, theirs) = (ours.as_f64(), theirs.as_f64().expect("a number"));
+            // The other parser does not round correctly in its last digits.
+            assert!(ours == theirs || ((ours - theirs) / ours).abs() < 1e-14, "{ours} is {theirs}");
+        }
+        (ours, theirs) => {
+            assert_eq!((ours.as_str(), ours.as_bool()), (theirs.as_str(), theirs.as_bool()));
+            assert_eq!(ours.is_null(), theirs.is_null());
+        }
+    }
+}
+
+/// Queries: finding is the same as getting, and nothing is longer than it was.
+pub fn query(data: &[u8]) {
+    let Ok(raw) = str::from_utf8(data) else { return };
+    let query = Query::parse(raw);
+    assert!(query.iter().count() <= MAX_PAIRS);
+    for (key, _) in query.iter() {
+        assert_eq!(query::find(raw, key).as_deref(), query.get(key));
+    }
+    assert_eq!(query::find(raw, "transport").as_deref(), query.get("transport"));
+}

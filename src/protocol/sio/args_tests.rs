@@ -1,0 +1,119 @@
+use super::*;
+use bytes::Bytes;
+use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+
+fn args() -> Vec<Value> {
+    vec!["a".into(), 1.into(), Value::Object(vec![("x".into(), 2.into())]), Bytes::from_static(b"bin").into()]
+}
+
+fn error<T: DeserializeOwned>(args: &[Value]) -> String {
+    from_args::<T>(args).err().expect("an error").to_string()
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Point {
+    x: u8,
+}
+#[derive(Debug, PartialEq, Deserialize)]
+struct Pair(String, u8);
+#[derive(Debug, PartialEq, Deserialize)]
+struct Newtype<T>(T);
+#[derive(Debug, PartialEq, Deserialize)]
+enum Choice {
+    One,
+    New(u8),
+    Two(u8, u8),
+    Named { x: u8 },
+}
+
+#[test]
+fn tuples_take_the_list() {
+    let (a, b, c, d): (String, u8, Point, Bytes) = from_args(&args()).unwrap();
+    assert_eq!((a.as_str(), b, c, &d[..]), ("a", 1, Point { x: 2 }, &b"bin"[..]));
+    assert_eq!(from_args::<(String,)>(&args()).unwrap(), ("a".into(),));
+    assert_eq!(from_args::<Pair>(&args()).unwrap(), Pair("a".into(), 1));
+    assert_eq!(from_args::<Newtype<(String, u8)>>(&args()).unwrap(), Newtype(("a".into(), 1)));
+    assert_eq!(from_args::<[Value; 4]>(&args()).unwrap().to_vec(), args());
+    assert_eq!(from_args::<(Value, Value)>(&["a".into()]).unwrap(), ("a".into(), Value::Null));
+    from_args::<()>(&args()).unwrap();
+    from_args::<()>(&[]).unwrap();
+}
+
+#[test]
+fn others_take_the_first() {
+    assert_eq!(from_args::<String>(&args()).unwrap(), "a");
+    assert_eq!(from_args::<Point>(&args()[2..]).unwrap(), Point { x: 2 });
+    assert_eq!(from_args::<Bytes>(&args()[3..]).unwrap(), Bytes::from_static(b"bin"));
+    assert_eq!(from_args::<Vec<u8>>(&args()[3..]).unwrap(), b"bin");
+    assert_eq!(from_args::<Vec<u8>>(&[vec![1, 2].into()]).unwrap(), [1, 2]);
+    assert_eq!(from_args::<HashMap<String, u8>>(&args()[2..]).unwrap(), HashMap::from([("x".into(), 2)]));
+    assert_eq!(from_args::<serde_json::Value>(&args()[2..]).unwrap(), serde_json::json!({"x": 2}));
+    assert_eq!(from_args::<Value>(&[]).unwrap(), Value::Null);
+    assert_eq!(from_args::<Option<String>>(&[]).unwrap(), None);
+    assert_eq!(from_args::<Option<String>>(&[Value::Null]).unwrap(), None);
+    assert_eq!(from_args::<Option<(u8, u8)>>(&[vec![1, 2].into()]).unwrap(), Some((1, 2)));
+    assert_eq!(from_args::<f64>(&[3.into()]).unwrap(), 3.0);
+    assert_eq!(from_args::<char>(&["é".into()]).unwrap(), 'é');
+    let keys = Value::Object(vec![("-5".into(), 1.into()), ("7".into(), 2.into())]);
+    assert_eq!(from_args::<BTreeMap<i8, u8>>(&[keys]).unwrap(), BTreeMap::from([(-5, 1), (7, 2)]));
+}
+
+#[test]
+fn enums() {
+    let object = |key: &str, value: Value| [Value::Object(vec![(key.into(), value)])];
+    assert_eq!(from_args::<Choice>(&["One".into()]).unwrap(), Choice::One);
+    assert_eq!(from_args::<Choice>(&object("New", 1.into())).unwrap(), Choice::New(1));
+    assert_eq!(from_args::<Choice>(&object("Two", vec![1, 2].into())).unwrap(), Choice::Two(1, 2));
+    let named = Value::Object(vec![("x".into(), 3.into())]);
+    assert_eq!(from_args::<Choice>(&object("Named", named)).unwrap(), Choice::Named { x: 3 });
+    for wrong in [1.into(), "Four".into(), Value::Object(vec![]), Value::Null] {
+        assert!(error::<Choice>(&[wrong]).starts_with("argument 0: "));
+    }
+}
+
+#[test]
+fn errors_name_the_argument() {
+    assert_eq!(error::<u8>(&["a".into()]), r#"argument 0: invalid type: string "a", expected u8"#);
+    assert_eq!(error::<u8>(&[]), "argument 0 is missing");
+    assert_eq!(error::<Point>(&[]), "argument 0 is missing");
+    assert_eq!(error::<(u8, u8)>(&[1.into()]), "argument 1 is missing");
+    assert_eq!(error::<(u8, u8)>(&[]), "argument 0 is missing");
+    assert_eq!(
+        error::<(u8, u8)>(&[1.into(), 300.into()]),
+        "argument 1: invalid value: integer `300`, expected u8"
+    );
+    assert_eq!(error::<(u8, Point)>(&[1.into(), Value::Object(vec![])]), "argument 1: missing field `x`");
+    assert_eq!(
+        error::<(u8, (u8, u8))>(&[1.into(), vec![1, 2, 3].into()]),
+        "argument 1: invalid length 3, expected 2 elements in sequence"
+    );
+    assert!(error::<Vec<Point>>(&[vec![1].into()]).starts_with("argument 0: invalid type: integer `1`"));
+    assert_eq!(error::<Newtype<u8>>(&["a".into()]), r#"argument 0: invalid type: string "a", expected u8"#);
+    let missing = from_args::<u8>(&[]).unwrap_err();
+    assert!(missing.is_missing() && missing.index() == Some(0));
+    assert_eq!(
+        Value::from("a").to::<u8>().unwrap_err().to_string(),
+        r#"invalid type: string "a", expected u8"#
+    );
+}
+
+type Sent = (String, i64, Option<bool>, Bytes, Point, Vec<(i64, u8)>);
+
+proptest! {
+    #[test]
+    fn what_was_encoded_is_read(
+        a in ".{0,10}",
+        b: i64,
+        c: Option<bool>,
+        d in prop::collection::vec(any::<u8>(), 0..9),
+        x: u8,
+    ) {
+        let sent = (a, b, c, Bytes::from(d), Point { x }, vec![(b, x)]);
+        let value = crate::protocol::sio::to_value(&sent).unwrap();
+        let list = value.as_array().unwrap();
+        let back: Sent = from_args(list).unwrap();
+        prop_assert_eq!(back, sent);
+    }
+}

@@ -1,0 +1,409 @@
+//! Typed arguments to the wire (socket.io-protocol v5, "Packet encoding").
+
+use std::fmt;
+use std::io;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::ser::{Impossible, Serializer};
+use serde_json::ser::Formatter;
+use thiserror::Error;
+
+use super::decode::put_back;
+use super::json::{MAX_DEPTH, Parser};
+use super::packet::{Kind, is_reserved};
+use super::value::Value;
+
+/// What one packet is on the wire: a text message, then a binary message for each attachment.
+///
+/// ```
+/// use bytes::Bytes;
+/// use sockring::protocol::sio;
+///
+/// let encoded = sio::event("/", None, "file", &("a.txt", Bytes::from_static(b"abc")))?;
+/// assert_eq!(encoded.text, br#"51-["file","a.txt",{"_placeholder":true,"num":0}]"#);
+/// assert_eq!(encoded.attachments, [&b"abc"[..]]);
+/// # Ok::<(), sio::EncodeError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Encoded {
+    /// The text, without the `4` of Engine.IO.
+    pub text: Vec<u8>,
+    /// The attachments, in order.
+    pub attachments: Vec<Bytes>,
+}
+
+/// Arguments that cannot be put on the wire. The application is at fault.
+///
+/// ```
+/// use sockring::protocol::sio::{self, EncodeError};
+///
+/// assert!(matches!(sio::event("/", None, "disconnect", &()), Err(EncodeError::ReservedEvent)));
+/// ```
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// A name that [`is_reserved`].
+    #[error("the application emitted a reserved event")]
+    ReservedEvent,
+    /// A value that has no form in JSON: a map whose keys are not strings, or an error of its own
+    /// `Serialize`.
+    #[error("the application's arguments cannot be written as json: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Only from [`to_value`]: the value nests deeper than [`MAX_DEPTH`] or looks like a placeholder.
+    #[error("the application's value cannot be held: it is nested too deep or contains a placeholder")]
+    Value,
+}
+
+/// Encodes an event. `nsp` with its slash, without `,` or `?`. Of `args`, a tuple is the argument list, `()`
+/// an empty one, anything else one argument (see the [module](super)). Anything that serialises as bytes
+/// becomes an attachment.
+///
+/// # Errors
+///
+/// An [`EncodeError`] if the name is reserved or the arguments have no form in JSON.
+///
+/// ```
+/// use sockring::protocol::sio;
+///
+/// assert_eq!(sio::event("/", None, "a", &("x", 1))?.text, br#"2["a","x",1]"#);
+/// assert_eq!(sio::event("/b", Some(3), "a", &vec![1, 2])?.text, br#"2/b,3["a",[1,2]]"#);
+/// assert_eq!(sio::event("/", None, "a", "x")?.text, br#"2["a","x"]"#);
+/// assert_eq!(sio::event("/", None, "a", &())?.text, br#"2["a"]"#);
+/// # Ok::<(), sio::EncodeError>(())
+/// ```
+pub fn event<T: Serialize + ?Sized>(
+    nsp: &str,
+    id: Option<u64>,
+    name: &str,
+    args: &T,
+) -> Result<Encoded, EncodeError> {
+    if is_reserved(name) {
+        return Err(EncodeError::ReservedEvent);
+    }
+    encode(Kind::Event, nsp, id, Some(name), args)
+}
+
+/// Encodes the acknowledgement of the event with this id; the arguments as in [`event`].
+///
+/// # Errors
+///
+/// [`EncodeError::Json`] if the arguments have no form in JSON.
+///
+/// ```
+/// use sockring::protocol::sio;
+///
+/// assert_eq!(sio::ack("/", 12, &(true, "x"))?.text, br#"312[true,"x"]"#);
+/// # Ok::<(), sio::EncodeError>(())
+/// ```
+pub fn ack<T: Serialize + ?Sized>(nsp: &str, id: u64, args: &T) -> Result<Encoded, EncodeError> {
+    encode(Kind::Ack, nsp, Some(id), None, args)
+}
+
+/// The answer to a CONNECT: the id of the socket, and the private id if the connection can be recovered.
+///
+/// ```
+/// use sockring::protocol::sio;
+///
+/// assert_eq!(sio::connect("/chat", "abc", None), br#"0/chat,{"sid":"abc"}"#);
+/// assert_eq!(sio::connect("/", "abc", Some("def")), br#"0{"sid":"abc","pid":"def"}"#);
+/// ```
+#[must_use]
+pub fn connect(nsp: &str, sid: &str, pid: Option<&str>) -> Vec<u8> {
+    let mut text = head(Kind::Connect, nsp, None);
+    text.extend_from_slice(b"{\"sid\":");
+    json(&mut text, sid);
+    if let Some(pid) = pid {
+        text.extend_from_slice(b",\"pid\":");
+        json(&mut text, pid);
+    }
+    text.push(b'}');
+    text
+}
+
+/// A DISCONNECT.
+///
+/// ```
+/// assert_eq!(sockring::protocol::sio::disconnect("/chat"), b"1/chat,");
+/// ```
+#[must_use]
+pub fn disconnect(nsp: &str) -> Vec<u8> {
+    head(Kind::Disconnect, nsp, None)
+}
+
+/// The refusal of a CONNECT. Binary in `data` is written as an array of numbers: this type of packet has no
+/// attachments.
+///
+/// ```
+/// use sockring::protocol::sio;
+///
+/// let text = sio::connect_error("/", "not you", Some(&7.into()));
+/// assert_eq!(text, br#"4{"message":"not you","data":7}"#);
+/// ```
+#[must_use]
+pub fn connect_error(nsp: &str, message: &str, data: Option<&Value>) -> Vec<u8> {
+    let mut text = head(Kind::ConnectError, nsp, None);
+    text.extend_from_slice(b"{\"message\":");
+    json(&mut text, message);
+    if let Some(data) = data {
+        text.extend_from_slice(b",\"data\":");
+        json(&mut text, data);
+    }
+    text.push(b'}');
+    text
+}
+
+/// Turns any type into a [`Value`], bytes into [`Value::Binary`].
+///
+/// # Errors
+///
+/// An [`EncodeError`] if it has no form in JSON, nests deeper than [`MAX_DEPTH`], or has binary beside an
+/// object that looks like a placeholder for none.
+///
+/// ```
+/// use sockring::protocol::sio::{self, Value};
+///
+/// assert_eq!(sio::to_value(&vec![1, 2])?, Value::from(vec![1, 2]));
+/// # Ok::<(), sio::EncodeError>(())
+/// ```
+pub fn to_value<T: Serialize + ?Sized>(value: &T) -> Result<Value, EncodeError> {
+    let (mut text, mut attachments) = (Vec::new(), Vec::new());
+    write(&mut text, &mut attachments, value)?;
+    let text = String::from_utf8(text).map_err(|_| EncodeError::Value)?;
+    let mut value = Parser::new().parse(&text, MAX_DEPTH).map_err(|_| EncodeError::Value)?;
+    if !attachments.is_empty() {
+        put_back(&mut value, &attachments).map_err(|_| EncodeError::Value)?;
+    }
+    Ok(value)
+}
+
+/// `<type>[/nsp,][<id>]`.
+fn head(kind: Kind, nsp: &str, id: Option<u64>) -> Vec<u8> {
+    let mut text = Vec::with_capacity(128);
+    text.push(kind.digit());
+    if nsp != "/" && !nsp.is_empty() {
+        text.extend_from_slice(nsp.as_bytes());
+        text.push(b',');
+    }
+    if let Some(id) = id {
+        json(&mut text, &id);
+    }
+    text
+}
+
+/// Appends what cannot fail: strings, numbers and [`Value`]s, whose keys are strings, to memory.
+fn json<T: Serialize + ?Sized>(text: &mut Vec<u8>, value: &T) {
+    let _ = serde_json::to_writer(text, value);
+}
+
+fn encode<T: Serialize + ?Sized>(
+    kind: Kind,
+    nsp: &str,
+    id: Option<u64>,
+    name: Option<&str>,
+    args: &T,
+) -> Result<Encoded, EncodeError> {
+    let mut text = head(kind, nsp, id);
+    text.push(b'[');
+    if let Some(name) = name {
+        json(&mut text, name);
+    }
+    let mut attachments = Vec::new();
+    let start = text.len();
+    match args.serialize(Probe) {
+        Err(Shape::Nothing) => text.push(b']'),
+        Err(Shape::List) => {
+            write(&mut text, &mut attachments, args)?;
+            // The tuple wrote an array of its own. Its closing bracket is that of the packet; its opening one
+            // becomes the comma behind the name, or goes.
+            let empty = text.get(start + 1) == Some(&b']');
+            match text.get_mut(start) {
+                Some(bracket) if name.is_some() && !empty => *bracket = b',',
+                _ => drop(text.remove(start)),
+            }
+        }
+        Err(Shape::One) | Ok(()) => {
+            if name.is_some() {
+                text.push(b',');
+            }
+            write(&mut text, &mut attachments, args)?;
+            text.push(b']');
+        }
+    }
+    if !attachments.is_empty() {
+        // Only now is it known that this is a binary packet. They are rare; moving the text is cheaper than
+        // looking for binary beforehand every time.
+        let kind = if kind == Kind::Event { Kind::BinaryEvent } else { Kind::BinaryAck };
+        let count = format!("{}{}-", char::from(kind.digit()), attachments.len());
+        text.splice(..1, count.into_bytes());
+    }
+    Ok(Encoded { text, attachments })
+}
+
+fn write<T: Serialize + ?Sized>(
+    text: &mut Vec<u8>,
+    attachments: &mut Vec<Bytes>,
+    value: &T,
+) -> Result<(), serde_json::Error> {
+    value.serialize(&mut serde_json::Serializer::with_formatter(text, TakeOut { attachments }))
+}
+
+/// Writes compact JSON with placeholders where bytes are, and keeps the bytes.
+struct TakeOut<'a> {
+    attachments: &'a mut Vec<Bytes>,
+}
+
+impl Formatter for TakeOut<'_> {
+    fn write_byte_array<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: &[u8]) -> io::Result<()> {
+        write!(writer, "{{\"_placeholder\":true,\"num\":{}}}", self.attachments.len())?;
+        self.attachments.push(Bytes::copy_from_slice(value));
+        Ok(())
+    }
+}
+
+/// How a type presents itself to serde, which decides whether it is an argument list.
+#[derive(Debug)]
+enum Shape {
+    Nothing,
+    List,
+    One,
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the shape of a value")
+    }
+}
+
+impl std::error::Error for Shape {}
+
+impl serde::ser::Error for Shape {
+    /// A type whose `Serialize` fails at once: writing it will fail again, and say so.
+    fn custom<M: fmt::Display>(_: M) -> Self {
+        Self::One
+    }
+}
+
+/// Serialises nothing; its "error" is the shape of what it was given. Looking ahead like this keeps the text
+/// writer that of `serde_json`, instead of a second one in front of it.
+struct Probe;
+
+macro_rules! one {
+    ($($method:ident($($kind:ty),*);)*) => {$(
+        fn $method(self $(, _: $kind)*) -> Result<Self::Ok, Shape> {
+            Err(Shape::One)
+        }
+    )*};
+}
+
+impl Serializer for Probe {
+    type Ok = ();
+    type Error = Shape;
+    type SerializeSeq = Impossible<(), Shape>;
+    type SerializeTuple = Impossible<(), Shape>;
+    type SerializeTupleStruct = Impossible<(), Shape>;
+    type SerializeTupleVariant = Impossible<(), Shape>;
+    type SerializeMap = Impossible<(), Shape>;
+    type SerializeStruct = Impossible<(), Shape>;
+    type SerializeStructVariant = Impossible<(), Shape>;
+
+    one! {
+        serialize_bool(bool);
+        serialize_i8(i8);
+        serialize_i16(i16);
+        serialize_i32(i32);
+        serialize_i64(i64);
+        serialize_i128(i128);
+        serialize_u8(u8);
+        serialize_u16(u16);
+        serialize_u32(u32);
+        serialize_u64(u64);
+        serialize_u128(u128);
+        serialize_f32(f32);
+        serialize_f64(f64);
+        serialize_char(char);
+        serialize_str(&str);
+        serialize_bytes(&[u8]);
+        serialize_none();
+        serialize_unit_variant(&'static str, u32, &'static str);
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Result<(), Shape> {
+        Err(Shape::One)
+    }
+
+    fn serialize_unit(self) -> Result<(), Shape> {
+        Err(Shape::Nothing)
+    }
+
+    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Shape> {
+        Err(Shape::Nothing)
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        value: &T,
+    ) -> Result<(), Shape> {
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        _: &'static str,
+        _: &T,
+    ) -> Result<(), Shape> {
+        Err(Shape::One)
+    }
+
+    fn serialize_seq(self, _: Option<usize>) -> Result<Self::SerializeSeq, Shape> {
+        Err(Shape::One)
+    }
+
+    fn serialize_tuple(self, _: usize) -> Result<Self::SerializeTuple, Shape> {
+        Err(Shape::List)
+    }
+
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self::SerializeTupleStruct, Shape> {
+        Err(Shape::List)
+    }
+
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        _: &'static str,
+        _: usize,
+    ) -> Result<Self::SerializeTupleVariant, Shape> {
+        Err(Shape::One)
+    }
+
+    fn serialize_map(self, _: Option<usize>) -> Result<Self::SerializeMap, Shape> {
+        Err(Shape::One)
+    }
+
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self::SerializeStruct, Shape> {
+        Err(Shape::One)
+    }
+
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        _: &'static str,
+        _: usize,
+    ) -> Result<Self::SerializeStructVariant, Shape> {
+        Err(Shape::One)
+    }
+
+    /// The default would format the text, only to throw it away.
+    fn collect_str<T: fmt::Display + ?Sized>(self, _: &T) -> Result<(), Shape> {
+        Err(Shape::One)
+    }
+}
+
+#[cfg(test)]
+#[path = "encode_tests.rs"]
+mod tests;
