@@ -3,7 +3,6 @@
 //! A [`Swarm`] connects, upgrades, joins, answers heartbeats, and follows every delivery by the sequence number in
 //! its payload. Connections 0 to N-1 are readers; one more, connection N, publishes and reads nothing but heartbeats.
 
-use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -17,7 +16,7 @@ use crate::wire::{self, FrameReader, Stamp};
 use crate::{Outcome, fail};
 
 /// The room of all runs.
-pub const ROOM: &str = "load";
+pub(crate) const ROOM: &str = "load";
 /// Read at once; sixteen broadcasts of a kilobyte and more fit.
 const READ_BYTES: usize = 64 << 10;
 /// Events taken from the kernel at once.
@@ -35,17 +34,17 @@ const NONCE: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const NONCE_ANSWER: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// What to connect.
-pub struct Plan {
+pub(crate) struct Plan {
     /// Where the server listens; loopback only.
-    pub addr: SocketAddrV4,
+    pub(crate) addr: SocketAddrV4,
     /// Readers.
-    pub sockets: usize,
+    pub(crate) sockets: usize,
     /// Whether the readers join [`ROOM`].
-    pub join: bool,
+    pub(crate) join: bool,
     /// A reader with a tiny receive buffer, which will be told to stop reading.
-    pub slow: Option<usize>,
+    pub(crate) slow: Option<usize>,
     /// Whether every delivery's latency is recorded (costs the client some CPU).
-    pub time_deliveries: bool,
+    pub(crate) time_deliveries: bool,
 }
 
 /// How far a connection is.
@@ -96,17 +95,17 @@ impl Conn {
 }
 
 /// What a call of [`Swarm::connect`] did.
-pub struct Connected {
+pub(crate) struct Connected {
     /// From the first connect to the last answer.
-    pub wall: Duration,
+    pub(crate) wall: Duration,
     /// Microseconds of each connection from its connect to its last answer.
-    pub latency_us: Histogram<u64>,
+    pub(crate) latency_us: Histogram<u64>,
     /// Connections that did not get in.
-    pub failed: usize,
+    pub(crate) failed: usize,
 }
 
 /// Many connections to one server.
-pub struct Swarm {
+pub(crate) struct Swarm {
     plan: Plan,
     epoch: Instant,
     epoll: Epoll,
@@ -133,9 +132,12 @@ pub struct Swarm {
 
 impl Swarm {
     /// Nothing is connected yet.
-    pub fn new(plan: Plan) -> Outcome<Self> {
+    pub(crate) fn new(plan: Plan) -> Outcome<Self> {
         if !plan.addr.ip().is_loopback() {
-            return fail(format!("{} is not a loopback address: these tools run against loopback only", plan.addr));
+            return fail(format!(
+                "{} is not a loopback address: these tools run against loopback only",
+                plan.addr
+            ));
         }
         // Every swarm of this process gets own source addresses, and different processes most likely do.
         static SWARMS: AtomicU8 = AtomicU8::new(0);
@@ -165,43 +167,43 @@ impl Swarm {
     }
 
     /// The publisher's index.
-    pub fn publisher(&self) -> usize {
+    pub(crate) fn publisher(&self) -> usize {
         self.plan.sockets
     }
 
     /// Microseconds on this swarm's clock.
-    pub fn now_us(&self) -> u64 {
+    pub(crate) fn now_us(&self) -> u64 {
         self.epoch.elapsed().as_micros() as u64
     }
 
     /// Connections that are in.
-    pub fn ready(&self) -> usize {
+    pub(crate) fn ready(&self) -> usize {
         self.ready
     }
 
     /// What went wrong first.
-    pub fn errors(&self) -> &[String] {
+    pub(crate) fn errors(&self) -> &[String] {
         &self.errors
     }
 
     /// The broadcasts of this run.
-    pub fn broadcasts(&self) -> &Broadcasts {
+    pub(crate) fn broadcasts(&self) -> &Broadcasts {
         &self.broadcasts
     }
 
     /// Latency of every delivery, from when it was (to be) published, if it was asked for.
-    pub fn delivery_latency_us(&self) -> &Histogram<u64> {
+    pub(crate) fn delivery_latency_us(&self) -> &Histogram<u64> {
         &self.delivery_latency_us
     }
 
     /// Forgets the latencies so far (of a warm-up).
-    pub fn reset_latencies(&mut self) {
+    pub(crate) fn reset_latencies(&mut self) {
         self.delivery_latency_us.reset();
         self.broadcasts.reset_latencies();
     }
 
     /// What the readers got so far, with what they miss as lost; the slow one is not among them.
-    pub fn tally(&self) -> Tally {
+    pub(crate) fn tally(&self) -> Tally {
         let published = self.broadcasts.published();
         let mut tally = self.tally;
         for (index, conn) in self.conns.iter().enumerate().take(self.plan.sockets) {
@@ -212,8 +214,13 @@ impl Swarm {
         tally
     }
 
+    /// Deliveries that readers counted, the slow one aside.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.tally.delivered
+    }
+
     /// What the slow reader got so far.
-    pub fn slow_tally(&self) -> Tally {
+    pub(crate) fn slow_tally(&self) -> Tally {
         let mut tally = self.slow_tally;
         if let Some(slow) = self.plan.slow {
             let received = self.conns[slow].follower.received();
@@ -223,13 +230,13 @@ impl Swarm {
     }
 
     /// Whether a connection is still open as far as this side knows.
-    pub fn is_open(&self, index: usize) -> bool {
+    pub(crate) fn is_open(&self, index: usize) -> bool {
         self.conns[index].stage == Stage::Ready
     }
 
     /// Connects a range of connections, at most `in_flight` at once, until all are in or the time is up.
     /// `progress` is told how many are in.
-    pub fn connect(
+    pub(crate) fn connect(
         &mut self,
         range: std::ops::Range<usize>,
         in_flight: usize,
@@ -269,7 +276,7 @@ impl Swarm {
     }
 
     /// Publishes the next broadcasts in one write, stamped with `sent_us` (now, or when they were due).
-    pub fn publish(&mut self, count: u32, payload_bytes: usize, sent_us: u64) -> Outcome {
+    pub(crate) fn publish(&mut self, count: u32, payload_bytes: usize, sent_us: u64) -> Outcome {
         let publisher = self.publisher();
         let mut text = Vec::with_capacity(payload_bytes + 64);
         for _ in 0..count {
@@ -290,13 +297,13 @@ impl Swarm {
     }
 
     /// Tells a reader to stop reading: only its end is watched for.
-    pub fn pause(&mut self, index: usize) -> Outcome {
+    pub(crate) fn pause(&mut self, index: usize) -> Outcome {
         self.conns[index].paused = true;
         self.watch(index, libc::EPOLLRDHUP as u32)
     }
 
     /// Lets it read again.
-    pub fn resume(&mut self, index: usize) -> Outcome {
+    pub(crate) fn resume(&mut self, index: usize) -> Outcome {
         self.conns[index].paused = false;
         self.watch(index, libc::EPOLLIN as u32)
     }
@@ -309,7 +316,7 @@ impl Swarm {
     }
 
     /// Waits up to `timeout_ms` for events and handles them.
-    pub fn poll(&mut self, timeout_ms: i32) -> Outcome {
+    pub(crate) fn poll(&mut self, timeout_ms: i32) -> Outcome {
         for slot in 0..self.epoll.wait(timeout_ms)? {
             let event = self.epoll.event(slot);
             let index = event.key as usize;
@@ -497,7 +504,9 @@ impl Swarm {
                     *stage = Stage::Ready;
                 }
             }
-            (wire::OP_TEXT, [b'4', b'3', b'0', b'[', ..]) if *stage == Stage::Joining => *stage = Stage::Ready,
+            (wire::OP_TEXT, [b'4', b'3', b'0', b'[', ..]) if *stage == Stage::Joining => {
+                *stage = Stage::Ready
+            }
             (wire::OP_PING, payload) => say(wire::OP_PONG, payload),
             (wire::OP_PONG, _) => {}
             (wire::OP_CLOSE, _) => ending = Some("the server sent a close frame".to_owned()),
@@ -530,7 +539,8 @@ impl Swarm {
             Stage::Closed => return,
             Stage::Ready => {
                 self.ready -= 1;
-                let tally = if self.plan.slow == Some(index) { &mut self.slow_tally } else { &mut self.tally };
+                let tally =
+                    if self.plan.slow == Some(index) { &mut self.slow_tally } else { &mut self.tally };
                 tally.closed += 1;
             }
             _ => {

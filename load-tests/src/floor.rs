@@ -44,7 +44,7 @@ const PING_INTERVAL_MS: u32 = 3_600_000;
 
 /// What leaves in one SEND.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// One frame.
     Single,
     /// All frames of a turn.
@@ -53,16 +53,16 @@ pub enum Mode {
 
 /// `load-tests floor`
 #[derive(Args, Debug)]
-pub struct FloorArgs {
+pub(crate) struct FloorArgs {
     /// Where to listen; loopback only
     #[arg(long)]
-    pub addr: SocketAddr,
+    pub(crate) addr: SocketAddr,
     /// What leaves in one send
     #[arg(long, value_enum, default_value = "single")]
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// Core to stay on
     #[arg(long)]
-    pub core: Option<usize>,
+    pub(crate) core: Option<usize>,
 }
 
 /// A connection's place in the list of those that are sent to.
@@ -103,7 +103,7 @@ struct Floor {
 }
 
 /// Serves until the process is ended.
-pub fn run(args: &FloorArgs) -> Outcome {
+pub(crate) fn run(args: &FloorArgs) -> Outcome {
     if !args.addr.ip().is_loopback() {
         return fail(format!("{} is not a loopback address", args.addr));
     }

@@ -15,7 +15,7 @@ use serde::Serialize;
 const PROCESSES_MAX: usize = 256;
 
 /// Watches one server process, its descendants, and the kernel's softirq threads of its cores.
-pub struct Meter {
+pub(crate) struct Meter {
     pid: u32,
     cores: Vec<usize>,
     softirq_pids: Vec<u32>,
@@ -23,7 +23,7 @@ pub struct Meter {
 }
 
 /// The clocks at one moment. Only differences mean something.
-pub struct Sample {
+pub(crate) struct Sample {
     at: Instant,
     threads_ns: HashMap<u32, u64>,
     softirq_ns: u64,
@@ -32,32 +32,32 @@ pub struct Sample {
 
 /// What went by between two samples.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-pub struct Cost {
+pub(crate) struct Cost {
     /// CPU of the process, its threads and its descendants.
-    pub process_us: f64,
+    pub(crate) process_us: f64,
     /// CPU of ksoftirqd on the server's cores; 0 if it cannot be seen (see [`Meter::sees_softirq`]).
-    pub softirq_us: f64,
+    pub(crate) softirq_us: f64,
     /// Time between the samples.
-    pub wall_s: f64,
+    pub(crate) wall_s: f64,
     /// Share of the server's cores that others used: what made the figures noisy.
-    pub others_percent: f64,
+    pub(crate) others_percent: f64,
 }
 
 impl Cost {
     /// All that the server is charged with.
-    pub fn total_us(&self) -> f64 {
+    pub(crate) fn total_us(&self) -> f64 {
         self.process_us + self.softirq_us
     }
 
     /// How busy the server was, 100 for one core.
-    pub fn busy_percent(&self) -> f64 {
+    pub(crate) fn busy_percent(&self) -> f64 {
         if self.wall_s > 0.0 { self.total_us() / self.wall_s / 1e4 } else { 0.0 }
     }
 }
 
 impl Meter {
     /// Watches `pid`, which runs on `cores`.
-    pub fn new(pid: u32, cores: &[usize]) -> Self {
+    pub(crate) fn new(pid: u32, cores: &[usize]) -> Self {
         let wanted: Vec<String> = cores.iter().map(|core| format!("ksoftirqd/{core}")).collect();
         let softirq_pids = pids()
             .filter(|pid| {
@@ -71,13 +71,13 @@ impl Meter {
     }
 
     /// Whether ksoftirqd of every core of the server is visible (it is not inside a container's own pid namespace).
-    pub fn sees_softirq(&self) -> bool {
+    pub(crate) fn sees_softirq(&self) -> bool {
         self.softirq_pids.len() == self.cores.len()
     }
 
     /// Reads the clocks. The scheduler brings a running thread's clock up to date at its ticks only, so a
     /// caller that needs more than 10 ms of precision lets the server come to rest first.
-    pub fn sample(&self) -> io::Result<Sample> {
+    pub(crate) fn sample(&self) -> io::Result<Sample> {
         let mut threads_ns = HashMap::new();
         for pid in family(self.pid) {
             for thread in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
@@ -99,7 +99,7 @@ impl Meter {
     }
 
     /// What was used between two samples of this meter.
-    pub fn between(&self, before: &Sample, after: &Sample) -> Cost {
+    pub(crate) fn between(&self, before: &Sample, after: &Sample) -> Cost {
         // Thread by thread: a thread that ended in between takes its whole count with it, which must not be
         // subtracted from what the others did.
         let process_ns: u64 = after
@@ -134,20 +134,20 @@ impl Meter {
 
 /// A process's memory.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// Resident set.
-    pub rss_bytes: u64,
+    pub(crate) rss_bytes: u64,
     /// Proportional share of what is resident.
-    pub pss_bytes: u64,
+    pub(crate) pss_bytes: u64,
     /// Anonymous pages: heap and stacks, without program text and files.
-    pub anonymous_bytes: u64,
+    pub(crate) anonymous_bytes: u64,
     /// Open descriptors; io_uring's direct descriptors are not among them.
-    pub descriptors: u64,
+    pub(crate) descriptors: u64,
 }
 
 impl Memory {
     /// Sums over a server and its descendants.
-    pub fn of(pid: u32) -> io::Result<Self> {
+    pub(crate) fn of(pid: u32) -> io::Result<Self> {
         let mut sum = Self::default();
         for pid in family(pid) {
             let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
@@ -166,7 +166,7 @@ impl Memory {
 }
 
 /// Resident bytes, cheaply: for sampling during a run.
-pub fn resident_bytes(pid: u32) -> io::Result<u64> {
+pub(crate) fn resident_bytes(pid: u32) -> io::Result<u64> {
     let mut pages = 0;
     for pid in family(pid) {
         let text = fs::read_to_string(format!("/proc/{pid}/statm"))?;

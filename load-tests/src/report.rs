@@ -12,26 +12,31 @@ use serde::Serialize;
 use crate::Outcome;
 
 /// Rows of cells; the first column is aligned left, the others right.
-pub struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// A table with its headings.
-    pub fn new(headings: &[&str]) -> Self {
+    pub(crate) fn new(headings: &[&str]) -> Self {
         Self { rows: vec![headings.iter().map(|&heading| heading.to_owned()).collect()] }
     }
 
     /// One more row.
-    pub fn row(&mut self, cells: Vec<String>) {
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
     /// Prints it to standard output.
-    pub fn print(&self) {
+    pub(crate) fn print(&self) {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+            self.rows
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         for (number, row) in self.rows.iter().enumerate() {
@@ -54,18 +59,18 @@ impl Table {
 
 /// Quantiles of a histogram of microseconds, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-pub struct Quantiles {
+pub(crate) struct Quantiles {
     /// Half were faster.
     pub p50_ms: f64,
     /// One in a hundred was slower.
     pub p99_ms: f64,
     /// The slowest.
-    pub max_ms: f64,
+    pub(crate) max_ms: f64,
 }
 
 impl Quantiles {
     /// Of a histogram of microseconds.
-    pub fn of(histogram: &Histogram<u64>) -> Self {
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
         let ms = |us: u64| us as f64 / 1e3;
         Self {
             p50_ms: ms(histogram.value_at_quantile(0.5)),
@@ -75,13 +80,13 @@ impl Quantiles {
     }
 
     /// `p50/p99/max`.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         format!("{:.1}/{:.1}/{:.1}", self.p50_ms, self.p99_ms, self.max_ms)
     }
 }
 
 /// The middle value, or the mean of the two in the middle; 0 of nothing.
-pub fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     match sorted.len() {
@@ -92,38 +97,39 @@ pub fn median(values: &[f64]) -> f64 {
 }
 
 /// The least value; 0 of nothing.
-pub fn minimum(values: &[f64]) -> f64 {
+pub(crate) fn minimum(values: &[f64]) -> f64 {
     values.iter().copied().min_by(f64::total_cmp).unwrap_or(0.0)
 }
 
 /// A count that people can read.
-pub fn thousands(value: f64) -> String {
+pub(crate) fn thousands(value: f64) -> String {
     if value >= 10_000.0 { format!("{:.0}k", value / 1e3) } else { format!("{value:.0}") }
 }
 
 /// `PASS` or `FAIL`.
-pub fn verdict(passed: bool) -> &'static str {
+pub(crate) fn verdict(passed: bool) -> &'static str {
     if passed { "PASS" } else { "FAIL" }
 }
 
 /// Writes a report.
-pub fn write_json(path: &Path, report: &impl Serialize) -> Outcome {
+pub(crate) fn write_json(path: &Path, report: &impl Serialize) -> Outcome {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::write(path, serde_json::to_string_pretty(report)? + "\n").map_err(|error| format!("{path:?}: {error}"))?;
+    fs::write(path, serde_json::to_string_pretty(report)? + "\n")
+        .map_err(|error| format!("{path:?}: {error}"))?;
     println!("\nJSON: {}", path.display());
     Ok(())
 }
 
 /// A name for a result that is kept: scenario and time.
-pub fn result_path(folder: &Path, scenario: &str) -> PathBuf {
+pub(crate) fn result_path(folder: &Path, scenario: &str) -> PathBuf {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     folder.join(format!("{scenario}-{seconds}.json"))
 }
 
 /// A bar on a terminal, nothing elsewhere.
-pub fn progress(what: &str, length: u64) -> ProgressBar {
+pub(crate) fn progress(what: &str, length: u64) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

@@ -21,12 +21,12 @@ fn transferred(value: isize) -> io::Result<usize> {
 }
 
 /// Whether an error only says "not now".
-pub fn would_block(error: &io::Error) -> bool {
+pub(crate) fn would_block(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// Restricts the calling thread, and what it spawns later, to these cores.
-pub fn pin_to_cores(cores: &[usize]) -> io::Result<()> {
+pub(crate) fn pin_to_cores(cores: &[usize]) -> io::Result<()> {
     // SAFETY: cpu_set_t is a plain bit array, for which all zeroes is a valid value.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     for &core in cores {
@@ -41,7 +41,7 @@ pub fn pin_to_cores(cores: &[usize]) -> io::Result<()> {
 }
 
 /// Raises the soft limit of descriptors to the hard one and returns it.
-pub fn raise_descriptor_limit() -> io::Result<u64> {
+pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills the structure, which outlives the call.
     checked(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
@@ -52,13 +52,13 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
 }
 
 /// In a child between fork and exec: die with the parent, so that no server is left behind.
-pub fn die_with_parent() -> io::Result<()> {
+pub(crate) fn die_with_parent() -> io::Result<()> {
     // SAFETY: this prctl takes one integer and touches no memory.
     checked(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
 }
 
 /// Sends SIGTERM to a process.
-pub fn terminate(pid: u32) -> io::Result<()> {
+pub(crate) fn terminate(pid: u32) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
     if pid <= 1 {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a process of ours"));
@@ -68,7 +68,7 @@ pub fn terminate(pid: u32) -> io::Result<()> {
 }
 
 /// CPU time of the calling thread.
-pub fn thread_cpu() -> Duration {
+pub(crate) fn thread_cpu() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel fills the structure, which outlives the call. The clock exists on every Linux, so the
     // result need not be looked at: the structure stays zero otherwise.
@@ -77,7 +77,7 @@ pub fn thread_cpu() -> Duration {
 }
 
 /// A listening socket, not blocking.
-pub fn listen(addr: SocketAddr) -> io::Result<Socket> {
+pub(crate) fn listen(addr: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
@@ -88,12 +88,11 @@ pub fn listen(addr: SocketAddr) -> io::Result<Socket> {
 }
 
 /// Accepts one connection, not blocking; `None` when none waits.
-pub fn accept(listener: &Socket) -> io::Result<Option<OwnedFd>> {
+pub(crate) fn accept(listener: &Socket) -> io::Result<Option<OwnedFd>> {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: null pointers say that the peer's address is not wanted.
-    let fd = unsafe {
-        libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags)
-    };
+    let fd =
+        unsafe { libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) };
     match checked(fd) {
         // SAFETY: accept4 just returned this descriptor, and nothing else owns it.
         Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
@@ -106,7 +105,11 @@ pub fn accept(listener: &Socket) -> io::Result<Option<OwnedFd>> {
 ///
 /// The address leaves the server's ports alone, and `IP_BIND_ADDRESS_NO_PORT` lets the kernel choose the port when
 /// it knows both ends, so ports are counted per pair of addresses. Closing resets: no TIME_WAIT stays behind.
-pub fn connect_start(to: SocketAddrV4, from: Ipv4Addr, receive_bytes: Option<usize>) -> io::Result<OwnedFd> {
+pub(crate) fn connect_start(
+    to: SocketAddrV4,
+    from: Ipv4Addr,
+    receive_bytes: Option<usize>,
+) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
@@ -135,7 +138,7 @@ pub fn connect_start(to: SocketAddrV4, from: Ipv4Addr, receive_bytes: Option<usi
 }
 
 /// The error that a connect ended with, if any.
-pub fn connect_error(fd: &OwnedFd) -> io::Result<()> {
+pub(crate) fn connect_error(fd: &OwnedFd) -> io::Result<()> {
     match socket2::SockRef::from(fd).take_error()? {
         Some(error) => Err(error),
         None => Ok(()),
@@ -143,13 +146,13 @@ pub fn connect_error(fd: &OwnedFd) -> io::Result<()> {
 }
 
 /// Receives what is there.
-pub fn recv(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn recv(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: pointer and length are those of a buffer borrowed through the call.
     transferred(unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) })
 }
 
 /// Sends what fits.
-pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+pub(crate) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: pointer and length are those of a slice borrowed through the call.
     transferred(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
@@ -157,15 +160,15 @@ pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
 
 /// An event that epoll reported.
 #[derive(Clone, Copy)]
-pub struct Event {
+pub(crate) struct Event {
     /// The number that was registered with the descriptor.
-    pub key: u64,
+    pub(crate) key: u64,
     /// `EPOLL*` bits.
-    pub bits: u32,
+    pub(crate) bits: u32,
 }
 
 /// An epoll descriptor and the room for its answers.
-pub struct Epoll {
+pub(crate) struct Epoll {
     fd: OwnedFd,
     raw: Vec<libc::epoll_event>,
     ready: usize,
@@ -173,7 +176,7 @@ pub struct Epoll {
 
 impl Epoll {
     /// An epoll that reports up to `batch` events at once.
-    pub fn new(batch: usize) -> io::Result<Self> {
+    pub(crate) fn new(batch: usize) -> io::Result<Self> {
         // SAFETY: the call takes flags only.
         let fd = checked(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: the descriptor was just created, and nothing else owns it.
@@ -182,12 +185,12 @@ impl Epoll {
     }
 
     /// Watches a descriptor; closing it ends the watch.
-    pub fn add(&self, fd: RawFd, bits: u32, key: u64) -> io::Result<()> {
+    pub(crate) fn add(&self, fd: RawFd, bits: u32, key: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, bits, key)
     }
 
     /// Changes what is watched for.
-    pub fn modify(&self, fd: RawFd, bits: u32, key: u64) -> io::Result<()> {
+    pub(crate) fn modify(&self, fd: RawFd, bits: u32, key: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_MOD, fd, bits, key)
     }
 
@@ -198,7 +201,7 @@ impl Epoll {
     }
 
     /// Waits for events, -1 for as long as it takes, and returns how many there are.
-    pub fn wait(&mut self, timeout_ms: i32) -> io::Result<usize> {
+    pub(crate) fn wait(&mut self, timeout_ms: i32) -> io::Result<usize> {
         let room = self.raw.len() as libc::c_int;
         // SAFETY: the pointer is to `room` initialised entries, which the kernel may overwrite.
         let ready = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), self.raw.as_mut_ptr(), room, timeout_ms) };
@@ -211,7 +214,7 @@ impl Epoll {
     }
 
     /// One of the events of the last wait.
-    pub fn event(&self, index: usize) -> Event {
+    pub(crate) fn event(&self, index: usize) -> Event {
         let raw = self.raw[..self.ready][index];
         Event { key: raw.u64, bits: raw.events }
     }

@@ -12,31 +12,31 @@ const WINDOW: u32 = u64::BITS;
 
 /// What a group of readers got.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// Deliveries that were counted once.
-    pub delivered: u64,
+    pub(crate) delivered: u64,
     /// Deliveries that did not come (filled in when asked for).
-    pub lost: u64,
+    pub(crate) lost: u64,
     /// Deliveries that had come before.
-    pub duplicate: u64,
+    pub(crate) duplicate: u64,
     /// Deliveries that came after a later one of the same publisher.
-    pub out_of_order: u64,
+    pub(crate) out_of_order: u64,
     /// Engine.IO pings that were answered.
-    pub heartbeats: u64,
+    pub(crate) heartbeats: u64,
     /// Connections that ended after they had been in.
-    pub closed: u64,
+    pub(crate) closed: u64,
 }
 
 impl Tally {
     /// Whether every broadcast reached every reader once and in order.
-    pub fn is_clean(&self) -> bool {
+    pub(crate) fn is_clean(&self) -> bool {
         self.lost == 0 && self.duplicate == 0 && self.out_of_order == 0 && self.closed == 0
     }
 }
 
 /// One reader's place in the sequence: 16 bytes.
 #[derive(Default)]
-pub struct Follower {
+pub(crate) struct Follower {
     /// Bit i: the delivery `next - 1 - i` came.
     seen: u64,
     /// One more than the highest sequence number that came.
@@ -47,12 +47,12 @@ pub struct Follower {
 
 impl Follower {
     /// Different deliveries so far.
-    pub fn received(&self) -> u32 {
+    pub(crate) fn received(&self) -> u32 {
         self.received
     }
 
     /// Takes a delivery; true unless it came before. One that is late by more than the window counts as repeated.
-    pub fn follow(&mut self, sequence: u32, tally: &mut Tally) -> bool {
+    pub(crate) fn follow(&mut self, sequence: u32, tally: &mut Tally) -> bool {
         if sequence >= self.next {
             let ahead = sequence - self.next + 1;
             self.seen = if ahead < WINDOW { self.seen << ahead | 1 } else { 1 };
@@ -73,7 +73,7 @@ impl Follower {
 }
 
 /// All broadcasts of a run: when each was sent, and how many readers have it.
-pub struct Broadcasts {
+pub(crate) struct Broadcasts {
     readers: u32,
     sent_us: Vec<u64>,
     delivered: Vec<u32>,
@@ -83,7 +83,7 @@ pub struct Broadcasts {
 
 impl Broadcasts {
     /// No broadcast yet; one is complete when it came `readers` times.
-    pub fn new(readers: u32) -> Outcome<Self> {
+    pub(crate) fn new(readers: u32) -> Outcome<Self> {
         Ok(Self {
             readers,
             sent_us: Vec::new(),
@@ -94,27 +94,27 @@ impl Broadcasts {
     }
 
     /// Broadcasts so far.
-    pub fn published(&self) -> u32 {
+    pub(crate) fn published(&self) -> u32 {
         self.sent_us.len() as u32
     }
 
     /// Broadcasts that all readers have.
-    pub fn completed(&self) -> u32 {
+    pub(crate) fn completed(&self) -> u32 {
         self.completed
     }
 
     /// Microseconds from publish to the last reader.
-    pub fn completion_us(&self) -> &Histogram<u64> {
+    pub(crate) fn completion_us(&self) -> &Histogram<u64> {
         &self.completion_us
     }
 
     /// Forgets the completion times so far.
-    pub fn reset_latencies(&mut self) {
+    pub(crate) fn reset_latencies(&mut self) {
         self.completion_us.reset();
     }
 
     /// The next broadcast's number.
-    pub fn begin(&mut self, sent_us: u64) -> Outcome<u32> {
+    pub(crate) fn begin(&mut self, sent_us: u64) -> Outcome<u32> {
         if self.sent_us.len() >= BROADCASTS_MAX {
             return fail(format!("more than {BROADCASTS_MAX} broadcasts in one run"));
         }
@@ -124,7 +124,7 @@ impl Broadcasts {
     }
 
     /// A reader got one. Numbers that were never published are a broken payload; the reader's count shows them.
-    pub fn delivered(&mut self, sequence: u32, now_us: u64) {
+    pub(crate) fn delivered(&mut self, sequence: u32, now_us: u64) {
         let Some(count) = self.delivered.get_mut(sequence as usize) else { return };
         *count += 1;
         if *count == self.readers {

@@ -20,34 +20,34 @@ const PORTS_TRIED: u16 = 100;
 
 /// Where the server is and where both sides run; common to all scenarios.
 #[derive(Args, Debug, Clone)]
-pub struct TargetArgs {
+pub(crate) struct TargetArgs {
     /// Command that starts the server (`--port N` is appended); `floor:single` and `floor:joined` are built in
     #[arg(long, value_name = "CMD", conflicts_with = "addr")]
-    pub server: Option<String>,
+    pub(crate) server: Option<String>,
     /// Address of a server that runs already
     #[arg(long, requires = "pid")]
-    pub addr: Option<SocketAddrV4>,
+    pub(crate) addr: Option<SocketAddrV4>,
     /// Process of the server that runs already
     #[arg(long, requires = "addr")]
-    pub pid: Option<u32>,
+    pub(crate) pid: Option<u32>,
     #[command(flatten)]
-    pub cores: Cores,
+    pub(crate) cores: Cores,
 }
 
 /// Which side runs where.
 #[derive(Args, Debug, Clone)]
-pub struct Cores {
+pub(crate) struct Cores {
     /// Cores of the server, whose ksoftirqd is charged to it
     #[arg(long, value_delimiter = ',', default_value = "0")]
-    pub server_cores: Vec<usize>,
+    pub(crate) server_cores: Vec<usize>,
     /// Core of this client
     #[arg(long, default_value_t = 1)]
-    pub client_core: usize,
+    pub(crate) client_core: usize,
 }
 
 impl Cores {
     /// Moves this thread to its core; one that does not exist is reported once and otherwise ignored.
-    pub fn pin_client(&self) {
+    pub(crate) fn pin_client(&self) {
         if let Err(error) = sys::pin_to_cores(&[self.client_core]) {
             eprintln!("the client is not pinned to core {}: {error}", self.client_core);
         }
@@ -56,7 +56,7 @@ impl Cores {
 
 impl TargetArgs {
     /// The server's name in reports.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match (&self.server, self.addr) {
             (Some(command), _) => command.clone(),
             (None, Some(addr)) => addr.to_string(),
@@ -65,7 +65,7 @@ impl TargetArgs {
     }
 
     /// Starts the server or attaches to it.
-    pub fn start(&self) -> Outcome<Server> {
+    pub(crate) fn start(&self) -> Outcome<Server> {
         match (self.addr, self.pid) {
             (Some(addr), Some(pid)) => Ok(Server { child: None, addr, pid }),
             _ => Server::start(&self.name(), &self.cores.server_cores),
@@ -74,17 +74,17 @@ impl TargetArgs {
 }
 
 /// A server that runs.
-pub struct Server {
+pub(crate) struct Server {
     child: Option<Child>,
     /// Where it listens.
-    pub addr: SocketAddrV4,
+    pub(crate) addr: SocketAddrV4,
     /// Its process.
-    pub pid: u32,
+    pub(crate) pid: u32,
 }
 
 impl Server {
     /// Starts a command on some cores and waits until it says `listening on ADDR`.
-    pub fn start(command: &str, cores: &[usize]) -> Outcome<Self> {
+    pub(crate) fn start(command: &str, cores: &[usize]) -> Outcome<Self> {
         let port = free_port()?;
         let mut words: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
         if let [only] = words.as_slice()
@@ -117,7 +117,8 @@ impl Server {
         let (say, heard) = mpsc::channel();
         std::thread::spawn(move || {
             // Reads to the end, so that a talkative server does not block on a full pipe.
-            for line in stdout.map(BufReader::new).into_iter().flat_map(BufRead::lines).map_while(Result::ok) {
+            for line in stdout.map(BufReader::new).into_iter().flat_map(BufRead::lines).map_while(Result::ok)
+            {
                 if let Some(addr) = line.trim().strip_prefix("listening on ") {
                     let _ = say.send(addr.trim().to_owned());
                 }
@@ -131,7 +132,7 @@ impl Server {
     }
 
     /// Ends a server that this tool started: SIGTERM, and SIGKILL after five seconds.
-    pub fn stop(mut self) -> Outcome {
+    pub(crate) fn stop(mut self) -> Outcome {
         self.end()
     }
 
@@ -179,9 +180,8 @@ fn listening_address(text: &str, default: SocketAddrV4) -> SocketAddrV4 {
 /// A port that no client socket of this machine can hold by chance: below the range the kernel chooses from, and
 /// below 1024 if this user may (as root). A port of that range may be taken by one of thousands of client sockets.
 fn free_port() -> Outcome<u16> {
-    let first_number = |path| -> Option<u16> {
-        std::fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()
-    };
+    let first_number =
+        |path| -> Option<u16> { std::fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok() };
     let lowest_ephemeral = first_number("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or(32_768);
     let offset = (std::process::id() % 199) as u16;
     let starts = [700 + offset, lowest_ephemeral.saturating_sub(1000).max(1024) + offset];

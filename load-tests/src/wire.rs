@@ -7,16 +7,16 @@ use std::fmt;
 
 /// Bytes of each payload that [`FrameReader`] keeps: enough for `42["message","`, the sequence number and the
 /// time stamp.
-pub const PREFIX_BYTES: usize = 48;
+pub(crate) const PREFIX_BYTES: usize = 48;
 
 /// Opcode of a text frame.
-pub const OP_TEXT: u8 = 0x1;
+pub(crate) const OP_TEXT: u8 = 0x1;
 /// Opcode of a close frame.
-pub const OP_CLOSE: u8 = 0x8;
+pub(crate) const OP_CLOSE: u8 = 0x8;
 /// Opcode of a WebSocket ping (not of an Engine.IO ping, which is a text message).
-pub const OP_PING: u8 = 0x9;
+pub(crate) const OP_PING: u8 = 0x9;
 /// Opcode of a WebSocket pong.
-pub const OP_PONG: u8 = 0xa;
+pub(crate) const OP_PONG: u8 = 0xa;
 
 /// Longest header: two bytes, an eight byte length and a mask.
 const HEADER_BYTES_MAX: usize = 14;
@@ -25,7 +25,7 @@ const PAYLOAD_BYTES_MAX: u64 = 64 << 20;
 
 /// The peer broke the framing rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WireError {
+pub(crate) enum WireError {
     /// RSV bits without a negotiated extension.
     Reserved,
     /// A server frame was masked, or a client frame was not.
@@ -48,19 +48,19 @@ impl std::error::Error for WireError {}
 
 /// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
+pub(crate) struct Header {
     /// Opcode, without the FIN bit.
-    pub opcode: u8,
+    pub(crate) opcode: u8,
     /// Bytes of the header itself, mask included.
-    pub header_bytes: usize,
+    pub(crate) header_bytes: usize,
     /// Bytes of the payload.
-    pub payload_bytes: u64,
+    pub(crate) payload_bytes: u64,
     /// The mask of a client's frame.
-    pub mask: Option<[u8; 4]>,
+    pub(crate) mask: Option<[u8; 4]>,
 }
 
 /// Reads a header; `None` means that more bytes are needed.
-pub fn parse_header(bytes: &[u8]) -> Result<Option<Header>, WireError> {
+pub(crate) fn parse_header(bytes: &[u8]) -> Result<Option<Header>, WireError> {
     let [first, second, ..] = *bytes else { return Ok(None) };
     if first & 0x70 != 0 {
         return Err(WireError::Reserved);
@@ -109,7 +109,7 @@ fn push_length(opcode: u8, mask_bit: u8, payload_bytes: usize, out: &mut Vec<u8>
 }
 
 /// Appends an unmasked frame whose payload is `parts` one after the other.
-pub fn server_frame(opcode: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
+pub(crate) fn server_frame(opcode: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
     push_length(opcode, 0, parts.iter().map(|part| part.len()).sum(), out);
     for part in parts {
         out.extend_from_slice(part);
@@ -117,7 +117,7 @@ pub fn server_frame(opcode: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
 }
 
 /// Appends a masked frame.
-pub fn client_frame(opcode: u8, payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
+pub(crate) fn client_frame(opcode: u8, payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
     push_length(opcode, 0x80, payload.len(), out);
     out.extend_from_slice(&mask);
     let start = out.len();
@@ -126,14 +126,14 @@ pub fn client_frame(opcode: u8, payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>
 }
 
 /// Masks or unmasks in place.
-pub fn apply_mask(payload: &mut [u8], mask: [u8; 4]) {
+pub(crate) fn apply_mask(payload: &mut [u8], mask: [u8; 4]) {
     for (index, byte) in payload.iter_mut().enumerate() {
         *byte ^= mask[index & 3];
     }
 }
 
 /// Walks over a server's frames as their bytes arrive, however they are cut.
-pub struct FrameReader {
+pub(crate) struct FrameReader {
     left: u64,
     header: [u8; HEADER_BYTES_MAX],
     header_have: u8,
@@ -145,7 +145,7 @@ pub struct FrameReader {
 
 impl FrameReader {
     /// A reader at the start of a frame.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             left: 0,
             header: [0; HEADER_BYTES_MAX],
@@ -159,7 +159,11 @@ impl FrameReader {
 
     /// Takes all of `bytes`; calls `on_frame` with opcode and the payload's first bytes for each frame that is
     /// complete (its last byte was among the bytes taken).
-    pub fn feed(&mut self, mut bytes: &[u8], mut on_frame: impl FnMut(u8, &[u8])) -> Result<(), WireError> {
+    pub(crate) fn feed(
+        &mut self,
+        mut bytes: &[u8],
+        mut on_frame: impl FnMut(u8, &[u8]),
+    ) -> Result<(), WireError> {
         while !bytes.is_empty() {
             if self.in_payload {
                 bytes = self.feed_payload(bytes, &mut on_frame);
@@ -234,28 +238,28 @@ fn checked_header(bytes: &[u8]) -> Result<Option<Header>, WireError> {
 
 /// What a broadcast's payload says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     /// Number of the broadcast, from 0.
-    pub sequence: u32,
+    pub(crate) sequence: u32,
     /// Microseconds on the client's clock at which it was (to be) sent.
-    pub sent_us: u64,
+    pub(crate) sent_us: u64,
 }
 
 /// Bytes that a stamp takes at the start of a payload.
-pub const STAMP_BYTES: usize = 22;
+pub(crate) const STAMP_BYTES: usize = 22;
 /// What precedes the payload in a delivery.
 const MESSAGE_HEAD: &[u8] = b"42[\"message\",\"";
 
 impl Stamp {
     /// Appends the payload: two numbers of ten digits, then filler up to `payload_bytes`.
-    pub fn push_payload(self, payload_bytes: usize, out: &mut Vec<u8>) {
+    pub(crate) fn push_payload(self, payload_bytes: usize, out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(format!("{:010} {:010} ", self.sequence, self.sent_us).as_bytes());
         out.resize(start + payload_bytes.max(STAMP_BYTES), b'x');
     }
 
     /// Reads it back from the first bytes of a delivery; `None` for anything that is not one.
-    pub fn parse_message(prefix: &[u8]) -> Option<Self> {
+    pub(crate) fn parse_message(prefix: &[u8]) -> Option<Self> {
         let stamp = prefix.strip_prefix(MESSAGE_HEAD)?;
         Some(Self {
             sequence: u32::try_from(digits(stamp.get(..10)?)?).ok()?,
@@ -265,9 +269,9 @@ impl Stamp {
 }
 
 fn digits(bytes: &[u8]) -> Option<u64> {
-    bytes.iter().try_fold(0u64, |value, byte| {
-        byte.is_ascii_digit().then(|| value * 10 + u64::from(byte - b'0'))
-    })
+    bytes
+        .iter()
+        .try_fold(0u64, |value, byte| byte.is_ascii_digit().then(|| value * 10 + u64::from(byte - b'0')))
 }
 
 #[cfg(test)]
