@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 use crate::sys::{self, Epoll};
 use crate::tally::{Broadcasts, Follower, Tally};
 use crate::wire::{self, FrameReader, Stamp};
-use crate::{Outcome, fail};
+use crate::{Outcome, fail, report};
 
 /// The room of all runs.
 pub(crate) const ROOM: &str = "load";
@@ -156,8 +156,8 @@ impl Swarm {
             connecting: 0,
             ready: 0,
             failed: 0,
-            connect_latency_us: Histogram::new(3)?,
-            delivery_latency_us: Histogram::new(3)?,
+            connect_latency_us: report::microseconds()?,
+            delivery_latency_us: report::microseconds()?,
             broadcasts: Broadcasts::new(readers as u32)?,
             tally: Tally::default(),
             slow_tally: Tally::default(),

@@ -167,7 +167,8 @@ fn publish_at_rate(
             watch(now)?;
             let Some(left) = due.checked_sub(now - start) else { break };
             // The last millisecond is spent polling, or every broadcast would be late by half of one.
-            swarm.poll(i32::try_from(left.as_millis())?.saturating_sub(1))?;
+            // Never below 0, which would be to wait for ever.
+            swarm.poll((i32::try_from(left.as_millis())? - 1).max(0))?;
         }
         swarm.publish(1, args.payload, start_us + due.as_micros() as u64)?;
         bar.set_position(number + 1);

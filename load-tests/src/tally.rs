@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::{Outcome, fail};
+use crate::{Outcome, fail, report};
 
 /// Broadcasts of one run: a bound for the two arrays that follow them.
 const BROADCASTS_MAX: usize = 10_000_000;
@@ -89,7 +89,7 @@ impl Broadcasts {
             sent_us: Vec::new(),
             delivered: Vec::new(),
             completed: 0,
-            completion_us: Histogram::new(3)?,
+            completion_us: report::microseconds()?,
         })
     }
 
