@@ -458,72 +458,32 @@ impl Swarm {
     }
 
     fn take_frames(&mut self, index: usize, bytes: &[u8]) {
-        let now_us = self.epoch.elapsed().as_micros() as u64;
+        let now_us = self.now_us();
+        let mask = self.next_mask();
         let is_slow = self.plan.slow == Some(index);
-        let joins = self.plan.join && index != self.plan.sockets;
-        let mut mask = self.next_mask();
         let Self { conns, reply, broadcasts, tally, slow_tally, delivery_latency_us, plan, .. } = self;
-        let tally = if is_slow { slow_tally } else { tally };
         let conn = &mut conns[index];
-        let (follower, stage) = (&mut conn.follower, &mut conn.stage);
-        let was_ready = *stage == Stage::Ready;
-        let mut ending = None;
-        let mut say = |opcode, text: &[u8]| {
-            mask[3] = mask[3].wrapping_add(1);
-            wire::client_frame(opcode, text, mask, reply);
+        let was_ready = conn.stage == Stage::Ready;
+        let mut listener = Listener {
+            stage: &mut conn.stage,
+            follower: &mut conn.follower,
+            tally: if is_slow { slow_tally } else { tally },
+            broadcasts,
+            latency_us: plan.time_deliveries.then_some(delivery_latency_us),
+            reply,
+            mask,
+            now_us,
+            is_slow,
+            joins: plan.join && index != plan.sockets,
+            ending: None,
         };
-        let fed = conn.reader.feed(bytes, |opcode, prefix| match (opcode, prefix) {
-            (wire::OP_TEXT, [b'4', b'2', ..]) => match Stamp::parse_message(prefix) {
-                Some(stamp) if stamp.sequence >= broadcasts.published() => {
-                    ending = Some(format!("delivery {} was never published", stamp.sequence));
-                }
-                Some(stamp) => {
-                    let fresh = follower.follow(stamp.sequence, tally);
-                    if fresh && !is_slow {
-                        broadcasts.delivered(stamp.sequence, now_us);
-                        if plan.time_deliveries {
-                            delivery_latency_us.saturating_record(now_us.saturating_sub(stamp.sent_us));
-                        }
-                    }
-                }
-                None => ending = Some("an event that is no delivery".to_owned()),
-            },
-            (wire::OP_TEXT, [b'2', ..]) => {
-                tally.heartbeats += 1;
-                say(wire::OP_TEXT, b"3");
-            }
-            (wire::OP_TEXT, [b'0', ..]) if *stage == Stage::Opening => {
-                *stage = Stage::Entering;
-                say(wire::OP_TEXT, b"40");
-            }
-            (wire::OP_TEXT, [b'4', b'0', ..]) if *stage == Stage::Entering => {
-                if joins {
-                    *stage = Stage::Joining;
-                    say(wire::OP_TEXT, format!("420[\"join\",\"{ROOM}\"]").as_bytes());
-                } else {
-                    *stage = Stage::Ready;
-                }
-            }
-            (wire::OP_TEXT, [b'4', b'3', b'0', b'[', ..]) if *stage == Stage::Joining => {
-                *stage = Stage::Ready
-            }
-            (wire::OP_PING, payload) => say(wire::OP_PONG, payload),
-            (wire::OP_PONG, _) => {}
-            (wire::OP_CLOSE, _) => ending = Some("the server sent a close frame".to_owned()),
-            (opcode, prefix) => {
-                let text = String::from_utf8_lossy(prefix);
-                ending = Some(format!("unexpected frame, opcode {opcode}: {text}"));
-            }
-        });
-        let became_ready = !was_ready && *stage == Stage::Ready;
-        let started_us = conn.started_us;
-        if became_ready {
+        let fed = conn.reader.feed(bytes, |opcode, prefix| listener.hear(opcode, prefix));
+        let ending = fed.err().map(|error| error.to_string()).or(listener.ending);
+        if !was_ready && conn.stage == Stage::Ready {
+            let started_us = conn.started_us;
             self.ready += 1;
             self.connecting -= 1;
             self.connect_latency_us.saturating_record(now_us - started_us);
-        }
-        if let Err(error) = fed {
-            ending = Some(error.to_string());
         }
         if let Some(why) = ending {
             self.close(index, || why);
@@ -563,5 +523,78 @@ impl Swarm {
         self.mask_state ^= self.mask_state >> 17;
         self.mask_state ^= self.mask_state << 5;
         self.mask_state.to_be_bytes()
+    }
+}
+
+/// One connection's ear during one read.
+struct Listener<'a> {
+    stage: &'a mut Stage,
+    follower: &'a mut Follower,
+    tally: &'a mut Tally,
+    broadcasts: &'a mut Broadcasts,
+    latency_us: Option<&'a mut Histogram<u64>>,
+    reply: &'a mut Vec<u8>,
+    mask: [u8; 4],
+    now_us: u64,
+    is_slow: bool,
+    joins: bool,
+    /// Why the connection must end.
+    ending: Option<String>,
+}
+
+impl Listener<'_> {
+    /// Takes a frame by the first bytes of its payload.
+    fn hear(&mut self, opcode: u8, prefix: &[u8]) {
+        match (opcode, prefix) {
+            (wire::OP_TEXT, [b'4', b'2', ..]) => self.delivery(prefix),
+            (wire::OP_TEXT, [b'2', ..]) => {
+                self.tally.heartbeats += 1;
+                self.say(wire::OP_TEXT, b"3");
+            }
+            (wire::OP_TEXT, [b'0', ..]) if *self.stage == Stage::Opening => {
+                *self.stage = Stage::Entering;
+                self.say(wire::OP_TEXT, b"40");
+            }
+            (wire::OP_TEXT, [b'4', b'0', ..]) if *self.stage == Stage::Entering => {
+                if self.joins {
+                    *self.stage = Stage::Joining;
+                    self.say(wire::OP_TEXT, format!("420[\"join\",\"{ROOM}\"]").as_bytes());
+                } else {
+                    *self.stage = Stage::Ready;
+                }
+            }
+            (wire::OP_TEXT, [b'4', b'3', b'0', b'[', ..]) if *self.stage == Stage::Joining => {
+                *self.stage = Stage::Ready;
+            }
+            (wire::OP_PING, payload) => self.say(wire::OP_PONG, payload),
+            (wire::OP_PONG, _) => {}
+            (wire::OP_CLOSE, _) => self.ending = Some("the server sent a close frame".to_owned()),
+            (opcode, prefix) => {
+                let text = String::from_utf8_lossy(prefix);
+                self.ending = Some(format!("unexpected frame, opcode {opcode}: {text}"));
+            }
+        }
+    }
+
+    fn delivery(&mut self, prefix: &[u8]) {
+        let Some(stamp) = Stamp::parse_message(prefix) else {
+            self.ending = Some("an event that is no delivery".to_owned());
+            return;
+        };
+        if stamp.sequence >= self.broadcasts.published() {
+            self.ending = Some(format!("delivery {} was never published", stamp.sequence));
+            return;
+        }
+        if self.follower.follow(stamp.sequence, self.tally) && !self.is_slow {
+            self.broadcasts.delivered(stamp.sequence, self.now_us);
+            if let Some(histogram) = &mut self.latency_us {
+                histogram.saturating_record(self.now_us.saturating_sub(stamp.sent_us));
+            }
+        }
+    }
+
+    fn say(&mut self, opcode: u8, text: &[u8]) {
+        self.mask[3] = self.mask[3].wrapping_add(1);
+        wire::client_frame(opcode, text, self.mask, self.reply);
     }
 }

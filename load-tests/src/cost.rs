@@ -15,6 +15,8 @@ use crate::{Outcome, fail};
 const W1_RATIO_MAX: f64 = 1.5;
 /// Sixteen waiting messages joined: at most this share of what one at a time costs.
 const W16_SHARE_MAX: f64 = 0.2;
+/// Above this share of the server's core used by others, the figures are not worth much.
+const NOISE_PERCENT: f64 = 5.0;
 /// The window of the joined measurement.
 const WINDOW: u32 = 16;
 
@@ -76,7 +78,7 @@ impl Contender {
 
 #[derive(Serialize)]
 struct Acceptance {
-    what: &'static str,
+    what: String,
     value: f64,
     limit: f64,
     passed: bool,
@@ -108,13 +110,19 @@ fn ratio(runs: &[Measured], reference: &[Measured]) -> f64 {
     median(&ratios)
 }
 
+/// A result must not bear this project's name when something else was run in its place.
+fn tested_name(command: &str) -> &'static str {
+    let program = command.split_whitespace().next().unwrap_or_default();
+    if program.rsplit('/').next() == Some("fanout_server") { "sockring" } else { "tested" }
+}
+
 /// Runs the scenario.
 pub(crate) fn run(args: &CostArgs) -> Outcome<bool> {
     args.cores.pin_client();
     let mut contenders = vec![
         Contender::new("floor-single", "floor:single"),
         Contender::new("floor-joined", "floor:joined"),
-        Contender::new("sockring", &args.server),
+        Contender::new(tested_name(&args.server), &args.server),
     ];
     for peer in &args.peers {
         let Some((name, command)) = peer.split_once('=') else {
@@ -170,9 +178,13 @@ fn judge(args: &CostArgs, contenders: Vec<Contender>) -> CostReport {
     let [single, joined, tested, ..] = contenders.as_slice() else { unreachable!("three are always there") };
     let at_most = |what, value, limit| Acceptance { what, value, limit, passed: value <= limit };
     let acceptance = vec![
-        at_most("sockring W=1 / floor W=1 <= 1.5", ratio(&tested.one, &single.one), W1_RATIO_MAX),
         at_most(
-            "sockring W=16 cost per broadcast / its W=1 cost <= 1/5",
+            format!("{} W=1 / floor W=1 <= 1.5", tested.name),
+            ratio(&tested.one, &single.one),
+            W1_RATIO_MAX,
+        ),
+        at_most(
+            format!("{} W=16 cost per broadcast <= 1/5 of W=1 cost", tested.name),
             ratio(&tested.sixteen, &tested.one),
             W16_SHARE_MAX,
         ),
@@ -197,6 +209,10 @@ fn print(report: &CostReport) {
         "fanout-cost: {} sockets, {} bytes, {} rounds; server CPU with ksoftirqd, µs per delivery: median (min)\n",
         report.sockets, report.payload, report.rounds
     );
+    for Contender { name, command, .. } in &report.contenders {
+        println!("{name}: {command}");
+    }
+    println!();
     let mut table = Table::new(&[
         "server",
         "W=1",
@@ -236,6 +252,13 @@ fn print(report: &CostReport) {
     println!();
     for line in &report.acceptance {
         println!("{}  {} (measured {:.3})", report::verdict(line.passed), line.what, line.value);
+    }
+    let runs = report.contenders.iter().flat_map(|contender| contender.one.iter().chain(&contender.sixteen));
+    let others_percent = runs.map(|run| run.others_percent).fold(0.0, f64::max);
+    if others_percent > NOISE_PERCENT {
+        println!(
+            "NOISY others used up to {others_percent:.0} % of the server's core: repeat on an idle machine"
+        );
     }
     if !report.clean {
         println!("FAIL  a run lost, repeated or reordered deliveries, or stalled");
