@@ -1,0 +1,124 @@
+//! The tools end to end against the floor: everything arrives once and in order. Nothing here is timed.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Runs a scenario and returns its report.
+fn scenario(name: &str, words: &[&str]) -> Value {
+    let json = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.json"));
+    let output = Command::new(env!("CARGO_BIN_EXE_load-tests"))
+        .args(words)
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .expect("the tool starts");
+    assert!(
+        output.status.success(),
+        "{words:?}: {}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = std::fs::read_to_string(&json).expect("the report is written");
+    serde_json::from_str(&text).expect("the report is JSON")
+}
+
+/// Fifty sockets (ten for large payloads), a few broadcasts, and every delivery accounted for.
+fn fanout(name: &str, mode: &str, window: &str, payload: &str) {
+    let server = format!("floor:{mode}");
+    let sockets = if payload.len() > 4 { 10 } else { 50 };
+    let report = scenario(
+        name,
+        &[
+            "fanout",
+            "--server",
+            &server,
+            "--sockets",
+            &sockets.to_string(),
+            "--window",
+            window,
+            "--payload",
+            payload,
+            "--broadcasts",
+            "32",
+            "--warmup",
+            "16",
+        ],
+    );
+    assert_eq!(report["broadcasts"], 32, "{report:#}");
+    assert_eq!(report["deliveries"], sockets * 32, "{report:#}");
+    // The warm-up is followed too.
+    assert_eq!(report["tally"]["delivered"], sockets * 48, "{report:#}");
+    for wrong in ["lost", "duplicate", "out_of_order", "closed"] {
+        assert_eq!(report["tally"][wrong], 0, "{report:#}");
+    }
+    assert!(report["completion"]["max_ms"].as_f64().is_some_and(|max_ms| max_ms > 0.0), "{report:#}");
+}
+
+#[test]
+fn single_one_at_a_time() {
+    fanout("single-1", "single", "1", "128");
+}
+
+#[test]
+fn single_sixteen() {
+    fanout("single-16", "single", "16", "128");
+}
+
+#[test]
+fn joined_one_at_a_time() {
+    fanout("joined-1", "joined", "1", "128");
+}
+
+#[test]
+fn joined_sixteen() {
+    fanout("joined-16", "joined", "16", "128");
+}
+
+/// Broadcasts of 3 MB fill a socket (seen with strace; 16 times 200 kB did not): what does not fit must follow, in
+/// order.
+#[test]
+fn partial_sends_lose_nothing() {
+    fanout("joined-big", "joined", "16", "3000000");
+    fanout("single-big", "single", "16", "3000000");
+}
+
+#[test]
+fn idle_and_storm() {
+    let report = scenario("idle", &["idle", "--server", "floor:single", "--sockets", "50", "--wait", "1"]);
+    assert_eq!(report["closed"], 0, "{report:#}");
+    let report = scenario("storm", &["storm", "--server", "floor:single", "--sockets", "50"]);
+    assert_eq!(report["joined"], 50, "{report:#}");
+}
+
+/// The floor keeps what a slow reader does not take, and sends it when it reads again. 10 MB is more than the
+/// kernel's buffers hold (4 MB to send, and the slow reader's few kilobytes).
+#[test]
+fn a_slow_reader_is_followed() {
+    let report = scenario(
+        "slow",
+        &[
+            "slow-reader",
+            "--server",
+            "floor:joined",
+            "--sockets",
+            "20",
+            "--rate",
+            "100",
+            "--seconds",
+            "1",
+            "--payload",
+            "100000",
+        ],
+    );
+    for run in ["without", "with"] {
+        assert_eq!(report[run]["others"]["lost"], 0, "{report:#}");
+        assert_eq!(report[run]["others"]["out_of_order"], 0, "{report:#}");
+    }
+    let slow = &report["with"]["slow"];
+    assert_eq!(slow["open"], true, "{report:#}");
+    assert_eq!(slow["tally"]["lost"], 0, "{report:#}");
+    assert_eq!(slow["tally"]["out_of_order"], 0, "{report:#}");
+}
