@@ -178,9 +178,9 @@ function closes(socket) {
   socket.on("close-conn", () => socket.conn.close());
   const told = (type, reason) =>
     observers.emit(type, { nsp: socket.nsp.name, id: socket.id, reason, rooms: sorted(socket.rooms) });
-  observers.emit("connected", { nsp: socket.nsp.name, id: socket.id });
-  socket.on("disconnecting", (reason) => told("disconnecting", reason));
-  socket.on("disconnect", (reason) => told("disconnect", reason));
+  observers.emit("joined", { nsp: socket.nsp.name, id: socket.id });
+  socket.on("disconnecting", (reason) => told("leaving", reason));
+  socket.on("disconnect", (reason) => told("left", reason));
 }
 
 function onConnection(socket) {
@@ -192,6 +192,7 @@ for (const name of ["/", "/nsp", "/auth", /^\/dynamic-\d+$/]) io.of(name).on("co
 
 io.of("/auth").use((socket, next) => {
   socket.data.order = ["first"];
+  socket.data.mark = socket.handshake.auth.mark;
   socket.join("from-middleware");
   next();
 });

@@ -26,10 +26,7 @@ export function collect(emitter, event, count, ms = 10_000) {
       }
     });
   });
-  return within(all, ms, `${count} times "${event}"`).catch((error) => {
-    error.message += ` (${seen.length} seen)`;
-    throw error;
-  });
+  return within(all, ms, `${count} times "${event}"`);
 }
 
 /** Emits with an acknowledgement and returns all its arguments. */
