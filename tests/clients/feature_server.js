@@ -3,7 +3,9 @@ import { createServer } from "node:http";
 import { Server } from "socket.io";
 import { options, serve } from "./lib/cli.mjs";
 
-const httpServer = createServer((_, res) => res.writeHead(404).end());
+// Node would let a request take five minutes; a server under attack must not.
+const limits = { headersTimeout: 5_000, requestTimeout: 10_000, connectionsCheckingInterval: 1_000 };
+const httpServer = createServer(limits, (_, res) => res.writeHead(404).end());
 const io = new Server(httpServer, {
   cors: { origin: true },
   pingInterval: 1_000,

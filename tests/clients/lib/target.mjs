@@ -23,6 +23,7 @@ export async function target(script, args = []) {
   });
   const stop = () =>
     new Promise((resolve) => {
+      if (child.exitCode !== null || child.signalCode !== null) return resolve();
       child.removeAllListeners("exit");
       child.once("exit", resolve);
       child.kill("SIGTERM");
