@@ -1,11 +1,11 @@
 //! The official clients against the example servers.
 //!
-//! Every test starts one example, runs one suite of `tests/clients` against it, and then asks the server to end. The suites
-//! know nothing of Rust: without `SOCKRING_URL` they run against the reference implementation instead, see
-//! `tests/clients/README.md`. What they need is installed by `make deps`.
+//! Every test starts one example, runs one suite of `tests/clients` against it, and then asks the server to
+//! end. The suites know nothing of Rust: without `SOCKRING_URL` they run against the reference implementation
+//! instead, see `tests/clients/README.md`. What they need is installed by `make deps`.
 //!
-//! The examples are those that `cargo test` built beside this binary. `SOCKRING_EXAMPLES` names another folder, for instance
-//! of a release build.
+//! The examples are those that `cargo test` built beside this binary. `SOCKRING_EXAMPLES` names another
+//! folder, for instance of a release build.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -28,6 +28,10 @@ const PORT_TRIES: usize = 5;
 /// The suites measure time and load, so they run one after the other.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+const ENGINE: [&str; 2] = ["--profile", "engine"];
+const SOCKETIO: [&str; 2] = ["--profile", "socketio"];
+const CLIENT: [&str; 2] = ["--profile", "client"];
+
 /// Declares one test per line: an example with its arguments, and the suite that runs against it.
 macro_rules! suites {
     ($($name:ident: $example:literal $args:expr, $workers:literal => $script:literal $env:expr;)*) => {$(
@@ -42,16 +46,19 @@ suites! {
     features_over_polling: "feature_server" [], 1 => "socketio.test.mjs" [("TRANSPORT", "polling")];
     features_over_websocket: "feature_server" [], 1 => "socketio.test.mjs" [("TRANSPORT", "websocket")];
     features_over_an_upgrade: "feature_server" [], 1 => "socketio.test.mjs" [("TRANSPORT", "upgrade")];
-    features_over_polling_on_3_workers: "feature_server" [], 3 => "socketio.test.mjs" [("TRANSPORT", "polling")];
-    features_over_websocket_on_3_workers: "feature_server" [], 3 => "socketio.test.mjs" [("TRANSPORT", "websocket")];
-    features_over_an_upgrade_on_3_workers: "feature_server" [], 3 => "socketio.test.mjs" [("TRANSPORT", "upgrade")];
+    features_over_polling_on_3_workers: "feature_server" [], 3 =>
+        "socketio.test.mjs" [("TRANSPORT", "polling")];
+    features_over_websocket_on_3_workers: "feature_server" [], 3 =>
+        "socketio.test.mjs" [("TRANSPORT", "websocket")];
+    features_over_an_upgrade_on_3_workers: "feature_server" [], 3 =>
+        "socketio.test.mjs" [("TRANSPORT", "upgrade")];
 
-    engine_protocol: "conformance_server" ["--profile", "engine"], 1 => "engine.test.mjs" [];
-    engine_protocol_on_3_workers: "conformance_server" ["--profile", "engine"], 3 => "engine.test.mjs" [];
-    socketio_protocol: "conformance_server" ["--profile", "socketio"], 1 => "socketio_protocol.test.mjs" [];
-    socketio_protocol_on_3_workers: "conformance_server" ["--profile", "socketio"], 3 => "socketio_protocol.test.mjs" [];
-    client_profile: "conformance_server" ["--profile", "client"], 1 => "client.test.mjs" [];
-    client_profile_on_3_workers: "conformance_server" ["--profile", "client"], 3 => "client.test.mjs" [];
+    engine_protocol: "conformance_server" ENGINE, 1 => "engine.test.mjs" [];
+    engine_protocol_on_3_workers: "conformance_server" ENGINE, 3 => "engine.test.mjs" [];
+    socketio_protocol: "conformance_server" SOCKETIO, 1 => "socketio_protocol.test.mjs" [];
+    socketio_protocol_on_3_workers: "conformance_server" SOCKETIO, 3 => "socketio_protocol.test.mjs" [];
+    client_profile: "conformance_server" CLIENT, 1 => "client.test.mjs" [];
+    client_profile_on_3_workers: "conformance_server" CLIENT, 3 => "client.test.mjs" [];
 
     websocket_and_http_app: "fanout_server" [], 1 => "ws_app.test.mjs" [];
     websocket_and_http_app_on_3_workers: "fanout_server" [], 3 => "ws_app.test.mjs" [];
@@ -188,8 +195,8 @@ impl Server {
             return Err(format!("the server had ended by itself with {status}"));
         }
         let pid = libc::pid_t::try_from(self.child.id()).expect("a pid fits pid_t");
-        // SAFETY: kill takes two integers and touches no memory of ours. The child has not been reaped (`try_wait` said so
-        // just now and nobody else holds it), so the pid is still its own.
+        // SAFETY: kill takes two integers and touches no memory of ours. The child has not been reaped
+        // (`try_wait` said so just now and nobody else holds it), so the pid is still its own.
         unsafe { libc::kill(pid, libc::SIGTERM) };
         match wait(&mut self.child, END_MAX) {
             Some(status) if status.success() => Ok(()),
@@ -256,7 +263,7 @@ fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     }
 }
 
-/// A port that was free a moment ago. It may be taken before the server binds it: `Server::start` tries again then.
+/// A port that was free a moment ago. It may be taken before the server binds it: then another one is tried.
 fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback has a free port");
     listener.local_addr().expect("a bound listener has an address").port()
