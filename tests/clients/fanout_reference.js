@@ -1,0 +1,51 @@
+// The reference of `fanout_server`: rooms on npm socket.io, raw WebSocket on npm ws, plain HTTP on Node.
+import { createServer } from "node:http";
+import { Server } from "socket.io";
+import { WebSocketServer } from "ws";
+import { options, serve } from "./lib/cli.mjs";
+
+const httpServer = createServer((req, res) => {
+  if (req.url !== "/") return res.writeHead(404).end();
+  if (req.method === "POST") {
+    const parts = [];
+    req.on("data", (part) => parts.push(part));
+    return req.on("end", () => {
+      const body = Buffer.concat(parts);
+      res.writeHead(200, { "Content-Length": body.length }).end(body);
+    });
+  }
+  res.writeHead(200, { "Content-Type": "text/plain", "Content-Length": 3 }).end("ok\n");
+});
+
+const io = new Server(httpServer, { destroyUpgrade: false });
+io.on("connection", (socket) => {
+  socket.on("join", (room, ack) => {
+    socket.join(room);
+    ack();
+  });
+  socket.on("leave", (room, ack) => {
+    socket.leave(room);
+    ack();
+  });
+  socket.on("publish", (room, payload) => io.to(room).emit("message", payload));
+  socket.on("echo", (payload, ack) => ack(payload));
+});
+
+const topics = new Map();
+const wss = new WebSocketServer({ noServer: true, maxPayload: 16 << 20, maxFragments: 1 << 17, maxBufferedChunks: 1 << 20 });
+httpServer.on("upgrade", (req, stream, head) => {
+  if (req.url === "/ws") wss.handleUpgrade(req, stream, head, onSocket);
+});
+
+function onSocket(ws) {
+  ws.on("error", () => {});
+  ws.on("message", (data, binary) => {
+    const [verb, topic, ...rest] = binary ? [] : data.toString().split(" ");
+    if (verb === "sub") topics.set(topic, (topics.get(topic) ?? new Set()).add(ws));
+    else if (verb === "pub") topics.get(topic)?.forEach((member) => member.send(rest.join(" ")));
+    else ws.send(data, { binary });
+  });
+  ws.on("close", () => topics.forEach((members) => members.delete(ws)));
+}
+
+serve(httpServer, options(3001).port, () => io.close());

@@ -1,0 +1,211 @@
+// The feature server on the reference implementation (npm socket.io): see feature_server.md for the contract.
+import { createServer } from "node:http";
+import { Server } from "socket.io";
+import { options, serve } from "./lib/cli.mjs";
+
+// Node would let a request take five minutes; a server under attack must not.
+const limits = { headersTimeout: 5_000, requestTimeout: 10_000, connectionsCheckingInterval: 1_000 };
+const httpServer = createServer(limits, (_, res) => res.writeHead(404).end());
+const io = new Server(httpServer, {
+  cors: { origin: true },
+  pingInterval: 1_000,
+  pingTimeout: 2_000,
+  connectTimeout: 1_000,
+  maxHttpBufferSize: 4_000_000,
+});
+
+const byText = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
+const sorted = (rooms) => [...rooms].sort(byText);
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const observers = io.of("/observer");
+
+/** The broadcast operator that `spec` describes. */
+function operator(socket, spec) {
+  let op = spec.from === "socket" ? socket.broadcast : socket.nsp.except([]);
+  if (spec.to?.length) op = op.to(spec.to);
+  if (spec.except?.length) op = op.except(spec.except);
+  if (spec.local) op = op.local;
+  if (spec.volatile) op = op.volatile;
+  if (spec.compress !== undefined) op = op.compress(spec.compress);
+  return op;
+}
+
+/** Runs an emit that expects answers and tells how it ended: { error, reply }. */
+async function outcome(promise) {
+  try {
+    return { error: null, reply: await promise };
+  } catch (error) {
+    return { error: error.message, reply: error.responses ?? [] };
+  }
+}
+
+function rooms(socket) {
+  socket.on("join", async (names, ack) => {
+    await socket.join(names);
+    ack();
+  });
+  socket.on("leave", async (room, ack) => {
+    await socket.leave(room);
+    ack();
+  });
+  socket.on("rooms", (ack) => ack(sorted(socket.rooms)));
+  socket.on("sockets-join", (room, names, ack) => {
+    socket.nsp.in(room).socketsJoin(names);
+    ack();
+  });
+  socket.on("sockets-leave", (room, names, ack) => {
+    socket.nsp.in(room).socketsLeave(names);
+    ack();
+  });
+  socket.on("fetch", async (room, ack) => {
+    const found = room === null ? await socket.nsp.fetchSockets() : await socket.nsp.in(room).fetchSockets();
+    const rows = found.map(({ id, rooms, data }) => ({ id, rooms: sorted(rooms), data }));
+    ack(rows.sort((a, b) => byText(a.id, b.id)));
+  });
+}
+
+function emits(socket) {
+  socket.on("emit-to", (spec, ack) => {
+    operator(socket, spec).emit(spec.event, ...(spec.args ?? []));
+    ack?.();
+  });
+  socket.on("emit-to-with-ack", async (spec, ack) => {
+    const op = operator(socket, spec).timeout(spec.timeout_ms);
+    if (spec.style === "promise") return ack(await outcome(op.emitWithAck(spec.event, ...(spec.args ?? []))));
+    op.emit(spec.event, ...(spec.args ?? []), (error, reply) => ack({ error: error ? error.message : null, reply }));
+  });
+  socket.on("ask-me", async (spec, ack) => {
+    const from = spec.timeout_ms === undefined ? socket : socket.timeout(spec.timeout_ms);
+    if (spec.style === "promise") {
+      const { error, reply } = await outcome(from.emitWithAck(spec.event, ...(spec.args ?? [])));
+      return ack({ error, reply: error ? [] : [reply] });
+    }
+    from.emit(spec.event, ...(spec.args ?? []), (...reply) => {
+      const error = spec.timeout_ms === undefined ? null : reply.shift();
+      ack({ error: error ? error.message : null, reply });
+    });
+  });
+  socket.on("burst", ({ event, count }) => {
+    for (let i = 0; i < count; i++) socket.emit(event, i);
+  });
+  socket.on("volatile-script", async ({ steps, delay_ms, binary, broadcast }) => {
+    await sleep(delay_ms);
+    [...steps].forEach((step, i) => {
+      const op = broadcast ? socket.nsp.to(socket.id) : socket;
+      (step === "v" ? op.volatile : op).emit("volatile-back", i, ...(binary ? [Buffer.from([1, 2, 3])] : []));
+    });
+  });
+  socket.on("tick-please", (token) => {
+    const { nsp } = socket;
+    setTimeout(() => nsp.emit("tick", token), 20);
+  });
+  socket.on("reserved", (name, ack) => {
+    try {
+      socket.emit(name);
+      ack(null);
+    } catch (error) {
+      ack(error.message);
+    }
+  });
+}
+
+function echoes(socket) {
+  const counted = [];
+  const isAck = (value) => typeof value === "function";
+  const echo = (args) => (isAck(args.at(-1)) ? args.pop()(...args) : socket.emit("echo-back", ...args));
+  socket.on("echo", (...args) => echo(args));
+  socket.on("echo-async", async (...args) => {
+    await sleep(50);
+    echo(args);
+  });
+  socket.on("message", (...args) => socket.send(...args));
+  socket.on("typed", (text, number) => {
+    if (typeof text !== "string") return socket.emit("typed-error", "the first argument is not a string");
+    if (!Number.isInteger(number)) return socket.emit("typed-error", "the second argument is not an integer");
+    socket.emit("typed-back", text, number);
+  });
+  socket.on("count", (number) => counted.push(number));
+  socket.on("counted", (ack) => ack(counted.splice(0)));
+}
+
+function listeners(socket) {
+  for (const i of [1, 2, 3]) socket.on("multi", (value) => socket.emit("multi-back", i, value));
+  socket.once("only-once", () => socket.emit("once-back"));
+  const removable = () => socket.emit("removable-back");
+  socket.on("removable", removable);
+  socket.on("remove-handler", (ack) => {
+    socket.off("removable", removable);
+    ack();
+  });
+  const log = { incoming: [], outgoing: [] };
+  const incoming = (event) => log.incoming.push(event);
+  const outgoing = (event) => log.outgoing.push(event);
+  socket.on("any-start", (ack) => {
+    socket.onAny(incoming);
+    socket.onAnyOutgoing(outgoing);
+    ack();
+  });
+  socket.on("any-stop", (ack) => {
+    socket.offAny(incoming);
+    socket.offAnyOutgoing(outgoing);
+    ack({ incoming: log.incoming.splice(0), outgoing: log.outgoing.splice(0) });
+  });
+  socket.use(([event], next) => next(event === "forbidden" ? new Error("event forbidden") : undefined));
+  socket.on("error", (error) => socket.emit("middleware-error", error.message));
+}
+
+function state(socket) {
+  socket.on("data-set", (key, value, ack) => {
+    socket.data[key] = value;
+    ack();
+  });
+  socket.on("data-get", (key, ack) => ack(socket.data[key] ?? null));
+  socket.on("handshake", (ack) => ack(socket.handshake));
+  socket.on("info", (ack) =>
+    ack({
+      id: socket.id,
+      nsp: socket.nsp.name,
+      connected: socket.connected,
+      rooms: sorted(socket.rooms),
+      transport: socket.conn.transport.name,
+      recovered: socket.recovered,
+    }),
+  );
+  socket.on("clients-count", (ack) => ack(io.engine.clientsCount));
+}
+
+function closes(socket) {
+  socket.on("disconnect-me", (close) => socket.disconnect(close));
+  socket.on("disconnect-room", (room, close) => socket.nsp.in(room).disconnectSockets(close));
+  socket.on("close-conn", () => socket.conn.close());
+  const told = (type, reason) =>
+    observers.emit(type, { nsp: socket.nsp.name, id: socket.id, reason, rooms: sorted(socket.rooms) });
+  observers.emit("joined", { nsp: socket.nsp.name, id: socket.id });
+  socket.on("disconnecting", (reason) => told("leaving", reason));
+  socket.on("disconnect", (reason) => told("left", reason));
+}
+
+function onConnection(socket) {
+  for (const part of [rooms, emits, echoes, listeners, state, closes]) part(socket);
+  socket.emit("welcome", socket.id, socket.handshake.auth);
+}
+
+for (const name of ["/", "/nsp", "/auth", /^\/dynamic-\d+$/]) io.of(name).on("connection", onConnection);
+
+io.of("/auth").use((socket, next) => {
+  socket.data.order = ["first"];
+  socket.data.mark = socket.handshake.auth.mark;
+  socket.join("from-middleware");
+  next();
+});
+io.of("/auth").use(async (socket, next) => {
+  socket.data.order.push("second");
+  const { token } = socket.handshake.auth;
+  if (token === "slow") await sleep(200);
+  if (token === "letmein" || token === "slow") return next();
+  const error = new Error("bad token");
+  error.data = { given: token ?? null };
+  next(error);
+});
+
+serve(httpServer, options(3005).port, () => io.close());

@@ -1,0 +1,298 @@
+//! The official clients against the example servers.
+//!
+//! Every test starts one example, runs one suite of `tests/clients` against it, and then asks the server to
+//! end. The suites know nothing of Rust: without `SOCKRING_URL` they run against the reference implementation
+//! instead, see `tests/clients/README.md`. What they need is installed by `make deps`.
+//!
+//! The examples are those that `cargo test` built beside this binary. `SOCKRING_EXAMPLES` names another
+//! folder, for instance of a release build.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a server may take until it listens.
+const READY_MAX: Duration = Duration::from_secs(10);
+/// How long a server may take to end after SIGTERM.
+const END_MAX: Duration = Duration::from_secs(5);
+/// How long a suite may run; each is written to end within a minute by itself.
+const SUITE_MAX: Duration = Duration::from_secs(120);
+/// How often another port is tried when somebody took the one that was free a moment ago.
+const PORT_TRIES: usize = 5;
+
+/// The suites measure time and load, so they run one after the other.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+const ENGINE: [&str; 2] = ["--profile", "engine"];
+const SOCKETIO: [&str; 2] = ["--profile", "socketio"];
+const CLIENT: [&str; 2] = ["--profile", "client"];
+
+/// Declares one test per line: an example with its arguments, and the suite that runs against it.
+macro_rules! suites {
+    ($($name:ident: $example:literal $args:expr, $workers:literal => $script:literal $env:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            Suite { example: $example, args: &$args, workers: $workers, script: $script, env: &$env }.run();
+        }
+    )*};
+}
+
+suites! {
+    features_over_polling: "feature_server" [], 1 => "socketio.test.mjs" [("TRANSPORT", "polling")];
+    features_over_websocket: "feature_server" [], 1 => "socketio.test.mjs" [("TRANSPORT", "websocket")];
+    features_over_an_upgrade: "feature_server" [], 1 => "socketio.test.mjs" [("TRANSPORT", "upgrade")];
+    features_over_polling_on_3_workers: "feature_server" [], 3 =>
+        "socketio.test.mjs" [("TRANSPORT", "polling")];
+    features_over_websocket_on_3_workers: "feature_server" [], 3 =>
+        "socketio.test.mjs" [("TRANSPORT", "websocket")];
+    features_over_an_upgrade_on_3_workers: "feature_server" [], 3 =>
+        "socketio.test.mjs" [("TRANSPORT", "upgrade")];
+
+    engine_protocol: "conformance_server" ENGINE, 1 => "engine.test.mjs" [];
+    engine_protocol_on_3_workers: "conformance_server" ENGINE, 3 => "engine.test.mjs" [];
+    socketio_protocol: "conformance_server" SOCKETIO, 1 => "socketio_protocol.test.mjs" [];
+    socketio_protocol_on_3_workers: "conformance_server" SOCKETIO, 3 => "socketio_protocol.test.mjs" [];
+    client_profile: "conformance_server" CLIENT, 1 => "client.test.mjs" [];
+    client_profile_on_3_workers: "conformance_server" CLIENT, 3 => "client.test.mjs" [];
+
+    websocket_and_http_app: "fanout_server" [], 1 => "ws_app.test.mjs" [];
+    websocket_and_http_app_on_3_workers: "fanout_server" [], 3 => "ws_app.test.mjs" [];
+    spread_over_websocket: "fanout_server" [], 3 => "spread.test.mjs" [("MODE", "websocket")];
+    spread_over_polling: "fanout_server" [], 3 => "spread.test.mjs" [("MODE", "polling")];
+    spread_while_clients_upgrade: "fanout_server" [], 3 => "spread.test.mjs" [("MODE", "mixed")];
+
+    python_clients: "feature_server" [], 1 => "python_client.py" [];
+    python_clients_on_3_workers: "feature_server" [], 3 => "python_client.py" [];
+    garbage: "feature_server" [], 1 => "garbage.mjs" [];
+    garbage_on_3_workers: "feature_server" [], 3 => "garbage.mjs" [];
+    churn: "feature_server" [], 1 => "churn.mjs" [];
+    churn_on_3_workers: "feature_server" [], 3 => "churn.mjs" [];
+    chat_in_a_browser: "chat" [], 1 => "chat.test.mjs" [];
+}
+
+/// One suite against one server.
+struct Suite {
+    example: &'static str,
+    args: &'static [&'static str],
+    workers: usize,
+    script: &'static str,
+    env: &'static [(&'static str, &'static str)],
+}
+
+impl Suite {
+    fn run(&self) {
+        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let interpreter = interpreter_of(self.script);
+        let mut server = Server::start(self);
+        let (status, output) = self.run_script(&interpreter, &server);
+        let end = server.end();
+        let verdict = match (status, end) {
+            (None, _) => format!("the suite was still running after {SUITE_MAX:?}"),
+            (Some(status), _) if !status.success() => format!("the suite ended with {status}"),
+            (_, Err(why)) => why,
+            (Some(_), Ok(())) => {
+                // Shown by `cargo test -- --nocapture`: the suites' own counts and timings.
+                output.lines().filter(|line| line.starts_with("# ")).for_each(|line| println!("{line}"));
+                return;
+            }
+        };
+        panic!(
+            "{verdict}\n--- {} {:?}\n{output}\n--- {} said:\n{}",
+            self.script,
+            self.env,
+            self.example,
+            server.said()
+        );
+    }
+
+    /// Runs the script to its end or to the time limit; returns what it wrote.
+    fn run_script(&self, interpreter: &Path, server: &Server) -> (Option<ExitStatus>, String) {
+        let clients = clients_dir();
+        let mut child = Command::new(interpreter)
+            .arg(clients.join(self.script))
+            .current_dir(&clients)
+            .env("SOCKRING_URL", format!("http://{}", server.address))
+            .env("SOCKRING_PID", server.child.id().to_string())
+            .envs(self.env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", interpreter.display()));
+        let output = Transcript::default();
+        let readers = [
+            output.follow(child.stdout.take().expect("stdout is piped"), None),
+            output.follow(child.stderr.take().expect("stderr is piped"), None),
+        ];
+        let status = wait(&mut child, SUITE_MAX);
+        if status.is_none() {
+            // The child is ours and not yet reaped, so this reaches no other process.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        readers.into_iter().for_each(|reader| drop(reader.join()));
+        (status, output.text())
+    }
+}
+
+/// A running example server. Dropping it ends the process.
+struct Server {
+    child: Child,
+    address: String,
+    output: Transcript,
+}
+
+impl Server {
+    fn start(suite: &Suite) -> Self {
+        let path = example_path(suite.example);
+        let mut failures = String::new();
+        for _ in 0..PORT_TRIES {
+            match Self::try_start(&path, suite, free_port()) {
+                Ok(server) => return server,
+                Err(why) => failures.push_str(&why),
+            }
+        }
+        panic!("{} does not start:\n{failures}", path.display());
+    }
+
+    fn try_start(path: &Path, suite: &Suite, port: u16) -> Result<Self, String> {
+        let mut command = Command::new(path);
+        command.args(suite.args).args(["--port", &port.to_string()]);
+        if suite.workers > 1 {
+            command.args(["--workers", &suite.workers.to_string()]);
+        }
+        let mut child = command
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("{error}\n"))?;
+        let output = Transcript::default();
+        let (ready, listening) = mpsc::channel();
+        output.follow(child.stdout.take().expect("stdout is piped"), Some(ready));
+        output.follow(child.stderr.take().expect("stderr is piped"), None);
+        let mut server = Self { child, address: String::new(), output };
+        server.address = server.wait_until_ready(&listening)?;
+        Ok(server)
+    }
+
+    fn wait_until_ready(&self, listening: &Receiver<String>) -> Result<String, String> {
+        listening.recv_timeout(READY_MAX).map_err(|error| match error {
+            RecvTimeoutError::Timeout => format!("silent for {READY_MAX:?}: {}\n", self.said()),
+            RecvTimeoutError::Disconnected => format!("ended early: {}\n", self.said()),
+        })
+    }
+
+    /// Asks the server to end, and judges how it does.
+    fn end(&mut self) -> Result<(), String> {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            return Err(format!("the server had ended by itself with {status}"));
+        }
+        let pid = libc::pid_t::try_from(self.child.id()).expect("a pid fits pid_t");
+        // SAFETY: kill takes two integers and touches no memory of ours. The child has not been reaped
+        // (`try_wait` said so just now and nobody else holds it), so the pid is still its own.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+        match wait(&mut self.child, END_MAX) {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(format!("the server ended with {status} on SIGTERM")),
+            None => Err(format!("the server was still running {END_MAX:?} after SIGTERM")),
+        }
+    }
+
+    fn said(&self) -> String {
+        self.output.text()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Does nothing when the process has been reaped already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a process wrote, collected by threads so that its pipes never fill up.
+#[derive(Clone, Default)]
+struct Transcript(Arc<Mutex<String>>);
+
+impl Transcript {
+    /// Collects a pipe; reports the address of the line `listening on ADDR`.
+    fn follow(
+        &self,
+        pipe: impl Read + Send + 'static,
+        ready: Option<mpsc::Sender<String>>,
+    ) -> thread::JoinHandle<()> {
+        let transcript = self.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line);
+                if let (Some(ready), Some(address)) = (&ready, line.strip_prefix("listening on ")) {
+                    // Nobody listens any more once the server has been given up.
+                    let _ = ready.send(address.trim().to_owned());
+                }
+                let mut text = transcript.0.lock().unwrap_or_else(PoisonError::into_inner);
+                text.push_str(&line);
+                text.push('\n');
+            }
+        })
+    }
+
+    fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Waits for the process to end, at most for `limit`.
+fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return Some(status);
+        }
+        if Instant::now() > deadline {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A port that was free a moment ago. It may be taken before the server binds it: then another one is tried.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback has a free port");
+    listener.local_addr().expect("a bound listener has an address").port()
+}
+
+/// Node for `.mjs`, the virtual environment's Python for `.py`; fails where their packages are missing.
+fn interpreter_of(script: &str) -> PathBuf {
+    let (interpreter, needed) = if script.ends_with(".py") {
+        let python = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
+        (python.clone(), python)
+    } else {
+        ("node".into(), clients_dir().join("node_modules/socket.io-client"))
+    };
+    assert!(needed.exists(), "{} is missing: run `make deps`", needed.display());
+    interpreter
+}
+
+/// The example's binary: `target/<profile>/deps/this-test` lies beside `target/<profile>/examples/`.
+fn example_path(name: &str) -> PathBuf {
+    let dir = std::env::var_os("SOCKRING_EXAMPLES").map(PathBuf::from).unwrap_or_else(|| {
+        let this = std::env::current_exe().expect("a process knows its binary");
+        let profile = this.parent().and_then(Path::parent).expect("a test lies in target/<profile>/deps");
+        profile.join("examples")
+    });
+    let path = dir.join(name);
+    assert!(path.exists(), "{} is not built: run `cargo build --examples`", path.display());
+    path
+}
+
+fn clients_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
+}
