@@ -147,7 +147,7 @@ impl Server {
         let http = inner.clone();
         let body_bytes = inner.options.max_http_buffer_size;
         app.prefix(&inner.prefix, body_bytes, move |request, response| http.request(&request, response));
-        app.add_layer(inner.clone());
+        app.0.add_layer(inner.clone());
         Self(inner)
     }
 

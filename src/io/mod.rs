@@ -1,1 +1,57 @@
-//! (being written)
+//! Socket.IO v5: namespaces, sockets, rooms, broadcasts and acknowledgements.
+//!
+//! The names are those of the reference's server API, in Rust's spelling. The closure that sets a server
+//! up runs once on each core and registers handlers, which may be async and need not be `Send`: a [`Socket`]
+//! is a small copy that belongs to its core. What goes to many sockets (`to`, `emit`, `sockets_join`) reaches
+//! those of all cores, and a [`Handle`] does the same from any other thread.
+//!
+//! ```no_run
+//! use sockring::app::App;
+//! use sockring::io::{Ack, Data, Options, Server, Socket};
+//!
+//! App::builder()
+//!     .listen("127.0.0.1:3000")
+//!     .run(|app| {
+//!         let io = Server::attach_app(app, Options::default());
+//!         io.on_connection(|socket: Socket| {
+//!             socket.join("lobby");
+//!             socket.on("chat", |socket: Socket, Data(text): Data<String>, ack: Ack| {
+//!                 let _ = socket.to("lobby").emit("chat", (socket.id(), text));
+//!                 let _ = ack.send("delivered");
+//!             });
+//!         });
+//!     })
+//!     .unwrap();
+//! ```
+
+mod ack;
+mod adapter;
+mod broadcast;
+mod client;
+mod client_files;
+mod error;
+mod extract;
+mod handle;
+mod handshake;
+mod listeners;
+mod namespace;
+mod options;
+mod reason;
+mod server;
+mod socket;
+
+pub use ack::{Ack, AckError, AckFuture};
+pub use adapter::{Adapter, BroadcastOptions, LocalAdapter};
+pub use broadcast::{BroadcastOperator, RoomNames};
+pub use error::{EventError, Failure};
+pub use extract::{Args, Async, Called, Data, Event, EventContext, FromEvent, Handler, Outcome, Sync, TryData};
+pub use handle::Handle;
+pub use handshake::Handshake;
+pub use namespace::Namespace;
+pub use options::Options;
+pub use reason::DisconnectReason;
+pub use server::Server;
+pub use socket::{Socket, SocketId, SocketOperator};
+
+pub use crate::fanout::Delivery;
+pub use crate::protocol::sio::{ArgsError, EncodeError, Value};

@@ -1,0 +1,217 @@
+//! Acknowledgements, in both directions.
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Socket;
+use super::namespace::NspInner;
+use super::server::by_index;
+use super::socket::with_nsp;
+use crate::fanout::{Delivery, Frame};
+use crate::protocol::sio::{self, ArgsError, EncodeError, Value, from_args};
+use crate::time::Millis;
+
+/// The acknowledgement that a client waits for; an extractor of event handlers. It can be sent once, now or
+/// later.
+///
+/// ```no_run
+/// # use sockring::io::{Ack, Data, Socket};
+/// # fn set_up(socket: Socket) {
+/// socket.on("add", |Data((a, b)): Data<(i64, i64)>, ack: Ack| {
+///     let _ = ack.send(a + b);
+/// });
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Ack {
+    socket: Socket,
+    id: Option<u64>,
+}
+
+impl Ack {
+    pub(super) fn new(socket: Socket, id: u64) -> Self {
+        Self { socket, id: Some(id) }
+    }
+
+    pub(super) fn none(socket: Socket) -> Self {
+        Self { socket, id: None }
+    }
+
+    /// Whether the client asked for one.
+    pub fn is_expected(&self) -> bool {
+        self.id.is_some()
+    }
+
+    /// Sends it. A tuple is the list of arguments, anything else is one argument. Does nothing if the client
+    /// did not ask for one.
+    ///
+    /// # Errors
+    ///
+    /// Arguments that cannot be written as JSON.
+    pub fn send<T: Serialize>(self, args: T) -> Result<Delivery, EncodeError> {
+        let Some(id) = self.id else { return Ok(Delivery::Dropped) };
+        let sent = with_nsp(self.socket, |nsp| {
+            let encoded = sio::ack(&nsp.scope.nsp, id, &args)?;
+            let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
+            Ok(if nsp.is_connected(self.socket) { nsp.send(self.socket, &frame) } else { Delivery::Dropped })
+        });
+        sent.unwrap_or(Ok(Delivery::Dropped))
+    }
+}
+
+/// Why an acknowledgement did not come, or was of no use.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AckError {
+    /// The client did not answer in time.
+    #[error("operation has timed out")]
+    Timeout,
+    /// The client left without an answer.
+    #[error("the socket has been disconnected")]
+    Disconnected,
+    /// The answer is not of the type that was asked for.
+    #[error("the acknowledgement does not fit: {0}")]
+    Args(#[from] ArgsError),
+    /// The event could not be emitted.
+    #[error("{0}")]
+    Encode(String),
+}
+
+pub(super) type Callback = Box<dyn FnOnce(Result<Vec<Value>, AckError>)>;
+
+/// An acknowledgement that a socket owes.
+pub(super) struct PendingAck {
+    socket: Socket,
+    done: Callback,
+}
+
+/// Acknowledgements that one socket may owe. Whoever emits with an acknowledgement and no timeout to a
+/// client that never answers would otherwise fill the memory.
+const PENDING_PER_SOCKET: usize = 10_000;
+
+impl NspInner {
+    /// Emits an event and waits for its acknowledgement, at most for `timeout`.
+    pub(super) fn emit_with_ack<T: Serialize>(
+        &self,
+        socket: Socket,
+        event: &str,
+        args: &T,
+        timeout: Option<Millis>,
+        done: Callback,
+    ) -> Result<Delivery, EncodeError> {
+        let id = self.next_ack.get();
+        let encoded = sio::event(&self.scope.nsp, Some(id), event, args)?;
+        let owing = self.with(socket, |entry| {
+            let acks = entry.acks.get_or_insert_default();
+            let room = acks.len() < PENDING_PER_SOCKET;
+            if room {
+                acks.push(id);
+            }
+            room
+        });
+        if !self.is_connected(socket) || owing != Some(true) {
+            done(Err(AckError::Disconnected));
+            return Ok(Delivery::Dropped);
+        }
+        self.next_ack.set(id + 1);
+        self.acks.borrow_mut().insert(id, PendingAck { socket, done });
+        if let (Some(timeout), Some(server)) = (timeout, by_index(self.server)) {
+            let deadline = self.core.now().saturating_add(timeout);
+            server.ack_deadlines.borrow_mut().push(Reverse((deadline, self.index, id)));
+        }
+        Ok(self.send(socket, &Frame::message(&[b"4", &encoded.text], &encoded.attachments)))
+    }
+
+    /// A client has answered. Late, repeated and foreign answers are ignored.
+    pub(super) fn acknowledged(&self, socket: Socket, id: u64, args: Vec<Value>) {
+        let known = self.acks.borrow().get(&id).is_some_and(|pending| pending.socket == socket);
+        if known {
+            self.settle_ack(id, Ok(args));
+        }
+    }
+
+    pub(super) fn ack_timed_out(&self, id: u64) {
+        self.settle_ack(id, Err(AckError::Timeout));
+    }
+
+    pub(super) fn ack_lost(&self, id: u64) {
+        self.settle_ack(id, Err(AckError::Disconnected));
+    }
+
+    fn settle_ack(&self, id: u64, result: Result<Vec<Value>, AckError>) {
+        let Some(pending) = self.acks.borrow_mut().remove(&id) else { return };
+        self.with(pending.socket, |entry| {
+            if let Some(acks) = &mut entry.acks {
+                acks.retain(|owed| *owed != id);
+            }
+        });
+        (pending.done)(result);
+    }
+}
+
+struct Slot {
+    result: Option<Result<Vec<Value>, AckError>>,
+    waker: Option<Waker>,
+}
+
+/// The answer of a client, to come. Made by [`Socket::emit_with_ack`]. The event was emitted already;
+/// dropping the future forgets the answer.
+///
+/// ```no_run
+/// # use sockring::io::{AckError, Socket};
+/// # async fn ask(socket: Socket) -> Result<(), AckError> {
+/// let sum: i64 = socket.emit_with_ack("add", (1, 2)).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct AckFuture<T> {
+    slot: Rc<RefCell<Slot>>,
+    answer: PhantomData<T>,
+}
+
+impl<T> fmt::Debug for AckFuture<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AckFuture").finish_non_exhaustive()
+    }
+}
+
+impl<T> AckFuture<T> {
+    /// A future, and what fulfils it.
+    pub(super) fn new() -> (Self, Callback) {
+        let slot = Rc::new(RefCell::new(Slot { result: None, waker: None }));
+        let fulfil = slot.clone();
+        let done: Callback = Box::new(move |result| {
+            let mut slot = fulfil.borrow_mut();
+            slot.result = Some(result);
+            if let Some(waker) = slot.waker.take() {
+                waker.wake();
+            }
+        });
+        (Self { slot, answer: PhantomData }, done)
+    }
+}
+
+impl<T: DeserializeOwned> Future for AckFuture<T> {
+    type Output = Result<T, AckError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut slot = self.slot.borrow_mut();
+        match slot.result.take() {
+            Some(Ok(args)) => Poll::Ready(from_args(&args).map_err(AckError::Args)),
+            Some(Err(error)) => Poll::Ready(Err(error)),
+            None => {
+                slot.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}

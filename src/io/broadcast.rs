@@ -1,0 +1,295 @@
+//! To whom a message goes, and the way to all cores that have some of them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+use smallvec::SmallVec;
+
+use super::namespace::NspInner;
+use super::server::by_path;
+use super::{Adapter, BroadcastOptions, SocketId};
+use crate::engine::SocketSid;
+use crate::fanout::{Cores, Delivery, Frame, RoomKey, Task};
+use crate::protocol::sio::{self, EncodeError, NspName};
+use crate::runtime::{self, Shared};
+
+/// A namespace as all threads see it.
+pub(super) struct Scope {
+    pub(super) shared: Arc<Shared>,
+    pub(super) path: Arc<str>,
+    pub(super) nsp: NspName,
+    /// The namespace's number in the directory of rooms.
+    pub(super) space: u32,
+    pub(super) adapter: Option<Arc<dyn Adapter>>,
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope").field("path", &self.path).field("nsp", &self.nsp).finish_non_exhaustive()
+    }
+}
+
+/// Which sockets of a namespace: members of any of the rooms (of all sockets, if there is none), and of
+/// none of the excepted ones.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Selection {
+    pub(super) rooms: SmallVec<[Box<str>; 1]>,
+    pub(super) except: SmallVec<[Box<str>; 1]>,
+    pub(super) volatile: bool,
+}
+
+/// One room or several: a string, a [`SocketId`], or a list of either.
+///
+/// ```
+/// use sockring::io::RoomNames;
+/// let mut names = Vec::new();
+/// ["a", "b"].each(|name| names.push(name.to_owned()));
+/// String::from("c").each(|name| names.push(name.to_owned()));
+/// assert_eq!(names, ["a", "b", "c"]);
+/// ```
+pub trait RoomNames {
+    /// Calls `f` with each name.
+    fn each(&self, f: impl FnMut(&str));
+}
+
+impl RoomNames for str {
+    fn each(&self, mut f: impl FnMut(&str)) {
+        f(self);
+    }
+}
+
+impl RoomNames for String {
+    fn each(&self, mut f: impl FnMut(&str)) {
+        f(self);
+    }
+}
+
+impl RoomNames for SocketId {
+    fn each(&self, mut f: impl FnMut(&str)) {
+        f(&self.to_string());
+    }
+}
+
+impl<T: RoomNames + ?Sized> RoomNames for &T {
+    fn each(&self, f: impl FnMut(&str)) {
+        (**self).each(f);
+    }
+}
+
+impl<T: RoomNames> RoomNames for [T] {
+    fn each(&self, mut f: impl FnMut(&str)) {
+        for names in self {
+            names.each(&mut f);
+        }
+    }
+}
+
+impl<T: RoomNames, const N: usize> RoomNames for [T; N] {
+    fn each(&self, f: impl FnMut(&str)) {
+        self.as_slice().each(f);
+    }
+}
+
+impl<T: RoomNames> RoomNames for Vec<T> {
+    fn each(&self, f: impl FnMut(&str)) {
+        self.as_slice().each(f);
+    }
+}
+
+/// A broadcast in the making: every call gives a new one, so one can be kept and narrowed in several ways.
+///
+/// It may be sent to any thread. On the core that made the server it serves that core's sockets at once and
+/// posts one task to each other core that has some; elsewhere it posts to all of them.
+///
+/// ```no_run
+/// # fn f(io: &sockring::io::Server) -> Result<(), sockring::io::EncodeError> {
+/// let crew = io.to("crew");
+/// let _ = crew.except("bridge").emit("alarm", ("deck", 3))?;
+/// let _ = crew.volatile().emit("position", [1.0, 2.0])?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "an operator does nothing until it emits"]
+pub struct BroadcastOperator {
+    scope: Arc<Scope>,
+    selection: Selection,
+    local: bool,
+}
+
+impl BroadcastOperator {
+    pub(super) fn new(scope: Arc<Scope>) -> Self {
+        Self { scope, selection: Selection::default(), local: false }
+    }
+
+    /// Adds rooms to whose members it goes; a socket in several of them gets it once.
+    pub fn to(&self, rooms: impl RoomNames) -> Self {
+        let mut new = self.clone();
+        rooms.each(|room| new.selection.rooms.push(room.into()));
+        new
+    }
+
+    /// The reference's `in`, which is a keyword here: the same as [`to`](Self::to).
+    #[doc(alias = "in")]
+    pub fn within(&self, rooms: impl RoomNames) -> Self {
+        self.to(rooms)
+    }
+
+    /// Leaves the members of rooms out.
+    pub fn except(&self, rooms: impl RoomNames) -> Self {
+        let mut new = self.clone();
+        rooms.each(|room| new.selection.except.push(room.into()));
+        new
+    }
+
+    /// Keeps it within this process.
+    pub fn local(&self) -> Self {
+        Self { local: true, ..self.clone() }
+    }
+
+    /// Passes those by who cannot take it at once: who are slow, have no poll waiting, or were sent
+    /// something in the same turn.
+    pub fn volatile(&self) -> Self {
+        let mut new = self.clone();
+        new.selection.volatile = true;
+        new
+    }
+
+    /// Emits an event. A tuple is the list of arguments, anything else is one argument; what serialises as
+    /// bytes (`bytes::Bytes`) travels as binary.
+    ///
+    /// [`Delivery::Sent`]: it is on its way to every core that has members; [`Delivery::Dropped`]: a core is
+    /// stuck and its mailbox is full.
+    ///
+    /// # Errors
+    ///
+    /// A reserved name, or arguments that cannot be written as JSON.
+    pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
+        let encoded = sio::event(&self.scope.nsp, None, event, &args)?;
+        let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
+        let delivery = self.send(&frame);
+        if let (Some(adapter), false) = (&self.scope.adapter, self.local) {
+            adapter.broadcast(&self.scope.nsp, &frame, &self.options());
+        }
+        Ok(delivery)
+    }
+
+    /// Makes the selected sockets join rooms.
+    pub fn sockets_join(&self, rooms: impl RoomNames) {
+        let mut names: Vec<String> = Vec::new();
+        rooms.each(|room| names.push(room.to_owned()));
+        let scope = self.scope.clone();
+        let cores = self.cores();
+        // A broadcast that follows from this thread must find the new members on their cores.
+        each_room(&scope, &names, cores, |key, core| scope.shared.directory.announce(key, core));
+        self.on_cores(cores, move |nsp, selection| {
+            for socket in nsp.selected(selection) {
+                names.iter().for_each(|room| nsp.join(socket, room));
+            }
+            let mut here = Cores::default();
+            here.insert(nsp.core.index());
+            each_room(&nsp.scope, &names, here, |key, core| nsp.scope.shared.directory.arrived(key, core));
+        });
+    }
+
+    /// Makes the selected sockets leave rooms.
+    pub fn sockets_leave(&self, rooms: impl RoomNames) {
+        let mut names: Vec<String> = Vec::new();
+        rooms.each(|room| names.push(room.to_owned()));
+        self.on_cores(self.cores(), move |nsp, selection| {
+            for socket in nsp.selected(selection) {
+                names.iter().for_each(|room| nsp.leave_room(socket, room));
+            }
+        });
+    }
+
+    /// Disconnects the selected sockets; with `close`, their connections too.
+    pub fn disconnect_sockets(&self, close: bool) {
+        self.on_cores(self.cores(), move |nsp, selection| {
+            for socket in nsp.selected(selection) {
+                socket.disconnect(close);
+            }
+        });
+    }
+
+    /// Sends what is encoded already.
+    pub(super) fn send(&self, frame: &Frame) -> Delivery {
+        let frame = frame.clone();
+        self.on_cores(self.cores(), move |nsp, selection| nsp.deliver(selection, &frame))
+    }
+
+    fn options(&self) -> BroadcastOptions {
+        let owned = |names: &[Box<str>]| names.iter().map(|name| (**name).to_owned()).collect();
+        BroadcastOptions {
+            rooms: owned(&self.selection.rooms),
+            except: owned(&self.selection.except),
+            volatile: self.selection.volatile,
+            local: self.local,
+        }
+    }
+
+    /// The cores that may have sockets of the selection.
+    fn cores(&self) -> Cores {
+        let directory = &self.scope.shared.directory;
+        let of = |room: &str| directory.cores(RoomKey { space: self.scope.space, room });
+        if self.selection.rooms.is_empty() {
+            return of(super::namespace::ALL);
+        }
+        let mut cores = Cores::default();
+        for room in &self.selection.rooms {
+            cores = cores.union(of(room));
+            // The room of a socket's own id is on the core that the id names.
+            if let Some(sid) = SocketSid::parse(room)
+                && sid.core() < self.scope.shared.mesh.cores()
+            {
+                cores.insert(sid.core());
+            }
+        }
+        cores
+    }
+
+    /// Does something for the selection on each of the cores: here at once, elsewhere as a task.
+    fn on_cores(&self, cores: Cores, act: impl Fn(&std::rc::Rc<NspInner>, &Selection) + Clone + Send + 'static) -> Delivery {
+        let here = runtime::current().filter(|core| Arc::ptr_eq(core.shared(), &self.scope.shared));
+        let mut delivery = Delivery::Sent;
+        for core in cores.iter() {
+            if let Some(current) = &here
+                && core == current.index()
+            {
+                if let Some(nsp) = self.scope.on_this_core() {
+                    act(&nsp, &self.selection);
+                }
+                continue;
+            }
+            let (scope, selection, act) = (self.scope.clone(), self.selection.clone(), act.clone());
+            let task: Task = Box::new(move || {
+                if let Some(nsp) = scope.on_this_core() {
+                    act(&nsp, &selection);
+                }
+            });
+            let posted = match &here {
+                Some(current) => current.post(core, task),
+                None => self.scope.shared.mesh.post(core, task).is_ok(),
+            };
+            if !posted {
+                delivery = Delivery::Dropped;
+            }
+        }
+        delivery
+    }
+}
+
+impl Scope {
+    pub(super) fn on_this_core(&self) -> Option<std::rc::Rc<NspInner>> {
+        by_path(&self.path)?.namespace(&self.nsp)
+    }
+}
+
+fn each_room(scope: &Scope, rooms: &[String], cores: Cores, f: impl Fn(RoomKey<'_>, usize)) {
+    for core in cores.iter() {
+        for room in rooms {
+            f(RoomKey { space: scope.space, room }, core);
+        }
+    }
+}

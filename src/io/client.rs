@@ -1,0 +1,153 @@
+//! One connection's packets: which namespaces it has joined, and what it says to each.
+
+use std::cmp::Reverse;
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use super::namespace::NspInner;
+use super::server::Inner;
+use super::{DisconnectReason, Socket};
+use crate::engine::{self, CloseReason, Message};
+use crate::fanout::Frame;
+use crate::protocol::sio::{self, Body, Decoder, Packet, Value};
+use crate::time::Millis;
+
+/// One connection.
+pub(super) struct Client {
+    pub(super) conn: engine::Socket,
+    decoder: Decoder,
+    /// The sockets of its namespaces, those included whose middlewares still run.
+    pub(super) sockets: SmallVec<[Socket; 1]>,
+    connect_deadline: Millis,
+}
+
+/// Namespaces that one connection may have joined. More than any application has; without a limit, one
+/// connection could make as many sockets as it has bandwidth for.
+const NAMESPACES_PER_CLIENT: usize = 100;
+
+impl Inner {
+    pub(super) fn client_connected(&self, conn: engine::Socket) {
+        let deadline = self.core.now() + self.options.connect_timeout.as_millis() as Millis;
+        let client =
+            Client { conn, decoder: Decoder::new(), sockets: SmallVec::new(), connect_deadline: deadline };
+        let mut clients = self.clients.borrow_mut();
+        let slot = conn.slot as usize;
+        if clients.len() <= slot {
+            clients.resize_with(slot + 1, || None);
+        }
+        clients[slot] = Some(client);
+        self.unjoined.borrow_mut().push(Reverse((deadline, conn.slot)));
+    }
+
+    /// Runs `f` on a connection's client.
+    pub(super) fn client<T>(&self, conn: engine::Socket, f: impl FnOnce(&mut Client) -> T) -> Option<T> {
+        let mut clients = self.clients.borrow_mut();
+        let client = clients.get_mut(conn.slot as usize)?.as_mut()?;
+        (client.conn == conn).then(|| f(client))
+    }
+
+    pub(super) fn connect_timed_out(&self, slot: u32, now: Millis) {
+        let idle = {
+            let clients = self.clients.borrow();
+            let client = clients.get(slot as usize).and_then(Option::as_ref);
+            client.filter(|c| c.sockets.is_empty() && c.connect_deadline <= now).map(|c| c.conn)
+        };
+        if let Some(conn) = idle {
+            tracing::debug!("a client has joined no namespace in time");
+            conn.close();
+        }
+    }
+
+    pub(super) fn client_closed(&self, conn: engine::Socket, reason: CloseReason) {
+        let client = {
+            let mut clients = self.clients.borrow_mut();
+            match clients.get_mut(conn.slot as usize) {
+                Some(slot) if slot.as_ref().is_some_and(|client| client.conn == conn) => slot.take(),
+                _ => None,
+            }
+        };
+        for socket in client.map(|client| client.sockets).unwrap_or_default() {
+            if let Some(nsp) = self.namespace_at(socket.nsp) {
+                nsp.leave(socket, reason.into());
+            }
+        }
+    }
+
+    pub(super) fn client_message(&self, conn: engine::Socket, message: Message<'_>) {
+        // The decoder leaves the table for the call: a handler may look at its own client.
+        let Some(mut decoder) = self.client(conn, |client| std::mem::take(&mut client.decoder)) else {
+            return;
+        };
+        let limits = &self.options.packet;
+        let decoded = match message {
+            Message::Text(text) => decoder.text(text, &mut self.parser.borrow_mut(), limits),
+            Message::Binary(data) => decoder.binary(data, limits),
+        };
+        self.client(conn, |client| client.decoder = decoder);
+        match decoded {
+            Ok(Some(packet)) => {
+                if !self.packet(conn, packet) {
+                    tracing::debug!("a client is closed: its packet does not fit the state of its namespace");
+                    conn.close();
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!("a client is closed: {error}");
+                conn.close();
+            }
+        }
+    }
+
+    /// Handles a packet; `false` when the client has broken the protocol.
+    fn packet(&self, conn: engine::Socket, packet: Packet) -> bool {
+        let Packet { nsp: name, id, body } = packet;
+        let nsp = self.namespace(&name);
+        if let Body::Connect(auth) = body {
+            let Some(nsp) = nsp else {
+                let refusal = sio::connect_error(&name, "Invalid namespace", None);
+                let _ = conn.send(&Frame::message(&[b"4", &refusal], &[]));
+                return true;
+            };
+            return self.connect(conn, &nsp, auth);
+        }
+        let Some(nsp) = nsp else { return false };
+        let joined = |client: &mut Client| client.sockets.iter().copied().find(|s| s.nsp == nsp.index);
+        let Some(socket) = self.client(conn, joined).flatten().filter(|s| nsp.is_connected(*s)) else {
+            return false;
+        };
+        match body {
+            Body::Event { name, args } => nsp.event(socket, &name, &args, id),
+            Body::Ack(args) => {
+                if let Some(id) = id {
+                    nsp.acknowledged(socket, id, args);
+                }
+            }
+            Body::Disconnect => {
+                self.client(conn, |client| client.sockets.retain(|known| *known != socket));
+                nsp.leave(socket, DisconnectReason::ClientNamespaceDisconnect);
+            }
+            Body::Connect(_) | Body::ConnectError(_) => return false,
+        }
+        true
+    }
+
+    /// A client wants to join a namespace: its middlewares decide. `false`: it has joined already.
+    fn connect(&self, conn: engine::Socket, nsp: &Rc<NspInner>, auth: Option<Value>) -> bool {
+        let known = self.client(conn, |client| {
+            let twice = client.sockets.iter().any(|socket| socket.nsp == nsp.index);
+            twice || client.sockets.len() >= NAMESPACES_PER_CLIENT
+        });
+        if known != Some(false) {
+            return false;
+        }
+        let Some(random) = self.ids.borrow_mut().take() else { return false };
+        let Some(request) = conn.request() else { return true };
+        let auth = auth.unwrap_or_else(|| Value::Object(Vec::new()));
+        let Some(socket) = nsp.admit(conn, random, request, auth) else { return true };
+        self.client(conn, |client| client.sockets.push(socket));
+        nsp.run_middlewares(socket);
+        true
+    }
+}

@@ -1,0 +1,217 @@
+//! Handlers take what they need: extractors, sync and async handlers.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+
+use serde::de::DeserializeOwned;
+
+use super::{Ack, DisconnectReason, Failure, Socket};
+use crate::protocol::sio::{ArgsError, Value, from_args};
+
+/// What an event offers to the extractors of its handlers.
+#[derive(Debug)]
+pub struct EventContext<'a> {
+    /// The socket.
+    pub socket: Socket,
+    /// The event's name.
+    pub event: &'a str,
+    /// The arguments, without the acknowledgement.
+    pub args: &'a [Value],
+    pub(super) ack: &'a Cell<Option<Ack>>,
+    pub(super) reason: Option<DisconnectReason>,
+}
+
+/// Something that a handler can take. Implement it for types of your own to make them extractors.
+///
+/// ```
+/// use sockring::io::{EventContext, Failure, FromEvent};
+/// struct Arguments(usize);
+/// impl FromEvent for Arguments {
+///     fn from_event(context: &EventContext<'_>) -> Result<Self, Failure> {
+///         Ok(Self(context.args.len()))
+///     }
+/// }
+/// ```
+pub trait FromEvent: Sized {
+    /// Takes it out of an event.
+    ///
+    /// # Errors
+    ///
+    /// What did not match: the handler is not run, and the namespace's `on_error` is told.
+    fn from_event(context: &EventContext<'_>) -> Result<Self, Failure>;
+}
+
+impl FromEvent for Socket {
+    fn from_event(context: &EventContext<'_>) -> Result<Self, Failure> {
+        Ok(context.socket)
+    }
+}
+
+/// The typed arguments of an event; of a connection, its auth payload.
+///
+/// A tuple takes all arguments, any other type the first one: `Data<(String, u32)>` reads
+/// `emit("e", "a", 1)`, and `Data<Vec<u32>>` reads `emit("e", [1, 2])`. Binary is read by `bytes::Bytes`,
+/// at any depth.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Data<T>(pub T);
+
+impl<T: DeserializeOwned> FromEvent for Data<T> {
+    fn from_event(context: &EventContext<'_>) -> Result<Self, Failure> {
+        Ok(Self(from_args(context.args)?))
+    }
+}
+
+/// Like [`Data`], for a handler that deals with wrong arguments itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TryData<T>(pub Result<T, ArgsError>);
+
+impl<T: DeserializeOwned> FromEvent for TryData<T> {
+    fn from_event(context: &EventContext<'_>) -> Result<Self, Failure> {
+        Ok(Self(from_args(context.args)))
+    }
+}
+
+/// All arguments, as they are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Args(pub Vec<Value>);
+
+impl FromEvent for Args {
+    fn from_event(context: &EventContext<'_>) -> Result<Self, Failure> {
+        Ok(Self(context.args.to_vec()))
+    }
+}
+
+/// The event's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event(pub String);
+
+impl FromEvent for Event {
+    fn from_event(context: &EventContext<'_>) -> Result<Self, Failure> {
+        Ok(Self(context.event.to_owned()))
+    }
+}
+
+impl FromEvent for Ack {
+    /// The first handler of an event that asks for it gets the acknowledgement; others get one that sends
+    /// nothing.
+    fn from_event(context: &EventContext<'_>) -> Result<Self, Failure> {
+        Ok(context.ack.take().unwrap_or_else(|| Self::none(context.socket)))
+    }
+}
+
+impl FromEvent for DisconnectReason {
+    fn from_event(context: &EventContext<'_>) -> Result<Self, Failure> {
+        context.reason.ok_or_else(|| Failure::new("only a disconnection has a reason"))
+    }
+}
+
+/// What a handler may return, or what its future may give.
+pub trait Outcome {
+    /// Success, or the failure that `on_error` (of a middleware: the client) is told.
+    fn into_result(self) -> Result<(), Failure>;
+}
+
+impl Outcome for () {
+    fn into_result(self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+impl<T: Outcome, E: Into<Failure>> Outcome for Result<T, E> {
+    fn into_result(self) -> Result<(), Failure> {
+        self.map_err(Into::into)?.into_result()
+    }
+}
+
+impl Outcome for crate::fanout::Delivery {
+    fn into_result(self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// What came of calling a handler.
+pub enum Called {
+    /// It is done.
+    Done(Result<(), Failure>),
+    /// It is async and goes on.
+    Later(Pin<Box<dyn Future<Output = Result<(), Failure>>>>),
+}
+
+impl std::fmt::Debug for Called {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Done(result) => f.debug_tuple("Done").field(result).finish(),
+            Self::Later(_) => f.write_str("Later"),
+        }
+    }
+}
+
+/// A handler: a function or closure of up to six extractors, sync or async, that returns nothing or a
+/// `Result`. `M` only tells the forms apart; it is inferred.
+pub trait Handler<M>: 'static {
+    /// Runs it for an event.
+    fn call(&self, context: &EventContext<'_>) -> Called;
+}
+
+/// Marks a handler that is done when it returns.
+#[derive(Debug)]
+pub struct Sync<A>(PhantomData<A>);
+
+/// Marks a handler that returns a future.
+#[derive(Debug)]
+pub struct Async<A>(PhantomData<A>);
+
+macro_rules! handlers {
+    ($($extractor:ident)*) => {
+        impl<F, R, $($extractor,)*> Handler<Sync<(R, $($extractor,)*)>> for F
+        where
+            F: Fn($($extractor,)*) -> R + 'static,
+            R: Outcome,
+            $($extractor: FromEvent,)*
+        {
+            #[allow(non_snake_case, unused_variables, reason = "made for every number of extractors")]
+            fn call(&self, context: &EventContext<'_>) -> Called {
+                $(let $extractor = match $extractor::from_event(context) {
+                    Ok(value) => value,
+                    Err(failure) => return Called::Done(Err(failure)),
+                };)*
+                Called::Done(self($($extractor,)*).into_result())
+            }
+        }
+
+        impl<F, R, $($extractor,)*> Handler<Async<(R, $($extractor,)*)>> for F
+        where
+            F: Fn($($extractor,)*) -> R + 'static,
+            R: Future + 'static,
+            R::Output: Outcome,
+            $($extractor: FromEvent,)*
+        {
+            #[allow(non_snake_case, unused_variables, reason = "made for every number of extractors")]
+            fn call(&self, context: &EventContext<'_>) -> Called {
+                $(let $extractor = match $extractor::from_event(context) {
+                    Ok(value) => value,
+                    Err(failure) => return Called::Done(Err(failure)),
+                };)*
+                let future = self($($extractor,)*);
+                Called::Later(Box::pin(async move { future.await.into_result() }))
+            }
+        }
+    };
+}
+
+handlers!();
+handlers!(A1);
+handlers!(A1 A2);
+handlers!(A1 A2 A3);
+handlers!(A1 A2 A3 A4);
+handlers!(A1 A2 A3 A4 A5);
+handlers!(A1 A2 A3 A4 A5 A6);
+
+/// A handler whose form is forgotten.
+pub(super) type BoxedHandler = std::rc::Rc<dyn Fn(&EventContext<'_>) -> Called>;
+
+pub(super) fn boxed<M>(handler: impl Handler<M>) -> BoxedHandler {
+    std::rc::Rc::new(move |context| handler.call(context))
+}

@@ -1,0 +1,112 @@
+//! The server, for threads that are no workers.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::broadcast::{BroadcastOperator, RoomNames, Scope};
+use crate::fanout::Delivery;
+use crate::protocol::sio::{EncodeError, NspName};
+use crate::runtime::Running;
+
+/// A namespace of a running server, usable from any thread: a tokio application, a cron thread, a test.
+/// What one thread does with it takes effect on each core in the order in which it was done.
+///
+/// ```no_run
+/// use sockring::app::App;
+/// use sockring::io::{Handle, Options, Server};
+/// let server = App::builder().listen("127.0.0.1:3000").start(|app| {
+///     Server::attach_app(app, Options::default());
+/// })?;
+/// let io = Handle::of_server(&server, "/socket.io");
+/// std::thread::spawn(move || {
+///     loop {
+///         std::thread::sleep(std::time::Duration::from_secs(1));
+///         let _ = io.emit("tick", ());
+///     }
+/// });
+/// # Ok::<(), sockring::runtime::StartError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Scope>);
+
+impl Handle {
+    pub(super) fn new(scope: Arc<Scope>) -> Self {
+        Self(scope)
+    }
+
+    /// The main namespace of the server with a path. Adapters are told nothing of what such a handle emits:
+    /// take [`Server::handle`](super::Server::handle) where a server has one.
+    pub fn of_server(running: &Running, path: &str) -> Self {
+        let path = format!("/{}/", path.trim_matches('/'));
+        Self(Arc::new(scope(running.shared().clone(), path.into(), NspName::default())))
+    }
+
+    /// Another namespace of the same server.
+    #[must_use]
+    pub fn of(&self, name: &str) -> Self {
+        let Scope { shared, path, .. } = &*self.0;
+        let mut other = scope(shared.clone(), path.clone(), NspName::from(name));
+        other.adapter = self.0.adapter.clone();
+        Self(Arc::new(other))
+    }
+
+    /// Emits to all sockets of the namespace.
+    ///
+    /// # Errors
+    ///
+    /// A reserved name, or arguments that cannot be written as JSON.
+    pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
+        self.operator().emit(event, args)
+    }
+
+    /// Narrows a broadcast to the members of rooms.
+    pub fn to(&self, rooms: impl RoomNames) -> BroadcastOperator {
+        self.operator().to(rooms)
+    }
+
+    /// The reference's `in`, which is a keyword here: the same as [`to`](Self::to).
+    #[doc(alias = "in")]
+    pub fn within(&self, rooms: impl RoomNames) -> BroadcastOperator {
+        self.operator().to(rooms)
+    }
+
+    /// Leaves the members of rooms out of a broadcast.
+    pub fn except(&self, rooms: impl RoomNames) -> BroadcastOperator {
+        self.operator().except(rooms)
+    }
+
+    /// Keeps a broadcast within this process.
+    pub fn local(&self) -> BroadcastOperator {
+        self.operator().local()
+    }
+
+    /// Lets a broadcast pass those by who cannot take it at once.
+    pub fn volatile(&self) -> BroadcastOperator {
+        self.operator().volatile()
+    }
+
+    /// Makes all sockets of the namespace join rooms.
+    pub fn sockets_join(&self, rooms: impl RoomNames) {
+        self.operator().sockets_join(rooms);
+    }
+
+    /// Makes all sockets of the namespace leave rooms.
+    pub fn sockets_leave(&self, rooms: impl RoomNames) {
+        self.operator().sockets_leave(rooms);
+    }
+
+    /// Disconnects all sockets of the namespace; with `close`, their connections too.
+    pub fn disconnect_sockets(&self, close: bool) {
+        self.operator().disconnect_sockets(close);
+    }
+
+    fn operator(&self) -> BroadcastOperator {
+        BroadcastOperator::new(self.0.clone())
+    }
+}
+
+fn scope(shared: Arc<crate::runtime::Shared>, path: Arc<str>, nsp: NspName) -> Scope {
+    let space = shared.directory.space(&format!("{path}\0{nsp}"));
+    Scope { shared, path, nsp, space, adapter: None }
+}

@@ -1,0 +1,90 @@
+//! What a socket came with.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+use crate::app::Request;
+use crate::protocol::query::Query;
+use crate::protocol::sio::Value;
+
+/// The handshake of a socket: the request that opened its connection and the auth payload of its namespace.
+///
+/// Serialised, it has the reference's nine fields: `headers`, `time`, `address`, `xdomain`, `secure`,
+/// `issued`, `url`, `query` and `auth`.
+///
+/// ```no_run
+/// # use sockring::io::Socket;
+/// # fn on_connection(socket: Socket) {
+/// let Some(handshake) = socket.handshake() else { return };
+/// let token = handshake.auth.get("token").and_then(|token| token.as_str());
+/// let room = handshake.request.query_param("room");
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Handshake {
+    /// The request that opened the connection.
+    pub request: Request,
+    /// The payload that the client's `auth` option gave; an empty object if there was none.
+    pub auth: Value,
+    /// When the socket was made.
+    pub issued: SystemTime,
+}
+
+impl Handshake {
+    /// The peer's IP address.
+    pub fn address(&self) -> String {
+        self.request.peer().map(|peer| peer.ip().to_string()).unwrap_or_default()
+    }
+
+    /// Whether the request came from another origin (it has an `Origin` header, as the reference sees it).
+    pub fn xdomain(&self) -> bool {
+        self.request.header("origin").is_some()
+    }
+
+    /// Milliseconds since the epoch when the socket was made.
+    pub fn issued_ms(&self) -> u64 {
+        self.issued.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis() as u64
+    }
+}
+
+struct Pairs<'a, I>(I, std::marker::PhantomData<&'a ()>);
+
+impl<'a, I: Iterator<Item = (&'a str, &'a str)> + Clone> Serialize for Pairs<'a, I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.clone())
+    }
+}
+
+impl Serialize for Handshake {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // Node lowers the names of headers and joins repeated ones.
+        let mut headers: Vec<(String, String)> = Vec::new();
+        for (name, value) in self.request.headers() {
+            let name = name.to_ascii_lowercase();
+            match headers.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) => {
+                    known.push_str(", ");
+                    known.push_str(value);
+                }
+                None => headers.push((name, value.to_owned())),
+            }
+        }
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let query = Query::parse(self.request.query());
+        let query: Vec<(&str, &str)> = query.iter().collect();
+        let mut map = serializer.serialize_map(Some(9))?;
+        map.serialize_entry("headers", &Pairs(headers.iter().copied(), std::marker::PhantomData))?;
+        map.serialize_entry("time", &httpdate::fmt_http_date(self.issued))?;
+        map.serialize_entry("address", &self.address())?;
+        map.serialize_entry("xdomain", &self.xdomain())?;
+        map.serialize_entry("secure", &false)?;
+        map.serialize_entry("issued", &self.issued_ms())?;
+        map.serialize_entry("url", self.request.url())?;
+        map.serialize_entry("query", &Pairs(query.iter().copied(), std::marker::PhantomData))?;
+        map.serialize_entry("auth", &self.auth)?;
+        map.end()
+    }
+}

@@ -1,0 +1,612 @@
+//! A namespace on one core: its sockets, rooms and handlers.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use serde::Serialize;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use super::ack::{Ack, PendingAck};
+use super::broadcast::{BroadcastOperator, RoomNames, Scope, Selection};
+use super::extract::{BoxedHandler, Called, EventContext, Handler, boxed};
+use super::listeners::Listeners;
+use super::server::by_index;
+use super::{DisconnectReason, EventError, Failure, Handle, Handshake, Socket, SocketId};
+use crate::app::Request;
+use crate::engine::{self, SocketSid};
+use crate::fanout::{Delivery, Frame, Outlets, RoomKey, Rooms};
+use crate::protocol::sio::{self, EncodeError, Value};
+use crate::runtime::Core;
+
+/// A namespace of a server, on this core. A clone is a reference to the same.
+///
+/// ```no_run
+/// # use sockring::io::{Data, Failure, Server, Socket};
+/// # fn set_up(io: &Server) {
+/// let admin = io.of("/admin");
+/// admin.middleware(|Data(token): Data<String>| match token.as_str() {
+///     "letmein" => Ok(()),
+///     _ => Err(Failure::new("not authorized")),
+/// });
+/// admin.on_connection(|socket: Socket| socket.join("watchers"));
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Namespace(pub(super) Rc<NspInner>);
+
+impl fmt::Debug for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Namespace").field("name", &self.0.scope.nsp).finish_non_exhaustive()
+    }
+}
+
+impl Namespace {
+    /// The name, with its slash.
+    pub fn name(&self) -> &str {
+        &self.0.scope.nsp
+    }
+
+    /// Runs `handler` for each socket that joins, once its middlewares have let it in. [`Data`](super::Data)
+    /// reads the auth payload.
+    pub fn on_connection<M>(&self, handler: impl Handler<M>) -> &Self {
+        self.0.connection.borrow_mut().push(boxed(handler));
+        self
+    }
+
+    /// Runs `handler` for each socket that wants to join, before `on_connection`, in the order in which they
+    /// were added (the reference's `use`). An `Err` refuses the socket: the client's `connect_error` has the
+    /// failure's message and data. [`Data`](super::Data) reads the auth payload; one that does not fit is
+    /// refused as well.
+    #[doc(alias = "use")]
+    pub fn middleware<M>(&self, handler: impl Handler<M>) -> &Self {
+        self.0.middlewares.borrow_mut().push(boxed(handler));
+        self
+    }
+
+    /// Registers a handler for an event of every socket of this namespace, without the memory that
+    /// [`Socket::on`] takes for each. It runs before those of the socket.
+    pub fn sockets_on<M>(&self, event: &str, handler: impl Handler<M>) -> &Self {
+        self.0.listeners.borrow_mut().add(event, boxed(handler), false);
+        self
+    }
+
+    /// Runs when a handler of an event fails: its arguments were not what it takes, or it returned an
+    /// error. Without it, failures are logged at debug level.
+    pub fn on_error(&self, handler: impl Fn(Socket, &EventError) + 'static) -> &Self {
+        self.0.on_error.replace(Some(Rc::new(handler)));
+        self
+    }
+
+    /// Emits to all sockets of the namespace, on all cores.
+    ///
+    /// # Errors
+    ///
+    /// A reserved name, or arguments that cannot be written as JSON.
+    pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
+        self.operator().emit(event, args)
+    }
+
+    /// Narrows a broadcast to the members of rooms.
+    pub fn to(&self, rooms: impl RoomNames) -> BroadcastOperator {
+        self.operator().to(rooms)
+    }
+
+    /// The reference's `in`, which is a keyword here: the same as [`to`](Self::to).
+    #[doc(alias = "in")]
+    pub fn within(&self, rooms: impl RoomNames) -> BroadcastOperator {
+        self.operator().to(rooms)
+    }
+
+    /// Leaves the members of rooms out of a broadcast.
+    pub fn except(&self, rooms: impl RoomNames) -> BroadcastOperator {
+        self.operator().except(rooms)
+    }
+
+    /// Keeps a broadcast within this process.
+    pub fn local(&self) -> BroadcastOperator {
+        self.operator().local()
+    }
+
+    /// Lets a broadcast pass those by who cannot take it at once.
+    pub fn volatile(&self) -> BroadcastOperator {
+        self.operator().volatile()
+    }
+
+    /// Makes all sockets of the namespace join rooms.
+    pub fn sockets_join(&self, rooms: impl RoomNames) {
+        self.operator().sockets_join(rooms);
+    }
+
+    /// Makes all sockets of the namespace leave rooms.
+    pub fn sockets_leave(&self, rooms: impl RoomNames) {
+        self.operator().sockets_leave(rooms);
+    }
+
+    /// Disconnects all sockets of the namespace; with `close`, their connections too.
+    pub fn disconnect_sockets(&self, close: bool) {
+        self.operator().disconnect_sockets(close);
+    }
+
+    /// How many sockets this core has in the namespace.
+    pub fn local_sockets(&self) -> usize {
+        self.0.rooms.borrow().members(ALL).len()
+    }
+
+    /// A handle for other threads.
+    pub fn handle(&self) -> Handle {
+        Handle::new(self.0.scope.clone())
+    }
+
+    fn operator(&self) -> BroadcastOperator {
+        BroadcastOperator::new(self.0.scope.clone())
+    }
+}
+
+/// The room of all sockets of a namespace. A client cannot name it: no event leads here.
+pub(super) const ALL: &str = "\0all";
+
+type OnError = Rc<dyn Fn(Socket, &EventError)>;
+
+pub(super) struct NspInner {
+    pub(super) server: u16,
+    pub(super) index: u16,
+    pub(super) scope: Arc<Scope>,
+    pub(super) core: Rc<Core>,
+    pub(super) sockets: RefCell<Slab<Entry>>,
+    pub(super) rooms: RefCell<Rooms>,
+    pub(super) acks: RefCell<HashMap<u64, PendingAck, RandomState>>,
+    pub(super) next_ack: Cell<u64>,
+    connection: RefCell<Vec<BoxedHandler>>,
+    middlewares: RefCell<Vec<BoxedHandler>>,
+    listeners: RefCell<Listeners>,
+    on_error: RefCell<Option<OnError>>,
+    marks: RefCell<Marks>,
+    generation: Cell<u32>,
+}
+
+/// One socket.
+pub(super) struct Entry {
+    pub(super) id: SocketId,
+    generation: u32,
+    state: State,
+    /// Whether it has left the room of its own id, which it joins without a record.
+    left_own: bool,
+    pub(super) conn: engine::Socket,
+    pub(super) outlet: u32,
+    pub(super) handshake: Rc<Handshake>,
+    pub(super) listeners: Option<Box<Listeners>>,
+    pub(super) data: Option<Rc<dyn Any>>,
+    /// The acknowledgements that this socket owes.
+    #[allow(clippy::box_collection, reason = "one word for the many that owe none")]
+    pub(super) acks: Option<Box<Vec<u64>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Middlewares run.
+    Connecting,
+    Connected,
+    /// The disconnection is being told.
+    Leaving,
+}
+
+impl NspInner {
+    pub(super) fn new(server: u16, index: u16, scope: Arc<Scope>, core: Rc<Core>) -> Self {
+        Self {
+            server,
+            index,
+            scope,
+            core,
+            sockets: RefCell::default(),
+            rooms: RefCell::default(),
+            acks: RefCell::default(),
+            next_ack: Cell::new(0),
+            connection: RefCell::default(),
+            middlewares: RefCell::default(),
+            listeners: RefCell::default(),
+            on_error: RefCell::default(),
+            marks: RefCell::default(),
+            generation: Cell::new(0),
+        }
+    }
+
+    fn socket(&self, slot: u32, generation: u32) -> Socket {
+        Socket { server: self.server, nsp: self.index, slot, generation, local: PhantomData }
+    }
+
+    /// Runs `f` on a socket that has not left.
+    pub(super) fn with<T>(&self, socket: Socket, f: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        let mut sockets = self.sockets.borrow_mut();
+        let entry = sockets.get_mut(socket.slot as usize)?;
+        (entry.generation == socket.generation).then(|| f(entry))
+    }
+
+    pub(super) fn is_connected(&self, socket: Socket) -> bool {
+        self.with(socket, |entry| entry.state == State::Connected).unwrap_or(false)
+    }
+
+    /// Takes a socket in whose middlewares are still to decide.
+    pub(super) fn admit(
+        &self,
+        conn: engine::Socket,
+        random: [u8; 12],
+        request: Request,
+        auth: Value,
+    ) -> Option<Socket> {
+        let outlet = conn.outlet()?;
+        let mut sockets = self.sockets.borrow_mut();
+        let vacant = sockets.vacant_entry();
+        let slot = vacant.key() as u32;
+        let generation = self.generation.get();
+        self.generation.set(generation.wrapping_add(1));
+        vacant.insert(Entry {
+            id: SocketId(SocketSid::from_parts(random, self.core.index() as u8, slot)),
+            generation,
+            state: State::Connecting,
+            left_own: false,
+            conn,
+            outlet: outlet.slot(),
+            handshake: Rc::new(Handshake { request, auth, issued: SystemTime::now() }),
+            listeners: None,
+            data: None,
+            acks: None,
+        });
+        Some(self.socket(slot, generation))
+    }
+
+    /// Runs the middlewares, then lets the socket in or refuses it.
+    pub(super) fn run_middlewares(self: &Rc<Self>, socket: Socket) {
+        let middlewares: Vec<BoxedHandler> = self.middlewares.borrow().clone();
+        let auth = self.auth(socket);
+        for (i, middleware) in middlewares.iter().enumerate() {
+            match self.call(middleware, socket, "connection", &auth, None, None) {
+                Called::Done(Ok(())) => {}
+                Called::Done(Err(failure)) => return self.refuse(socket, &failure),
+                Called::Later(first) => {
+                    let (nsp, rest) = (self.clone(), middlewares[i + 1..].to_vec());
+                    let finish = async move {
+                        let mut decided = first.await;
+                        for middleware in rest {
+                            if decided.is_err() {
+                                break;
+                            }
+                            decided = match nsp.call(&middleware, socket, "connection", &auth, None, None) {
+                                Called::Done(result) => result,
+                                Called::Later(later) => later.await,
+                            };
+                        }
+                        match decided {
+                            Ok(()) => nsp.accept(socket),
+                            Err(failure) => nsp.refuse(socket, &failure),
+                        }
+                    };
+                    return self.core.spawn(finish);
+                }
+            }
+        }
+        self.accept(socket);
+    }
+
+    fn auth(&self, socket: Socket) -> Vec<Value> {
+        self.with(socket, |entry| vec![entry.handshake.auth.clone()]).unwrap_or_default()
+    }
+
+    fn accept(self: &Rc<Self>, socket: Socket) {
+        let accepted = self.with(socket, |entry| {
+            entry.state = State::Connected;
+            (entry.outlet, entry.id)
+        });
+        let Some((outlet, id)) = accepted else { return };
+        self.join_room(socket.slot, outlet, ALL);
+        let text = sio::connect(&self.scope.nsp, &id.to_string(), None);
+        let _ = self.send(socket, &Frame::message(&[b"4", &text], &[]));
+        let handlers: SmallVec<[BoxedHandler; 2]> = self.connection.borrow().iter().cloned().collect();
+        let auth = self.auth(socket);
+        for handler in handlers {
+            self.run(&handler, socket, "connection", &auth, None, None);
+        }
+    }
+
+    fn refuse(&self, socket: Socket, failure: &Failure) {
+        let Some(conn) = self.with(socket, |entry| entry.conn) else { return };
+        let text = sio::connect_error(&self.scope.nsp, failure.message(), failure.details());
+        let _ = conn.send(&Frame::message(&[b"4", &text], &[]));
+        if let Some(server) = by_index(self.server) {
+            server.client(conn, |client| client.sockets.retain(|known| *known != socket));
+        }
+        self.forget(socket);
+    }
+
+    /// A socket has left, or its connection has ended.
+    pub(super) fn leave(self: &Rc<Self>, socket: Socket, reason: DisconnectReason) {
+        let was = self.with(socket, |entry| std::mem::replace(&mut entry.state, State::Leaving));
+        match was {
+            Some(State::Connected) => {}
+            Some(State::Connecting) => return self.forget(socket),
+            Some(State::Leaving) | None => return,
+        }
+        self.dispatch(socket, "disconnecting", &[], None, Some(reason));
+        self.leave_rooms(socket);
+        self.dispatch(socket, "disconnect", &[], None, Some(reason));
+        self.forget(socket);
+    }
+
+    fn leave_rooms(&self, socket: Socket) {
+        let core = self.core.index();
+        let directory = &self.core.shared().directory;
+        let space = self.scope.space;
+        let emptied = |room: &str| directory.exit(RoomKey { space, room }, core);
+        self.rooms.borrow_mut().leave_all(socket.slot, emptied);
+        self.with(socket, |entry| entry.left_own = true);
+    }
+
+    fn forget(&self, socket: Socket) {
+        self.leave_rooms(socket);
+        let entry = {
+            let mut sockets = self.sockets.borrow_mut();
+            let known = sockets.get(socket.slot as usize).is_some_and(|e| e.generation == socket.generation);
+            known.then(|| sockets.remove(socket.slot as usize))
+        };
+        for id in entry.and_then(|entry| entry.acks).into_iter().flat_map(|acks| *acks) {
+            self.ack_lost(id);
+        }
+    }
+
+    /// The server lets a socket go.
+    pub(super) fn disconnect(self: &Rc<Self>, socket: Socket) {
+        let Some(conn) = self.with(socket, |entry| entry.conn) else { return };
+        if self.is_connected(socket) {
+            let text = sio::disconnect(&self.scope.nsp);
+            let _ = conn.send(&Frame::message(&[b"4", &text], &[]));
+        }
+        if let Some(server) = by_index(self.server) {
+            server.client(conn, |client| client.sockets.retain(|known| *known != socket));
+        }
+        self.leave(socket, DisconnectReason::ServerNamespaceDisconnect);
+    }
+
+    pub(super) fn send(&self, socket: Socket, frame: &Frame) -> Delivery {
+        match self.with(socket, |entry| entry.conn) {
+            Some(conn) => conn.send(frame),
+            None => Delivery::Dropped,
+        }
+    }
+
+    /// An event came.
+    pub(super) fn event(self: &Rc<Self>, socket: Socket, name: &str, args: &[Value], id: Option<u64>) {
+        let ack = id.map(|id| Ack::new(socket, id));
+        self.dispatch(socket, name, args, ack, None);
+    }
+
+    /// Runs all handlers of an event.
+    fn dispatch(
+        self: &Rc<Self>,
+        socket: Socket,
+        name: &str,
+        args: &[Value],
+        ack: Option<Ack>,
+        reason: Option<DisconnectReason>,
+    ) {
+        let mut handlers = SmallVec::new();
+        self.listeners.borrow_mut().take(name, &mut handlers);
+        self.with(socket, |entry| {
+            if let Some(listeners) = &mut entry.listeners {
+                listeners.take(name, &mut handlers);
+            }
+        });
+        let ack = Cell::new(ack);
+        for handler in handlers {
+            self.run(&handler, socket, name, args, Some(&ack), reason);
+        }
+    }
+
+    fn call(
+        &self,
+        handler: &BoxedHandler,
+        socket: Socket,
+        event: &str,
+        args: &[Value],
+        ack: Option<&Cell<Option<Ack>>>,
+        reason: Option<DisconnectReason>,
+    ) -> Called {
+        let none = Cell::new(None);
+        handler(&EventContext { socket, event, args, ack: ack.unwrap_or(&none), reason })
+    }
+
+    /// Calls a handler and sees to its failure, now or later.
+    fn run(
+        self: &Rc<Self>,
+        handler: &BoxedHandler,
+        socket: Socket,
+        event: &str,
+        args: &[Value],
+        ack: Option<&Cell<Option<Ack>>>,
+        reason: Option<DisconnectReason>,
+    ) {
+        match self.call(handler, socket, event, args, ack, reason) {
+            Called::Done(result) => self.note(socket, event, result),
+            Called::Later(future) => {
+                let (nsp, event) = (self.clone(), event.to_owned());
+                self.core.spawn(async move {
+                    let result = future.await;
+                    nsp.note(socket, &event, result);
+                });
+            }
+        }
+    }
+
+    fn note(&self, socket: Socket, event: &str, result: Result<(), Failure>) {
+        let Err(failure) = result else { return };
+        let error = EventError { event: event.to_owned(), failure };
+        let handler = self.on_error.borrow().clone();
+        match handler {
+            Some(handler) => handler(socket, &error),
+            None => tracing::debug!("a handler has failed: {error}"),
+        }
+    }
+
+    pub(super) fn join_room(&self, slot: u32, outlet: u32, room: &str) {
+        if self.rooms.borrow_mut().join(slot, outlet, room) == Some(true) {
+            let key = RoomKey { space: self.scope.space, room };
+            self.core.shared().directory.enter(key, self.core.index());
+        }
+    }
+
+    /// A socket joins a room; in vain once it is leaving.
+    pub(super) fn join(&self, socket: Socket, room: &str) {
+        let entry = self.with(socket, |entry| {
+            let own = is_own(&entry.id, room);
+            if own {
+                entry.left_own = false;
+            }
+            (entry.outlet, entry.state != State::Leaving && !own)
+        });
+        if let Some((outlet, true)) = entry {
+            self.join_room(socket.slot, outlet, room);
+        }
+    }
+
+    pub(super) fn leave_room(&self, socket: Socket, room: &str) {
+        let known = self.with(socket, |entry| {
+            if is_own(&entry.id, room) {
+                entry.left_own = true;
+            }
+        });
+        if known.is_some() && self.rooms.borrow_mut().leave(socket.slot, room) == Some(true) {
+            let key = RoomKey { space: self.scope.space, room };
+            self.core.shared().directory.exit(key, self.core.index());
+        }
+    }
+
+    /// The rooms of a socket, its own included.
+    pub(super) fn rooms_of(&self, socket: Socket) -> Vec<String> {
+        let own = self.with(socket, |entry| (!entry.left_own).then(|| entry.id.to_string()));
+        let Some(own) = own else { return Vec::new() };
+        let rooms = self.rooms.borrow();
+        let joined = rooms.of(socket.slot).filter(|room| *room != ALL).map(str::to_owned);
+        own.into_iter().chain(joined).collect()
+    }
+
+    /// The socket of this core whose own room has this name.
+    fn owner(&self, room: &str) -> Option<(u32, u32)> {
+        let sid = SocketSid::parse(room).filter(|sid| sid.core() == self.core.index())?;
+        let sockets = self.sockets.borrow();
+        let entry = sockets.get(sid.slot() as usize)?;
+        let there = entry.id.0 == sid && entry.state == State::Connected && !entry.left_own;
+        there.then_some((sid.slot(), entry.outlet))
+    }
+
+    /// Owes a frame to the selected sockets of this core.
+    pub(super) fn deliver(&self, selection: &Selection, frame: &Frame) {
+        let mut outlets = self.core.outlets();
+        let volatile = selection.volatile;
+        self.select(selection, |_, outlet| {
+            // What a slow socket loses is its own affair: its limit closes it.
+            let _ = push(&mut outlets, outlet, frame, volatile);
+        });
+        drop(outlets);
+        self.core.ring_bell();
+    }
+
+    /// Calls `f` with slot and outlet of each selected socket of this core, once.
+    fn select(&self, selection: &Selection, mut f: impl FnMut(u32, u32)) {
+        let rooms = self.rooms.borrow();
+        // One room and nobody left out is what most broadcasts are: nothing is marked then.
+        if let ([] | [_], []) = (&*selection.rooms, &*selection.except) {
+            let room = selection.rooms.first().map_or(ALL, |room| room);
+            for member in rooms.members(room) {
+                f(member.member, member.outlet);
+            }
+            if let Some((slot, outlet)) = self.owner(room)
+                && !rooms.contains(slot, room)
+            {
+                f(slot, outlet);
+            }
+            return;
+        }
+        let mut marks = self.marks.borrow_mut();
+        marks.clear();
+        for room in &selection.except {
+            rooms.members(room).iter().for_each(|member| {
+                marks.mark(member.member);
+            });
+            if let Some((slot, _)) = self.owner(room) {
+                marks.mark(slot);
+            }
+        }
+        if selection.rooms.is_empty() {
+            for member in rooms.members(ALL) {
+                if marks.mark(member.member) {
+                    f(member.member, member.outlet);
+                }
+            }
+        }
+        for room in &selection.rooms {
+            for member in rooms.members(room) {
+                if marks.mark(member.member) {
+                    f(member.member, member.outlet);
+                }
+            }
+            if let Some((slot, outlet)) = self.owner(room)
+                && marks.mark(slot)
+            {
+                f(slot, outlet);
+            }
+        }
+    }
+
+    /// The selected sockets of this core.
+    pub(super) fn selected(&self, selection: &Selection) -> Vec<Socket> {
+        let mut slots = Vec::new();
+        self.select(selection, |slot, _| slots.push(slot));
+        let sockets = self.sockets.borrow();
+        let socket = |slot: u32| Some(self.socket(slot, sockets.get(slot as usize)?.generation));
+        slots.into_iter().filter_map(socket).collect()
+    }
+}
+
+/// Owes a frame to an outlet, unless it is volatile and the client is busy.
+pub(super) fn push(outlets: &mut Outlets, outlet: u32, frame: &Frame, volatile: bool) -> Delivery {
+    if volatile && !outlets.is_writable(outlet) {
+        return Delivery::Dropped;
+    }
+    outlets.push_slot(outlet, frame)
+}
+
+fn is_own(id: &SocketId, room: &str) -> bool {
+    SocketSid::parse(room) == Some(id.0)
+}
+
+/// Which slots were seen, without clearing anything in between.
+#[derive(Default)]
+struct Marks {
+    epoch: u32,
+    seen: Vec<u32>,
+}
+
+impl Marks {
+    fn clear(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+        if self.epoch == 0 {
+            self.seen.fill(0);
+            self.epoch = 1;
+        }
+    }
+
+    /// Marks a slot; whether it was unmarked.
+    fn mark(&mut self, slot: u32) -> bool {
+        let slot = slot as usize;
+        if self.seen.len() <= slot {
+            self.seen.resize(slot + 1, 0);
+        }
+        std::mem::replace(&mut self.seen[slot], self.epoch) != self.epoch
+    }
+}

@@ -1,0 +1,297 @@
+//! A Socket.IO server on one core.
+
+use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::broadcast::{BroadcastOperator, RoomNames, Scope};
+use super::client::Client;
+use super::extract::Handler;
+use super::namespace::{Namespace, NspInner};
+use super::{Handle, Options, Socket, client_files};
+use crate::app::{App, Layer};
+use crate::engine::{self, CloseReason, Events, IdPool, Message};
+use crate::fanout::{Delivery, OutletId};
+use crate::protocol::sio::{EncodeError, NspName, Parser};
+use crate::runtime::Core;
+use crate::time::Millis;
+
+/// A Socket.IO server on one core. A clone is a reference to the same.
+///
+/// It stands for the main namespace `/` as well: what a [`Namespace`] does, this does for `/`.
+///
+/// ```no_run
+/// # use sockring::app::App;
+/// # use sockring::io::{Options, Server, Socket};
+/// # fn set_up(app: &App) {
+/// let io = Server::attach_app(app, Options::default());
+/// io.on_connection(|socket: Socket| {
+///     let _ = socket.broadcast().emit("joined", socket.id());
+/// });
+/// io.of("/admin").on_connection(|_: Socket| ());
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Server(pub(super) Rc<Inner>);
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("io::Server").field("path", &self.0.path).finish_non_exhaustive()
+    }
+}
+
+thread_local! {
+    static SERVERS: RefCell<Vec<Rc<Inner>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The server of a number that a handle carries; `None` on a foreign thread.
+pub(super) fn by_index(index: u16) -> Option<Rc<Inner>> {
+    SERVERS.with_borrow(|servers| servers.get(usize::from(index)).cloned())
+}
+
+/// The server of this core with a path.
+pub(super) fn by_path(path: &str) -> Option<Rc<Inner>> {
+    SERVERS.with_borrow(|servers| servers.iter().find(|server| *server.path == *path).cloned())
+}
+
+pub(super) struct Inner {
+    pub(super) index: u16,
+    pub(super) path: Arc<str>,
+    pub(super) core: Rc<Core>,
+    pub(super) options: Options,
+    pub(super) namespaces: RefCell<Vec<Rc<NspInner>>>,
+    pub(super) ids: RefCell<IdPool>,
+    pub(super) parser: RefCell<Parser>,
+    /// By the slot of the engine's session.
+    pub(super) clients: RefCell<Vec<Option<Client>>>,
+    /// Clients that have joined nothing yet, by the time at which they are closed.
+    pub(super) unjoined: RefCell<BinaryHeap<Reverse<(Millis, u32)>>>,
+    /// Acknowledgements that are awaited, by the time at which they are given up.
+    pub(super) ack_deadlines: RefCell<BinaryHeap<Reverse<(Millis, u16, u64)>>>,
+    engine: RefCell<Option<engine::Server>>,
+    stopping: Cell<bool>,
+}
+
+impl Server {
+    /// Serves Socket.IO on an App.
+    pub fn attach_app(app: &App, options: Options) -> Self {
+        let prefix = options.engine.prefix();
+        if let Some(folder) = &options.client_dist {
+            client_files::serve(app, &prefix, folder);
+        }
+        let engine_options = options.engine.clone();
+        let inner = Rc::new(Inner {
+            index: SERVERS.with_borrow(|servers| servers.len() as u16),
+            path: prefix.into(),
+            core: app.core().clone(),
+            options,
+            namespaces: RefCell::default(),
+            ids: RefCell::default(),
+            parser: RefCell::default(),
+            clients: RefCell::default(),
+            unjoined: RefCell::default(),
+            ack_deadlines: RefCell::default(),
+            engine: RefCell::default(),
+            stopping: Cell::new(false),
+        });
+        SERVERS.with_borrow_mut(|servers| servers.push(inner.clone()));
+        inner.namespace_or_new("/");
+        let engine = engine::Server::attach(app, engine_options, Upward(inner.clone()));
+        inner.engine.replace(Some(engine));
+        app.0.add_layer(Rc::new(Upward(inner.clone())));
+        Self(inner)
+    }
+
+    /// A namespace, made if it is new. Clients join it by name; `""` and `"chat"` mean `/` and `/chat`.
+    pub fn of(&self, name: &str) -> Namespace {
+        Namespace(self.0.namespace_or_new(name))
+    }
+
+    /// The main namespace.
+    pub fn sockets(&self) -> Namespace {
+        self.of("/")
+    }
+
+    /// The engine below.
+    pub fn engine(&self) -> Option<engine::Server> {
+        self.0.engine.borrow().clone()
+    }
+
+    /// A handle for other threads.
+    pub fn handle(&self) -> Handle {
+        Handle::new(self.0.main().scope.clone())
+    }
+
+    /// The path, with its slashes.
+    pub fn path(&self) -> &str {
+        &self.0.path
+    }
+
+    /// See [`Namespace::on_connection`].
+    pub fn on_connection<M>(&self, handler: impl Handler<M>) -> &Self {
+        self.sockets().on_connection(handler);
+        self
+    }
+
+    /// See [`Namespace::middleware`].
+    pub fn middleware<M>(&self, handler: impl Handler<M>) -> &Self {
+        self.sockets().middleware(handler);
+        self
+    }
+
+    /// See [`Namespace::sockets_on`].
+    pub fn sockets_on<M>(&self, event: &str, handler: impl Handler<M>) -> &Self {
+        self.sockets().sockets_on(event, handler);
+        self
+    }
+
+    /// See [`Namespace::on_error`].
+    pub fn on_error(&self, handler: impl Fn(Socket, &super::EventError) + 'static) -> &Self {
+        self.sockets().on_error(handler);
+        self
+    }
+
+    /// Emits to all sockets of `/`, on all cores.
+    ///
+    /// # Errors
+    ///
+    /// A reserved name, or arguments that cannot be written as JSON.
+    pub fn emit<T: serde::Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
+        self.operator().emit(event, args)
+    }
+
+    /// Narrows a broadcast to the members of rooms.
+    pub fn to(&self, rooms: impl RoomNames) -> BroadcastOperator {
+        self.operator().to(rooms)
+    }
+
+    /// The reference's `in`, which is a keyword here: the same as [`to`](Self::to).
+    #[doc(alias = "in")]
+    pub fn within(&self, rooms: impl RoomNames) -> BroadcastOperator {
+        self.operator().to(rooms)
+    }
+
+    /// Leaves the members of rooms out of a broadcast.
+    pub fn except(&self, rooms: impl RoomNames) -> BroadcastOperator {
+        self.operator().except(rooms)
+    }
+
+    /// Keeps a broadcast within this process.
+    pub fn local(&self) -> BroadcastOperator {
+        self.operator().local()
+    }
+
+    /// Lets a broadcast pass those by who cannot take it at once.
+    pub fn volatile(&self) -> BroadcastOperator {
+        self.operator().volatile()
+    }
+
+    /// Makes all sockets of `/` join rooms.
+    pub fn sockets_join(&self, rooms: impl RoomNames) {
+        self.operator().sockets_join(rooms);
+    }
+
+    /// Makes all sockets of `/` leave rooms.
+    pub fn sockets_leave(&self, rooms: impl RoomNames) {
+        self.operator().sockets_leave(rooms);
+    }
+
+    /// Disconnects all sockets of `/`; with `close`, their connections too.
+    pub fn disconnect_sockets(&self, close: bool) {
+        self.operator().disconnect_sockets(close);
+    }
+
+    fn operator(&self) -> BroadcastOperator {
+        BroadcastOperator::new(self.0.main().scope.clone())
+    }
+}
+
+impl Inner {
+    pub(super) fn main(&self) -> Rc<NspInner> {
+        // The constructor makes it first, and namespaces stay.
+        self.namespaces.borrow()[0].clone()
+    }
+
+    pub(super) fn namespace(&self, name: &str) -> Option<Rc<NspInner>> {
+        self.namespaces.borrow().iter().find(|nsp| *nsp.scope.nsp == *name).cloned()
+    }
+
+    pub(super) fn namespace_at(&self, index: u16) -> Option<Rc<NspInner>> {
+        self.namespaces.borrow().get(usize::from(index)).cloned()
+    }
+
+    fn namespace_or_new(&self, name: &str) -> Rc<NspInner> {
+        let name = NspName::from(name);
+        if let Some(known) = self.namespace(&name) {
+            return known;
+        }
+        let shared = self.core.shared().clone();
+        let space = shared.directory.space(&format!("{}\0{name}", self.path));
+        let scope = Arc::new(Scope {
+            shared,
+            path: self.path.clone(),
+            nsp: name,
+            space,
+            adapter: self.options.adapter.clone(),
+        });
+        let mut namespaces = self.namespaces.borrow_mut();
+        let nsp = Rc::new(NspInner::new(self.index, namespaces.len() as u16, scope, self.core.clone()));
+        namespaces.push(nsp.clone());
+        nsp
+    }
+
+    fn expire(&self, now: Millis) {
+        loop {
+            let due = match self.unjoined.borrow_mut().peek_mut() {
+                Some(first) if first.0.0 <= now => std::collections::binary_heap::PeekMut::pop(first).0.1,
+                _ => break,
+            };
+            self.connect_timed_out(due, now);
+        }
+        loop {
+            let due = match self.ack_deadlines.borrow_mut().peek_mut() {
+                Some(first) if first.0.0 <= now => std::collections::binary_heap::PeekMut::pop(first).0,
+                _ => break,
+            };
+            if let Some(nsp) = self.namespace_at(due.1) {
+                nsp.ack_timed_out(due.2);
+            }
+        }
+    }
+}
+
+/// The server as the layers below see it.
+pub(super) struct Upward(pub(super) Rc<Inner>);
+
+impl Events for Upward {
+    fn connection(&self, socket: engine::Socket) {
+        self.0.client_connected(socket);
+    }
+
+    fn message(&self, socket: engine::Socket, message: Message<'_>) {
+        self.0.client_message(socket, message);
+    }
+
+    fn drain(&self, _: engine::Socket) {}
+
+    fn close(&self, socket: engine::Socket, reason: CloseReason) {
+        self.0.client_closed(socket, reason);
+    }
+}
+
+impl Layer for Upward {
+    fn owed(&self, _: OutletId) {}
+
+    fn overflowed(&self, _: OutletId) {}
+
+    fn tick(&self, now: Millis) {
+        self.0.expire(now);
+    }
+
+    fn shutdown(&self) {
+        self.0.stopping.set(true);
+    }
+}

@@ -1,0 +1,392 @@
+//! The handle on a socket.
+
+use std::any::Any;
+use std::fmt;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer};
+
+use super::ack::AckFuture;
+use super::broadcast::{BroadcastOperator, RoomNames};
+use super::extract::{Handler, boxed};
+use super::namespace::{NspInner, push};
+use super::server::by_index;
+use super::{AckError, Handshake};
+use crate::engine::{self, SocketSid};
+use crate::fanout::{Delivery, Frame};
+use crate::protocol::sio::{self, EncodeError, Value};
+use crate::time::Millis;
+
+/// The public id of a socket. It differs from the engine's session id, which is a secret.
+///
+/// ```
+/// use sockring::io::SocketId;
+/// assert!("not an id".parse::<SocketId>().is_err());
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SocketId(pub(super) SocketSid);
+
+impl fmt::Display for SocketId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for SocketId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SocketId({})", self.0)
+    }
+}
+
+impl Serialize for SocketId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl FromStr for SocketId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        SocketSid::parse(text).map(Self).ok_or("not the id of a socket")
+    }
+}
+
+/// A socket of this core: one client in one namespace. A small copy that stays void once the socket has
+/// left, so keeping one leaks nothing; it belongs to the thread of its core.
+///
+/// ```no_run
+/// # use sockring::io::{Data, DisconnectReason, Server, Socket};
+/// # fn set_up(io: &Server) {
+/// io.on_connection(|socket: Socket| {
+///     socket.join(["lobby", "news"]);
+///     socket.on("say", |socket: Socket, Data(text): Data<String>| {
+///         socket.to("lobby").emit("said", text)
+///     });
+///     socket.on("disconnect", |reason: DisconnectReason| println!("left: {reason}"));
+/// });
+/// # }
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Socket {
+    pub(super) server: u16,
+    pub(super) nsp: u16,
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+    pub(super) local: PhantomData<*const ()>,
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("id", &self.try_id()).finish_non_exhaustive()
+    }
+}
+
+/// Runs `f` on the namespace of a handle; `None` on a foreign thread.
+pub(super) fn with_nsp<T>(socket: Socket, f: impl FnOnce(&Rc<NspInner>) -> T) -> Option<T> {
+    let nsp = by_index(socket.server)?.namespace_at(socket.nsp)?;
+    Some(f(&nsp))
+}
+
+impl Socket {
+    /// The id; once the socket has left, one that belongs to nobody.
+    pub fn id(self) -> SocketId {
+        self.try_id().unwrap_or(SocketId(SocketSid::from_parts([0; 12], u8::MAX, u32::MAX)))
+    }
+
+    fn try_id(self) -> Option<SocketId> {
+        with_nsp(self, |nsp| nsp.with(self, |entry| entry.id)).flatten()
+    }
+
+    /// Whether it has joined and not left.
+    pub fn connected(self) -> bool {
+        with_nsp(self, |nsp| nsp.is_connected(self)).unwrap_or(false)
+    }
+
+    /// The name of its namespace.
+    pub fn nsp(self) -> String {
+        with_nsp(self, |nsp| nsp.scope.nsp.to_string()).unwrap_or_default()
+    }
+
+    /// What it came with; `None` once it has left.
+    pub fn handshake(self) -> Option<Rc<Handshake>> {
+        with_nsp(self, |nsp| nsp.with(self, |entry| entry.handshake.clone())).flatten()
+    }
+
+    /// The session below.
+    pub fn conn(self) -> Option<engine::Socket> {
+        with_nsp(self, |nsp| nsp.with(self, |entry| entry.conn)).flatten()
+    }
+
+    /// Attaches a value of yours, in place of an earlier one.
+    pub fn set_data<T: Any>(self, data: T) {
+        with_nsp(self, |nsp| nsp.with(self, |entry| entry.data = Some(Rc::new(data))));
+    }
+
+    /// The value that was attached, if it is of this type. Put a `Cell` or `RefCell` in to change it.
+    pub fn data<T: Any>(self) -> Option<Rc<T>> {
+        with_nsp(self, |nsp| nsp.with(self, |entry| entry.data.clone())).flatten().flatten()?.downcast().ok()
+    }
+
+    /// Joins rooms.
+    pub fn join(self, rooms: impl RoomNames) {
+        with_nsp(self, |nsp| rooms.each(|room| nsp.join(self, room)));
+    }
+
+    /// Leaves rooms.
+    pub fn leave(self, rooms: impl RoomNames) {
+        with_nsp(self, |nsp| rooms.each(|room| nsp.leave_room(self, room)));
+    }
+
+    /// The rooms that it is in; the first is that of its own id, unless it has left it.
+    pub fn rooms(self) -> Vec<String> {
+        with_nsp(self, |nsp| nsp.rooms_of(self)).unwrap_or_default()
+    }
+
+    /// Registers a handler for an event; several run in the order in which they were added. The events
+    /// `disconnecting` (rooms are still full) and `disconnect` are the server's own; take a
+    /// [`DisconnectReason`](super::DisconnectReason).
+    pub fn on<M>(self, event: &str, handler: impl Handler<M>) {
+        self.add_listener(event, boxed(handler), false);
+    }
+
+    /// Registers a handler for the next event of that name only.
+    pub fn once<M>(self, event: &str, handler: impl Handler<M>) {
+        self.add_listener(event, boxed(handler), true);
+    }
+
+    fn add_listener(self, event: &str, handler: super::extract::BoxedHandler, once: bool) {
+        with_nsp(self, |nsp| {
+            nsp.with(self, |entry| entry.listeners.get_or_insert_default().add(event, handler, once))
+        });
+    }
+
+    /// Removes this socket's handlers of an event.
+    pub fn off(self, event: &str) {
+        with_nsp(self, |nsp| {
+            nsp.with(self, |entry| {
+                if let Some(listeners) = &mut entry.listeners {
+                    listeners.remove(event);
+                    if listeners.is_empty() {
+                        entry.listeners = None;
+                    }
+                }
+            })
+        });
+    }
+
+    /// Removes all of this socket's handlers.
+    pub fn remove_all_listeners(self) {
+        with_nsp(self, |nsp| {
+            nsp.with(self, |entry| {
+                if let Some(mut listeners) = entry.listeners.take() {
+                    listeners.clear();
+                }
+            })
+        });
+    }
+
+    /// The events that this socket has handlers for.
+    pub fn event_names(self) -> Vec<String> {
+        let names = with_nsp(self, |nsp| {
+            nsp.with(self, |entry| {
+                let listeners = entry.listeners.as_deref();
+                listeners.map(|l| l.names().map(str::to_owned).collect()).unwrap_or_default()
+            })
+        });
+        names.flatten().unwrap_or_default()
+    }
+
+    /// Emits an event to this client. A tuple is the list of arguments, anything else is one argument; what
+    /// serialises as bytes (`bytes::Bytes`) travels as binary.
+    ///
+    /// # Errors
+    ///
+    /// A reserved name, or arguments that cannot be written as JSON.
+    pub fn emit<T: Serialize>(self, event: &str, args: T) -> Result<Delivery, EncodeError> {
+        self.operator().emit(event, args)
+    }
+
+    /// Emits the event `message`, as the reference's `send`.
+    ///
+    /// # Errors
+    ///
+    /// Arguments that cannot be written as JSON.
+    pub fn send<T: Serialize>(self, args: T) -> Result<Delivery, EncodeError> {
+        self.emit("message", args)
+    }
+
+    /// Emits an event and awaits the client's answer, for as long as the client is there; see
+    /// [`timeout`](Self::timeout). A tuple `T` takes all values of the answer, any other type the first.
+    pub fn emit_with_ack<T, A>(self, event: &str, args: A) -> AckFuture<T>
+    where
+        T: DeserializeOwned,
+        A: Serialize,
+    {
+        self.operator().emit_with_ack(event, args)
+    }
+
+    /// Emits an event and calls `done` with the values of the client's answer.
+    ///
+    /// # Errors
+    ///
+    /// A reserved name, or arguments that cannot be written as JSON; `done` is not called then.
+    pub fn emit_with_callback<A: Serialize>(
+        self,
+        event: &str,
+        args: A,
+        done: impl FnOnce(Result<Vec<Value>, AckError>) + 'static,
+    ) -> Result<Delivery, EncodeError> {
+        self.operator().emit_with_callback(event, args, done)
+    }
+
+    /// Limits the time for acknowledgements of what is emitted through the result.
+    pub fn timeout(self, timeout: Duration) -> SocketOperator {
+        SocketOperator { timeout: Some(timeout.as_millis() as Millis), ..self.operator() }
+    }
+
+    /// What is emitted through the result is dropped unless the client can take it at once: nothing waits
+    /// for it, and nothing was said to it in this turn.
+    pub fn volatile(self) -> SocketOperator {
+        SocketOperator { volatile: true, ..self.operator() }
+    }
+
+    fn operator(self) -> SocketOperator {
+        SocketOperator { socket: self, timeout: None, volatile: false }
+    }
+
+    /// A broadcast to everybody in the namespace but this socket.
+    pub fn broadcast(self) -> BroadcastOperator {
+        match with_nsp(self, |nsp| BroadcastOperator::new(nsp.scope.clone())) {
+            Some(operator) => operator.except(self.id()),
+            // A handle of a foreign thread does not compile; one that outlives its server has nobody to
+            // reach, and says so where it is used.
+            None => unreachable!("a socket's handle was used outside its core"),
+        }
+    }
+
+    /// A broadcast to the members of rooms, but not to this socket.
+    pub fn to(self, rooms: impl RoomNames) -> BroadcastOperator {
+        self.broadcast().to(rooms)
+    }
+
+    /// The reference's `in`, which is a keyword here: the same as [`to`](Self::to).
+    #[doc(alias = "in")]
+    pub fn within(self, rooms: impl RoomNames) -> BroadcastOperator {
+        self.to(rooms)
+    }
+
+    /// A broadcast to everybody but this socket and the members of rooms.
+    pub fn except(self, rooms: impl RoomNames) -> BroadcastOperator {
+        self.broadcast().except(rooms)
+    }
+
+    /// A broadcast within this process, but not to this socket.
+    pub fn local(self) -> BroadcastOperator {
+        self.broadcast().local()
+    }
+
+    /// Makes the socket leave its namespace; with `close`, the client's connection is closed, and all its
+    /// sockets leave.
+    pub fn disconnect(self, close: bool) {
+        if !close {
+            with_nsp(self, |nsp| nsp.disconnect(self));
+            return;
+        }
+        let Some(conn) = self.conn() else { return };
+        let Some(server) = by_index(self.server) else { return };
+        let sockets = server.client(conn, |client| client.sockets.clone()).unwrap_or_default();
+        for socket in sockets {
+            with_nsp(socket, |nsp| nsp.disconnect(socket));
+        }
+        conn.close();
+    }
+}
+
+/// What is emitted to one socket, with conditions. Made by [`Socket::timeout`] and [`Socket::volatile`].
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # use sockring::io::{AckError, Socket};
+/// # async fn ask(socket: Socket) {
+/// let answer: Result<String, AckError> =
+///     socket.timeout(Duration::from_secs(5)).emit_with_ack("name?", ()).await;
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[must_use = "an operator does nothing until it emits"]
+pub struct SocketOperator {
+    socket: Socket,
+    timeout: Option<Millis>,
+    volatile: bool,
+}
+
+impl SocketOperator {
+    /// See [`Socket::timeout`].
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout: Some(timeout.as_millis() as Millis), ..self }
+    }
+
+    /// See [`Socket::volatile`].
+    pub fn volatile(self) -> Self {
+        Self { volatile: true, ..self }
+    }
+
+    /// See [`Socket::emit`].
+    ///
+    /// # Errors
+    ///
+    /// A reserved name, or arguments that cannot be written as JSON.
+    pub fn emit<T: Serialize>(self, event: &str, args: T) -> Result<Delivery, EncodeError> {
+        let sent = with_nsp(self.socket, |nsp| {
+            let encoded = sio::event(&nsp.scope.nsp, None, event, &args)?;
+            let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
+            let outlet = nsp.with(self.socket, |entry| entry.outlet).filter(|_| nsp.is_connected(self.socket));
+            let Some(outlet) = outlet else { return Ok(Delivery::Dropped) };
+            nsp.core.ring_bell();
+            Ok(push(&mut nsp.core.outlets(), outlet, &frame, self.volatile))
+        });
+        sent.unwrap_or(Ok(Delivery::Dropped))
+    }
+
+    /// See [`Socket::emit_with_ack`].
+    pub fn emit_with_ack<T, A>(self, event: &str, args: A) -> AckFuture<T>
+    where
+        T: DeserializeOwned,
+        A: Serialize,
+    {
+        let (future, done) = AckFuture::new();
+        let shared = Rc::new(std::cell::Cell::new(Some(done)));
+        let fulfil = shared.clone();
+        let emitted = self.emit_with_callback(event, args, move |result| {
+            if let Some(done) = fulfil.take() {
+                done(result);
+            }
+        });
+        if let (Err(error), Some(done)) = (emitted, shared.take()) {
+            done(Err(AckError::Encode(error.to_string())));
+        }
+        future
+    }
+
+    /// See [`Socket::emit_with_callback`].
+    ///
+    /// # Errors
+    ///
+    /// A reserved name, or arguments that cannot be written as JSON; `done` is not called then.
+    pub fn emit_with_callback<A: Serialize>(
+        self,
+        event: &str,
+        args: A,
+        done: impl FnOnce(Result<Vec<Value>, AckError>) + 'static,
+    ) -> Result<Delivery, EncodeError> {
+        let sent = with_nsp(self.socket, |nsp| {
+            nsp.emit_with_ack(self.socket, event, &args, self.timeout, Box::new(done))
+        });
+        sent.unwrap_or(Ok(Delivery::Dropped))
+    }
+}
