@@ -39,7 +39,7 @@ pub use builder::Builder;
 pub use options::Options;
 pub use request::Request;
 pub use response::Response;
-pub use routes::RouteHandler;
+pub use routes::{Answering, Async, Sync};
 pub use service::current;
 pub(crate) use service::Layer;
 pub use websocket::{Behavior, Closed, Message, Upgrade, WebSocket};
@@ -57,8 +57,11 @@ pub struct App(pub(crate) Rc<Inner>);
 macro_rules! method {
     ($name:ident, $method:literal) => {
         #[doc = concat!("Answers ", $method, " requests whose path matches `pattern`; see [`any`](Self::any).")]
-        pub fn $name<M>(&self, pattern: &str, handler: impl RouteHandler<M>) -> &Self {
-            self.route(Some($method), pattern, handler)
+        pub fn $name<R, M>(&self, pattern: &str, handler: impl Fn(Request, Response) -> R + 'static) -> &Self
+        where
+            R: Answering<M>,
+        {
+            self.route(Some($method), pattern, move |request, response| handler(request, response).finish())
         }
     };
 }
@@ -82,15 +85,21 @@ impl App {
     /// [`Request::param`] gives, and a last segment `*` matches everything below. Of several routes that
     /// match, the one added first answers. A route for GET answers HEAD as well. The handler takes a
     /// [`Request`] and a [`Response`] and may be async.
-    pub fn any<M>(&self, pattern: &str, handler: impl RouteHandler<M>) -> &Self {
-        self.route(None, pattern, handler)
+    pub fn any<R, M>(&self, pattern: &str, handler: impl Fn(Request, Response) -> R + 'static) -> &Self
+    where
+        R: Answering<M>,
+    {
+        self.route(None, pattern, move |request, response| handler(request, response).finish())
     }
 
-    fn route<M>(&self, method: Option<&'static str>, pattern: &str, handler: impl RouteHandler<M>) -> &Self {
-        let handler: Rc<dyn Fn(Request, Response)> = Rc::new(move |request, response| {
-            handler.handle(request, response);
-        });
-        self.0.add_route(Route::new(pattern, Target::Http { method, handler, body_bytes: None }));
+    fn route(
+        &self,
+        method: Option<&'static str>,
+        pattern: &str,
+        handler: impl Fn(Request, Response) + 'static,
+    ) -> &Self {
+        let target = Target::Http { method, handler: Rc::new(handler), body_bytes: None };
+        self.0.add_route(Route::new(pattern, target));
         self
     }
 

@@ -87,8 +87,4 @@ impl Request {
     pub fn peer(&self) -> Option<SocketAddr> {
         self.0.peer
     }
-
-    pub(crate) fn head(&self) -> &Head {
-        &self.0.head
-    }
 }

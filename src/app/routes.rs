@@ -8,38 +8,29 @@ use super::websocket::Upgradable;
 use super::{Request, Response};
 use crate::runtime;
 
-/// A route handler: a closure or function of [`Request`] and [`Response`], sync or async. `M` only tells
-/// the two apart; it is inferred.
-pub trait RouteHandler<M>: 'static {
-    /// Answers a request.
-    fn handle(&self, request: Request, response: Response);
+/// What a route handler may return: nothing, or a future of nothing. `M` only tells the two apart; it is
+/// inferred.
+pub trait Answering<M>: 'static {
+    /// Lets the handler finish.
+    fn finish(self);
 }
 
-/// Marks a handler that returns nothing.
+/// Marks a handler that is done when it returns. It may still keep the [`Response`] and end it later.
 #[derive(Debug)]
 pub struct Sync;
 
 /// Marks a handler that returns a future.
 #[derive(Debug)]
-pub struct Async<F>(std::marker::PhantomData<F>);
+pub struct Async;
 
-impl<F> RouteHandler<Sync> for F
-where
-    F: Fn(Request, Response) + 'static,
-{
-    fn handle(&self, request: Request, response: Response) {
-        self(request, response);
-    }
+impl Answering<Sync> for () {
+    fn finish(self) {}
 }
 
-impl<F, R> RouteHandler<Async<R>> for F
-where
-    F: Fn(Request, Response) -> R + 'static,
-    R: Future<Output = ()> + 'static,
-{
-    fn handle(&self, request: Request, response: Response) {
+impl<F: Future<Output = ()> + 'static> Answering<Async> for F {
+    fn finish(self) {
         if let Some(core) = runtime::current() {
-            core.spawn(self(request, response));
+            core.spawn(self);
         }
     }
 }

@@ -128,7 +128,6 @@ impl Server {
     pub fn attach(app: &App, options: Options, events: impl Events) -> Self {
         let inner = Rc::new(Inner {
             index: SERVERS.with_borrow(|servers| servers.len() as u16),
-            app: app.clone(),
             core: app.core().clone(),
             prefix: options.prefix(),
             options,
@@ -174,7 +173,6 @@ pub(super) fn with_server<T>(socket: Socket, f: impl FnOnce(&Rc<Inner>) -> T) ->
 
 pub(crate) struct Inner {
     index: u16,
-    pub(super) app: App,
     pub(super) core: Rc<Core>,
     prefix: String,
     pub(super) options: Options,

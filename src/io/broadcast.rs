@@ -1,6 +1,7 @@
 //! To whom a message goes, and the way to all cores that have some of them.
 
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -183,7 +184,8 @@ impl BroadcastOperator {
         let cores = self.cores();
         // A broadcast that follows from this thread must find the new members on their cores.
         each_room(&scope, &names, cores, |key, core| scope.shared.directory.announce(key, core));
-        self.on_cores(cores, move |nsp, selection| {
+        let announced = names.clone();
+        let refused = self.on_cores(cores, move |nsp, selection| {
             for socket in nsp.selected(selection) {
                 names.iter().for_each(|room| nsp.join(socket, room));
             }
@@ -191,6 +193,7 @@ impl BroadcastOperator {
             here.insert(nsp.core.index());
             each_room(&nsp.scope, &names, here, |key, core| nsp.scope.shared.directory.arrived(key, core));
         });
+        each_room(&scope, &announced, refused, |key, core| scope.shared.directory.arrived(key, core));
     }
 
     /// Makes the selected sockets leave rooms.
@@ -216,7 +219,8 @@ impl BroadcastOperator {
     /// Sends what is encoded already.
     pub(super) fn send(&self, frame: &Frame) -> Delivery {
         let frame = frame.clone();
-        self.on_cores(self.cores(), move |nsp, selection| nsp.deliver(selection, &frame))
+        let refused = self.on_cores(self.cores(), move |nsp, selection| nsp.deliver(selection, &frame));
+        if refused.is_empty() { Delivery::Sent } else { Delivery::Dropped }
     }
 
     fn options(&self) -> BroadcastOptions {
@@ -249,10 +253,14 @@ impl BroadcastOperator {
         cores
     }
 
-    /// Does something for the selection on each of the cores: here at once, elsewhere as a task.
-    fn on_cores(&self, cores: Cores, act: impl Fn(&std::rc::Rc<NspInner>, &Selection) + Clone + Send + 'static) -> Delivery {
+    /// Does something for the selection on each of the cores: here at once, elsewhere as a task. Returns
+    /// the cores whose mailboxes are full.
+    fn on_cores<F>(&self, cores: Cores, act: F) -> Cores
+    where
+        F: Fn(&Rc<NspInner>, &Selection) + Clone + Send + 'static,
+    {
         let here = runtime::current().filter(|core| Arc::ptr_eq(core.shared(), &self.scope.shared));
-        let mut delivery = Delivery::Sent;
+        let mut refused = Cores::default();
         for core in cores.iter() {
             if let Some(current) = &here
                 && core == current.index()
@@ -273,15 +281,15 @@ impl BroadcastOperator {
                 None => self.scope.shared.mesh.post(core, task).is_ok(),
             };
             if !posted {
-                delivery = Delivery::Dropped;
+                refused.insert(core);
             }
         }
-        delivery
+        refused
     }
 }
 
 impl Scope {
-    pub(super) fn on_this_core(&self) -> Option<std::rc::Rc<NspInner>> {
+    pub(super) fn on_this_core(&self) -> Option<Rc<NspInner>> {
         by_path(&self.path)?.namespace(&self.nsp)
     }
 }

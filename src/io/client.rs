@@ -102,8 +102,9 @@ impl Inner {
 
     /// Handles a packet; `false` when the client has broken the protocol.
     fn packet(&self, conn: engine::Socket, packet: Packet) -> bool {
-        let Packet { nsp: name, id, body } = packet;
-        let nsp = self.namespace(&name);
+        let Packet { nsp: name, id, body, query } = packet;
+        // Only clients of the protocol's version 4 send a query with the name: here it is an unknown name.
+        let nsp = if query.is_none() { self.namespace(&name) } else { None };
         if let Body::Connect(auth) = body {
             let Some(nsp) = nsp else {
                 let refusal = sio::connect_error(&name, "Invalid namespace", None);

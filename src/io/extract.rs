@@ -1,6 +1,7 @@
 //! Handlers take what they need: extractors, sync and async handlers.
 
 use std::cell::Cell;
+use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -11,7 +12,6 @@ use super::{Ack, DisconnectReason, Failure, Socket};
 use crate::protocol::sio::{ArgsError, Value, from_args};
 
 /// What an event offers to the extractors of its handlers.
-#[derive(Debug)]
 pub struct EventContext<'a> {
     /// The socket.
     pub socket: Socket,
@@ -21,6 +21,12 @@ pub struct EventContext<'a> {
     pub args: &'a [Value],
     pub(super) ack: &'a Cell<Option<Ack>>,
     pub(super) reason: Option<DisconnectReason>,
+}
+
+impl fmt::Debug for EventContext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventContext").field("event", &self.event).finish_non_exhaustive()
+    }
 }
 
 /// Something that a handler can take. Implement it for types of your own to make them extractors.
@@ -139,8 +145,8 @@ pub enum Called {
     Later(Pin<Box<dyn Future<Output = Result<(), Failure>>>>),
 }
 
-impl std::fmt::Debug for Called {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Called {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Done(result) => f.debug_tuple("Done").field(result).finish(),
             Self::Later(_) => f.write_str("Later"),

@@ -1,0 +1,24 @@
+//! A WebSocket echo on the App layer alone, no Socket.IO.
+//!
+//! `cargo run --example echo -- --port 3002`, then `npx wscat -c ws://127.0.0.1:3002/`
+
+mod common;
+
+use sockring::app::{App, Behavior, Message};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let flags = common::Flags::read();
+    let builder = App::builder().listen(flags.address(3002)).workers(flags.workers());
+    common::serve(builder, |app| {
+        let echo = Behavior::<()>::default()
+            .open(|ws| println!("{:?} connected", ws.peer()))
+            .message(|ws, message| {
+                let _ = match message {
+                    Message::Text(text) => ws.send_text(text),
+                    Message::Binary(data) => ws.send_binary(data),
+                };
+            })
+            .close(|_, closed| println!("closed with {}", closed.code));
+        app.ws("/", echo);
+    })
+}
