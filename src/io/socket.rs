@@ -367,7 +367,9 @@ impl SocketOperator {
                 done(result);
             }
         });
-        if let (Err(error), Some(done)) = (emitted, shared.take()) {
+        if let Err(error) = emitted
+            && let Some(done) = shared.take()
+        {
             done(Err(AckError::Encode(error.to_string())));
         }
         future
