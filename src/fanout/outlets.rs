@@ -28,7 +28,6 @@ impl OutletId {
 }
 
 /// What became of a message.
-#[must_use = "a message may have been dropped"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// It leaves at the end of this turn.

@@ -44,7 +44,7 @@ pub struct Encoded {
 #[non_exhaustive]
 pub enum EncodeError {
     /// A name that [`is_reserved`].
-    #[error("the application emitted a reserved event")]
+    #[error("the application emitted a reserved event name")]
     ReservedEvent,
     /// A value that has no form in JSON: a map whose keys are not strings, or an error of its own
     /// `Serialize`.

@@ -1,0 +1,188 @@
+//! The servers that outside conformance suites expect (docs: `shared/conformance.md`).
+//!
+//! `cargo run --example conformance_server -- --profile engine|socketio|client --port 3000 --workers 1`
+
+mod common;
+
+use std::cell::RefCell;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde_json::json;
+use sockring::app::App;
+use sockring::engine::{self, Cors, Handlers, Message};
+use sockring::io::{Ack, Args, Data, Failure, Namespace, Options, Server, Socket, Value};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let flags = common::Flags::read();
+    let profile = flags.value("profile").unwrap_or_else(|| "socketio".into());
+    let (setup, port): (fn(&App), u16) = match profile.as_str() {
+        "engine" => (engine, 3000),
+        "socketio" => (socketio, 3000),
+        "client" => (client, 3210),
+        other => return Err(format!("no profile {other}: there are engine, socketio and client").into()),
+    };
+    if profile == "client" {
+        println!("not built yet: connection state recovery");
+    }
+    let builder = App::builder().listen(flags.address(port)).workers(flags.workers());
+    common::serve(builder, setup)
+}
+
+fn quick(path: &str) -> engine::Options {
+    engine::Options {
+        path: path.into(),
+        ping_interval: Duration::from_millis(300),
+        ping_timeout: Duration::from_millis(200),
+        cors: Some(Cors::any()),
+        ..engine::Options::default()
+    }
+}
+
+/// Plain Engine.IO: sends every message back.
+fn engine(app: &App) {
+    let echo = Handlers::default().message(|socket, message| {
+        let _ = match message {
+            Message::Text(text) => socket.send_text(text),
+            Message::Binary(data) => socket.send_binary(data),
+        };
+    });
+    engine::Server::attach(app, quick("/engine.io"), echo);
+}
+
+/// A list that is the whole argument list.
+struct Spread(Vec<Value>);
+
+impl serde::Serialize for Spread {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeTuple;
+        let mut tuple = serializer.serialize_tuple(self.0.len())?;
+        self.0.iter().try_for_each(|arg| tuple.serialize_element(arg))?;
+        tuple.end()
+    }
+}
+
+fn socketio(app: &App) {
+    let options = Options {
+        engine: quick("/socket.io"),
+        connect_timeout: Duration::from_millis(1000),
+        ..Options::default()
+    };
+    let io = Server::attach_app(app, options);
+    io.on_connection(|socket: Socket, Data(auth): Data<Value>| socket.emit("auth", auth));
+    io.sockets_on("message", |socket: Socket, Args(args): Args| socket.emit("message-back", Spread(args)));
+    io.sockets_on("message-with-ack", |Args(args): Args, ack: Ack| ack.send(Spread(args)));
+    io.of("/custom").on_connection(|socket: Socket, Data(auth): Data<Value>| socket.emit("auth", auth));
+}
+
+/// The server of the official client's own test suite.
+fn client(app: &App) {
+    let options = Options {
+        engine: engine::Options {
+            ping_interval: Duration::from_millis(2000),
+            ..Options::default().engine
+        }
+        .allow_request(|_| async {
+            monoio::time::sleep(Duration::from_millis(10)).await;
+            Ok(())
+        }),
+        ..Options::default()
+    };
+    let io = Server::attach_app(app, options);
+    let main = io.sockets();
+    main.middleware(|socket: Socket| {
+        let fails = |request: &sockring::app::Request| request.query_param("fail").is_some_and(|v| !v.is_empty());
+        match socket.handshake().is_some_and(|handshake| fails(&handshake.request)) {
+            true => Err(Failure::new("Auth failed (main namespace)")),
+            false => Ok(()),
+        }
+    });
+    answers(&main);
+    binaries(&main);
+    main.on_connection(|socket: Socket| {
+        in_order(socket, &["abuff1", "abuff2"], "abuff2-ack");
+        in_order(socket, &["blob1", "blob2", "blob3"], "blob3-ack");
+    });
+    io.of("/foo").sockets_on("getId", |socket: Socket, ack: Ack| ack.send(socket.id()));
+    for name in ["/timeout_socket", "/valid", "/asd"] {
+        io.of(name);
+    }
+    io.of("/abc").on_connection(|socket: Socket| socket.emit("handshake", socket.handshake().as_deref()));
+    io.of("/no").middleware(|| Err::<(), _>(Failure::new("Auth failed (custom namespace)")));
+}
+
+fn date() -> String {
+    // JSON has no dates: JavaScript writes them as ISO 8601.
+    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days as i64);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.000Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+/// The date of a day counted from 1970, in the Gregorian calendar.
+fn civil(mut days: i64) -> (i64, i64, i64) {
+    let leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let mut year = 1970;
+    while days >= 365 + i64::from(leap(year)) {
+        days -= 365 + i64::from(leap(year));
+        year += 1;
+    }
+    let lengths = [31, 28 + i64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 0;
+    while days >= lengths[month] {
+        days -= lengths[month];
+        month += 1;
+    }
+    (year, month as i64 + 1, days + 1)
+}
+
+fn answers(nsp: &Namespace) {
+    const TEXTS: [&str; 5] = ["テスト", "てすと", "漢字", "Äöü ßéñ", "utf8 — проверка"];
+    nsp.sockets_on("hi", |socket: Socket| socket.emit("hi", ()));
+    nsp.sockets_on("echo", |Data(value): Data<Value>, ack: Ack| ack.send(value));
+    nsp.sockets_on("ack", |socket: Socket| async move {
+        let (five, object): (i64, Value) = socket.emit_with_ack("ack", ()).await?;
+        if five == 5 && object.get("test").and_then(Value::as_bool) == Some(true) {
+            socket.emit("got it", ())?;
+        }
+        Ok::<(), Failure>(())
+    });
+    nsp.sockets_on("getAckDate", |ack: Ack| ack.send(date()));
+    nsp.sockets_on("getDate", |socket: Socket| socket.emit("takeDate", date()));
+    nsp.sockets_on("getDateObj", |socket: Socket| socket.emit("takeDateObj", json!({ "date": date() })));
+    nsp.sockets_on("getUtf8", |socket: Socket| {
+        TEXTS.iter().try_for_each(|text| socket.emit("takeUtf8", text).map(drop))
+    });
+    nsp.sockets_on("false", |socket: Socket| socket.emit("false", false));
+    nsp.sockets_on("getHandshake", |socket: Socket, ack: Ack| ack.send(socket.handshake().as_deref()));
+    nsp.sockets_on("getId", |socket: Socket, ack: Ack| ack.send(socket.id()));
+}
+
+fn binaries(nsp: &Namespace) {
+    const BINARY: Bytes = Bytes::from_static(b"asdfasdf");
+    nsp.sockets_on("doge", |socket: Socket| socket.emit("doge", BINARY));
+    nsp.sockets_on("getbin", |socket: Socket| socket.emit("takebin", BINARY));
+    nsp.sockets_on("buffa", |socket: Socket, Data(_): Data<Bytes>| socket.emit("buffack", ()));
+    nsp.sockets_on("blob", |socket: Socket, Data(data): Data<Bytes>| socket.emit("back", data));
+    for event in ["jsonbuff", "jsonblob"] {
+        nsp.sockets_on(event, move |socket: Socket, Data(object): Data<Value>| {
+            match object.get("message").and_then(Value::as_binary) {
+                Some(_) => socket.emit(&format!("{event}-ack"), ()).map(drop).map_err(Failure::from),
+                None => Err(Failure::new("no binary in it")),
+            }
+        });
+    }
+}
+
+/// Emits `answer` once the events, each with binary, have come in this order.
+fn in_order(socket: Socket, events: &[&str], answer: &'static str) {
+    let (seen, last) = (std::rc::Rc::new(RefCell::new(0)), events.len());
+    for (i, event) in events.iter().enumerate() {
+        let seen = seen.clone();
+        socket.on(event, move |socket: Socket, Data(_): Data<Bytes>| {
+            let mut next = seen.borrow_mut();
+            *next = if *next == i { i + 1 } else { 0 };
+            if *next == last { socket.emit(answer, ()).map(drop) } else { Ok(()) }
+        });
+    }
+}

@@ -1,0 +1,425 @@
+//! Every feature of Socket.IO behind an event that drives it: the contract of
+//! tests/clients/feature_server.md, for the suites of the official clients.
+//!
+//! `cargo run --example feature_server -- --port 3005 --workers 3`
+
+mod common;
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sockring::app::App;
+use sockring::engine::{self, Cors};
+use sockring::io::{
+    Ack, AckError, Args, BroadcastOperator, Data, DisconnectReason, Failure, Namespace, Options, RemoteSocket, Server,
+    Socket, Value,
+};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let flags = common::Flags::read();
+    let http = sockring::app::Options {
+        head_timeout: Duration::from_secs(5),
+        body_timeout: Duration::from_secs(10),
+        keep_alive: Duration::from_secs(14),
+        ..sockring::app::Options::default()
+    };
+    let builder = App::builder().listen(flags.address(3005)).workers(flags.workers()).http(http);
+    common::serve(builder, set_up)
+}
+
+fn set_up(app: &App) {
+    let options = Options {
+        engine: engine::Options {
+            cors: Some(Cors::any()),
+            ping_interval: Duration::from_millis(1000),
+            ping_timeout: Duration::from_millis(2000),
+            max_http_buffer_size: 4_000_000,
+            ..Options::default().engine
+        },
+        connect_timeout: Duration::from_millis(1000),
+        ..Options::default()
+    };
+    let io = Server::attach_app(app, options);
+    io.of("/observer");
+    for name in ["/", "/nsp", "/auth"] {
+        serve(&io, &io.of(name));
+    }
+    guard(&io.of("/auth"));
+}
+
+/// What a socket carries.
+#[derive(Default, Serialize)]
+struct State {
+    #[serde(flatten)]
+    data: RefCell<serde_json::Map<String, serde_json::Value>>,
+    #[serde(skip)]
+    counted: RefCell<Vec<i64>>,
+}
+
+fn state(socket: Socket) -> std::rc::Rc<State> {
+    socket.data::<State>().unwrap_or_default()
+}
+
+fn sorted(mut rooms: Vec<String>) -> Vec<String> {
+    rooms.sort();
+    rooms
+}
+
+fn guard(nsp: &Namespace) {
+    nsp.middleware(|socket: Socket, Data(auth): Data<Value>| {
+        let state = State::default();
+        state.data.borrow_mut().insert("order".into(), serde_json::json!(["first"]));
+        if let Some(mark) = auth.get("mark").and_then(Value::as_str) {
+            state.data.borrow_mut().insert("mark".into(), mark.into());
+        }
+        socket.set_data(state);
+        socket.join("from-middleware");
+    });
+    nsp.middleware(|socket: Socket, Data(auth): Data<Value>| async move {
+        if let Some(order) = state(socket).data.borrow_mut()["order"].as_array_mut() {
+            order.push("second".into());
+        }
+        let token = auth.get("token").and_then(Value::as_str);
+        if token == Some("slow") {
+            sleep(200).await;
+        }
+        match token {
+            Some("letmein" | "slow") => Ok(()),
+            _ => Err(Failure::new("bad token").data(&serde_json::json!({ "given": token }))),
+        }
+    });
+}
+
+async fn sleep(ms: u64) {
+    monoio::time::sleep(Duration::from_millis(ms)).await;
+}
+
+#[derive(Serialize)]
+struct Observed {
+    nsp: String,
+    id: String,
+    reason: Option<&'static str>,
+    rooms: Vec<String>,
+}
+
+fn observed(socket: Socket, reason: Option<DisconnectReason>) -> Observed {
+    Observed {
+        nsp: socket.nsp(),
+        id: socket.id().to_string(),
+        reason: reason.map(DisconnectReason::as_str),
+        rooms: sorted(socket.rooms()),
+    }
+}
+
+fn serve(io: &Server, nsp: &Namespace) {
+    let observers = io.of("/observer");
+    rooms(nsp);
+    emits(io, nsp);
+    echoes(nsp);
+    listeners(nsp);
+    states(io, nsp);
+    let (leaving, left) = (observers.clone(), observers.clone());
+    nsp.sockets_on("disconnecting", move |socket: Socket, reason: DisconnectReason| {
+        leaving.emit("leaving", observed(socket, Some(reason)))
+    });
+    nsp.sockets_on("disconnect", move |socket: Socket, reason: DisconnectReason| {
+        left.emit("left", observed(socket, Some(reason)))
+    });
+    nsp.on_connection(move |socket: Socket, Data(auth): Data<Value>| {
+        if socket.data::<State>().is_none() {
+            socket.set_data(State::default());
+        }
+        listen(socket);
+        observers.emit("joined", observed(socket, None))?;
+        socket.emit("welcome", (socket.id(), auth))
+    });
+}
+
+/// A room or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Names {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Names {
+    fn list(self) -> Vec<String> {
+        match self {
+            Self::One(name) => vec![name],
+            Self::Several(names) => names,
+        }
+    }
+}
+
+fn rooms(nsp: &Namespace) {
+    nsp.sockets_on("join", |socket: Socket, Data(names): Data<Names>, ack: Ack| {
+        socket.join(names.list());
+        ack.send(())
+    });
+    nsp.sockets_on("leave", |socket: Socket, Data(room): Data<String>, ack: Ack| {
+        socket.leave(room);
+        ack.send(())
+    });
+    let found = nsp.clone();
+    nsp.sockets_on("fetch", move |Data(room): Data<Option<String>>, ack: Ack| {
+        let found = found.clone();
+        async move {
+            let sockets = match room {
+                Some(room) => found.to(room).fetch_sockets().await,
+                None => found.fetch_sockets().await,
+            };
+            let mut rows: Vec<Row> = sockets.into_iter().map(Row::from).collect();
+            rows.sort_by(|a, b| a.id.cmp(&b.id));
+            ack.send(rows)
+        }
+    });
+    nsp.sockets_on("rooms", |socket: Socket, ack: Ack| ack.send(sorted(socket.rooms())));
+    let joined = nsp.clone();
+    nsp.sockets_on("sockets-join", move |Data((room, names)): Data<(String, Names)>, ack: Ack| {
+        joined.to(room).sockets_join(names.list());
+        ack.send(())
+    });
+    let left = nsp.clone();
+    nsp.sockets_on("sockets-leave", move |Data((room, names)): Data<(String, Names)>, ack: Ack| {
+        left.to(room).sockets_leave(names.list());
+        ack.send(())
+    });
+}
+
+#[derive(Serialize)]
+struct Row {
+    id: String,
+    rooms: Vec<String>,
+    data: Value,
+}
+
+impl From<RemoteSocket> for Row {
+    fn from(socket: RemoteSocket) -> Self {
+        Self { id: socket.id.to_string(), rooms: sorted(socket.rooms), data: socket.data }
+    }
+}
+
+/// A broadcast, as a client describes it.
+#[derive(Deserialize)]
+struct Spec {
+    from: Option<String>,
+    #[serde(default)]
+    to: Vec<String>,
+    #[serde(default)]
+    except: Vec<String>,
+    #[serde(default)]
+    local: bool,
+    #[serde(default)]
+    volatile: bool,
+    event: String,
+    #[serde(default)]
+    args: Vec<Value>,
+}
+
+fn operator(nsp: &Namespace, socket: Socket, spec: &Spec) -> BroadcastOperator {
+    let all = || nsp.except(Vec::<String>::new());
+    let mut operator = if spec.from.as_deref() == Some("socket") { socket.broadcast() } else { all() };
+    operator = operator.to(&spec.to).except(&spec.except);
+    if spec.local {
+        operator = operator.local();
+    }
+    if spec.volatile { operator.volatile() } else { operator }
+}
+
+/// A list that is the whole argument list.
+struct Spread(Vec<Value>);
+
+impl Serialize for Spread {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeTuple;
+        let mut tuple = serializer.serialize_tuple(self.0.len())?;
+        self.0.iter().try_for_each(|arg| tuple.serialize_element(arg))?;
+        tuple.end()
+    }
+}
+
+#[derive(Deserialize)]
+struct Ask {
+    event: String,
+    #[serde(default)]
+    args: Vec<Value>,
+    timeout_ms: Option<u64>,
+    style: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    error: Option<String>,
+    reply: Vec<Value>,
+}
+
+fn answer(result: Result<Vec<Value>, AckError>) -> Answer {
+    match result {
+        Ok(reply) => Answer { error: None, reply },
+        Err(error) => Answer { error: Some(error.to_string()), reply: Vec::new() },
+    }
+}
+
+#[derive(Deserialize)]
+struct Script {
+    steps: String,
+    delay_ms: u64,
+    #[serde(default)]
+    binary: bool,
+    #[serde(default)]
+    broadcast: bool,
+}
+
+fn emits(io: &Server, nsp: &Namespace) {
+    let out = nsp.clone();
+    nsp.sockets_on("emit-to", move |socket: Socket, Data(spec): Data<Spec>, ack: Ack| {
+        operator(&out, socket, &spec).emit(&spec.event, Spread(spec.args.clone()))?;
+        ack.send(())
+    });
+    nsp.sockets_on("ask-me", |socket: Socket, Data(ask): Data<Ask>, ack: Ack| async move {
+        let timeout = Duration::from_millis(ask.timeout_ms.unwrap_or(u64::from(u32::MAX)));
+        let from = socket.timeout(timeout);
+        if ask.style.as_deref() == Some("promise") {
+            let first = from.emit_with_ack::<Value, _>(&ask.event, Spread(ask.args)).await;
+            return ack.send(answer(first.map(|value| vec![value])));
+        }
+        let answered = move |result| {
+            let _ = ack.send(answer(result));
+        };
+        from.emit_with_callback(&ask.event, Spread(ask.args), answered)
+    });
+    #[derive(Deserialize)]
+    struct Burst {
+        event: String,
+        count: u32,
+    }
+    nsp.sockets_on("burst", |socket: Socket, Data(burst): Data<Burst>| {
+        (0..burst.count).try_for_each(|i| socket.emit(&burst.event, i).map(drop))
+    });
+    let out = nsp.clone();
+    nsp.sockets_on("volatile-script", move |socket: Socket, Data(script): Data<Script>| {
+        let out = out.clone();
+        async move {
+            sleep(script.delay_ms).await;
+            script.steps.chars().enumerate().try_for_each(|(i, step)| play(&out, socket, &script, i, step == 'v'))
+        }
+    });
+    let (handle, name) = (io.handle(), nsp.name().to_owned());
+    nsp.sockets_on("tick-please", move |Data(token): Data<Value>| {
+        let handle = handle.of(&name);
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            let _ = handle.emit("tick", token);
+        });
+    });
+    nsp.sockets_on("reserved", |socket: Socket, Data(name): Data<String>, ack: Ack| {
+        let refused = socket.emit(&name, ()).err();
+        ack.send(refused.map(|error| error.to_string()))
+    });
+}
+
+fn play(
+    nsp: &Namespace,
+    socket: Socket,
+    script: &Script,
+    i: usize,
+    volatile: bool,
+) -> Result<(), sockring::io::EncodeError> {
+    let bytes = script.binary.then(|| Value::from(bytes::Bytes::from_static(&[1, 2, 3])));
+    let args = Spread(std::iter::once(Value::from(i as u64)).chain(bytes).collect());
+    let event = "volatile-back";
+    let sent = match (script.broadcast, volatile) {
+        (true, true) => nsp.to(socket.id()).volatile().emit(event, args),
+        (true, false) => nsp.to(socket.id()).emit(event, args),
+        (false, true) => socket.volatile().emit(event, args),
+        (false, false) => socket.emit(event, args),
+    };
+    sent.map(drop)
+}
+
+fn echo(socket: Socket, args: Vec<Value>, ack: Ack) -> Result<(), sockring::io::EncodeError> {
+    let sent = if ack.is_expected() { ack.send(Spread(args)) } else { socket.emit("echo-back", Spread(args)) };
+    sent.map(drop)
+}
+
+fn echoes(nsp: &Namespace) {
+    nsp.sockets_on("echo", |socket: Socket, Args(args): Args, ack: Ack| echo(socket, args, ack));
+    nsp.sockets_on("echo-async", |socket: Socket, Args(args): Args, ack: Ack| async move {
+        sleep(50).await;
+        echo(socket, args, ack)
+    });
+    nsp.sockets_on("message", |socket: Socket, Args(args): Args| socket.send(Spread(args)));
+    nsp.sockets_on("typed", |socket: Socket, Data((text, number)): Data<(String, i64)>| {
+        socket.emit("typed-back", (text, number))
+    });
+    nsp.on_error(|socket, error| {
+        let _ = socket.emit(&format!("{}-error", error.event), error.failure.message());
+    });
+    nsp.sockets_on("count", |socket: Socket, Data(number): Data<i64>| {
+        state(socket).counted.borrow_mut().push(number);
+    });
+    nsp.sockets_on("counted", |socket: Socket, ack: Ack| ack.send(state(socket).counted.take()));
+}
+
+fn listeners(nsp: &Namespace) {
+    for i in 1..=3 {
+        nsp.sockets_on("multi", move |socket: Socket, Data(value): Data<Value>| socket.emit("multi-back", (i, value)));
+    }
+    nsp.sockets_on("remove-handler", |socket: Socket, ack: Ack| {
+        socket.off("removable");
+        ack.send(())
+    });
+}
+
+/// Handlers of one socket.
+fn listen(socket: Socket) {
+    socket.once("only-once", |socket: Socket| socket.emit("once-back", ()));
+    socket.on("removable", |socket: Socket| socket.emit("removable-back", ()));
+}
+
+#[derive(Serialize)]
+struct Info {
+    id: String,
+    nsp: String,
+    connected: bool,
+    rooms: Vec<String>,
+    transport: Option<&'static str>,
+    recovered: bool,
+}
+
+fn states(io: &Server, nsp: &Namespace) {
+    nsp.sockets_on("data-set", |socket: Socket, Data((key, value)): Data<(String, serde_json::Value)>, ack: Ack| {
+        state(socket).data.borrow_mut().insert(key, value);
+        ack.send(())
+    });
+    nsp.sockets_on("data-get", |socket: Socket, Data(key): Data<String>, ack: Ack| {
+        ack.send(state(socket).data.borrow().get(&key).cloned())
+    });
+    nsp.sockets_on("handshake", |socket: Socket, ack: Ack| ack.send(socket.handshake().as_deref()));
+    nsp.sockets_on("info", |socket: Socket, ack: Ack| {
+        ack.send(Info {
+            id: socket.id().to_string(),
+            nsp: socket.nsp(),
+            connected: socket.connected(),
+            rooms: sorted(socket.rooms()),
+            transport: socket.conn().and_then(|conn| conn.transport()).map(|transport| transport.as_str()),
+            recovered: false,
+        })
+    });
+    let server = io.clone();
+    nsp.sockets_on("clients-count", move |ack: Ack| {
+        ack.send(server.engine().map_or(0, |engine| engine.clients_count()))
+    });
+    nsp.sockets_on("disconnect-me", |socket: Socket, Data(close): Data<bool>| socket.disconnect(close));
+    let out = nsp.clone();
+    nsp.sockets_on("disconnect-room", move |Data((room, close)): Data<(String, bool)>| {
+        out.to(room).disconnect_sockets(close);
+    });
+    nsp.sockets_on("close-conn", |socket: Socket| {
+        if let Some(conn) = socket.conn() {
+            conn.close();
+        }
+    });
+}
