@@ -148,8 +148,8 @@ impl Head {
     ///
     /// `Ok(None)` asks for more bytes: call again with the longer buffer. The end of the head is searched
     /// before anything else is looked at, in at most [`HeadLimits::head_bytes`], so a head that trickles in
-    /// costs a bounded number of short scans. The number returned is how many bytes of `buf` the head took, with
-    /// the skipped CRLF.
+    /// costs a bounded number of short scans. The number returned is how many bytes of `buf` the head took,
+    /// with the skipped CRLF.
     ///
     /// # Errors
     ///
@@ -354,8 +354,8 @@ fn find_lf(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// Why `httparse` refused `head`, which ends in an empty line and has no LF without CR. `method` is set if that
-/// much of it was read. If there are several faults, this may name a later one.
+/// Why `httparse` refused `head`, which ends in an empty line and has no LF without CR. `method` is set if
+/// that much of it was read. If there are several faults, this may name a later one.
 #[cold]
 fn refusal(error: httparse::Error, head: &[u8], method: Option<&str>) -> HttpError {
     let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
