@@ -23,8 +23,8 @@ pub const COMPLETION_ENTRIES: u32 = 8192;
 pub const COMPLETIONS_PER_TURN: usize = 1024;
 
 /// Receive buffers of one core. All sockets share them; a buffer is free again when its bytes were fed
-/// to the state machine that reads them, so they bound the bytes of one turn, not the sockets.
-pub const RECEIVE_BUFFERS: u16 = 512;
+/// to the state machine that reads them. One enter delivers at most a few dozen, so this is plenty.
+pub const RECEIVE_BUFFERS: u16 = 256;
 
 /// Bytes of one receive buffer: a page.
 pub const RECEIVE_BUFFER_BYTES: usize = 4096;
@@ -43,7 +43,7 @@ pub const TICK: Duration = Duration::from_millis(20);
 pub const LINGER: Duration = Duration::from_millis(1500);
 
 /// Bytes that a lingering connection may still send before it is closed without more patience.
-pub const LINGER_BYTES: usize = 256 * 1024;
+pub const LINGER_BYTES: u32 = 256 * 1024;
 
 /// Bytes that a slow socket's backlog hands to the kernel in one send.
 pub const BACKLOG_SEND_BYTES: usize = 128 * 1024;
@@ -58,5 +58,6 @@ pub const JOINED_BUFFER_BYTES_KEPT: usize = 64 * 1024;
 /// costs the others: at some hundred bytes a task, a few tens of megabytes.
 pub const MAILBOX_TASKS: usize = 65_536;
 
-/// Requests that one keep-alive connection may have in flight (pipelined) before we stop reading it.
-pub const PIPELINED_REQUESTS: usize = 8;
+/// Entries for which the tables of a core have room from the start, if that many connections are possible:
+/// address space, not memory, since untouched pages cost nothing. A table that grows beyond is copied.
+pub const TABLE_RESERVE: usize = 65_536;

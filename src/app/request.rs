@@ -26,16 +26,25 @@ pub struct Request(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     head: Head,
-    body: Bytes,
     peer: Option<SocketAddr>,
-    params: SmallVec<[(Box<str>, Box<str>); 0]>,
+    /// What the request of a session, which is kept as long as it lives, does not have.
+    more: Option<Box<More>>,
+}
+
+#[derive(Debug)]
+struct More {
+    body: Bytes,
+    params: Params,
 }
 
 pub(super) type Params = SmallVec<[(Box<str>, Box<str>); 0]>;
 
+static NO_BODY: Bytes = Bytes::new();
+
 impl Request {
     pub(super) fn new(head: Head, body: Bytes, peer: Option<SocketAddr>, params: Params) -> Self {
-        Self(Rc::new(Inner { head, body, peer, params }))
+        let more = !body.is_empty() || !params.is_empty();
+        Self(Rc::new(Inner { head, peer, more: more.then(|| Box::new(More { body, params })) }))
     }
 
     /// The method, in capitals as sent.
@@ -65,7 +74,8 @@ impl Request {
 
     /// What a segment `:name` of the route's pattern has matched, still percent-encoded.
     pub fn param(&self, name: &str) -> Option<&str> {
-        self.0.params.iter().find(|(key, _)| **key == *name).map(|(_, value)| &**value)
+        let params = &self.0.more.as_ref()?.params;
+        params.iter().find(|(key, _)| **key == *name).map(|(_, value)| &**value)
     }
 
     /// The first header of a name, whose case does not matter.
@@ -80,7 +90,7 @@ impl Request {
 
     /// The body; empty if there is none.
     pub fn body(&self) -> &Bytes {
-        &self.0.body
+        self.0.more.as_ref().map_or(&NO_BODY, |more| &more.body)
     }
 
     /// The peer's address; `None` for a Unix socket. Behind a proxy, the proxy's.

@@ -72,11 +72,12 @@ impl fmt::Debug for Inner {
 impl Inner {
     pub(super) fn new(core: Rc<Core>, options: Options) -> Rc<Self> {
         let topic_space = core.shared().directory.space("topics");
+        let table = Vec::with_capacity(core.table_reserve());
         let inner = Rc::new(Self {
             core,
             options,
             routes: RefCell::default(),
-            table: RefCell::default(),
+            table: RefCell::new(table),
             topics: RefCell::default(),
             topic_space,
             layers: RefCell::default(),

@@ -64,7 +64,7 @@ const NO_CONNECTION: u32 = u32::MAX;
 ///
 /// ```
 /// use sockring::fanout::{Delivery, Frame, Outlets, Via};
-/// let mut outlets = Outlets::new(1024);
+/// let mut outlets = Outlets::new(1024, 8);
 /// let id = outlets.open(Via::Connection(7));
 /// assert_eq!(outlets.push(id, &Frame::raw("hello")), Delivery::Sent);
 /// let mut dirty = Vec::new();
@@ -84,11 +84,12 @@ pub struct Outlets {
 }
 
 impl Outlets {
-    /// `limit`: bytes that may wait for one client before the next message closes it.
-    pub fn new(limit: usize) -> Self {
+    /// `limit`: bytes that may wait for one client before the next message closes it. `reserve`: outlets for
+    /// which there is room from the start.
+    pub fn new(limit: usize, reserve: usize) -> Self {
         Self {
-            hot: Vec::new(),
-            backlogs: Vec::new(),
+            hot: Vec::with_capacity(reserve),
+            backlogs: Vec::with_capacity(reserve),
             free: Vec::new(),
             dirty: Dirty::default(),
             overflowed: Vec::new(),
@@ -352,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_short_send_keeps_the_rest_in_order() {
-        let mut outlets = Outlets::new(1000);
+        let mut outlets = Outlets::new(1000, 0);
         let id = outlets.open(Via::Connection(0));
         for part in ["abc", "def"] {
             assert_eq!(outlets.push(id, &text(part)), Delivery::Sent);
@@ -368,7 +369,7 @@ mod tests {
 
     #[test]
     fn the_limit_closes_and_control_frames_are_exempt() {
-        let mut outlets = Outlets::new(4);
+        let mut outlets = Outlets::new(4, 0);
         let id = outlets.open(Via::Connection(0));
         outlets.block(id.slot);
         assert_eq!(outlets.push(id, &text("12345")), Delivery::Queued);
@@ -382,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_closed_outlet_takes_nothing_and_its_slot_is_used_again() {
-        let mut outlets = Outlets::new(100);
+        let mut outlets = Outlets::new(100, 0);
         let old = outlets.open(Via::Layer);
         assert_eq!(outlets.push(old, &text("lost")), Delivery::Sent);
         outlets.close(old);

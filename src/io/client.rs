@@ -1,6 +1,5 @@
 //! One connection's packets: which namespaces it has joined, and what it says to each.
 
-use std::cmp::Reverse;
 use std::rc::Rc;
 
 use smallvec::SmallVec;
@@ -19,7 +18,6 @@ pub(super) struct Client {
     decoder: Decoder,
     /// The sockets of its namespaces, those included whose middlewares still run.
     pub(super) sockets: SmallVec<[Socket; 1]>,
-    connect_deadline: Millis,
 }
 
 /// Namespaces that one connection may have joined. More than any application has; without a limit, one
@@ -29,15 +27,14 @@ const NAMESPACES_PER_CLIENT: usize = 100;
 impl Inner {
     pub(super) fn client_connected(&self, conn: engine::Socket) {
         let deadline = self.core.now() + self.options.connect_timeout.as_millis() as Millis;
-        let client =
-            Client { conn, decoder: Decoder::new(), sockets: SmallVec::new(), connect_deadline: deadline };
+        let client = Client { conn, decoder: Decoder::new(), sockets: SmallVec::new() };
         let mut clients = self.clients.borrow_mut();
         let slot = conn.slot as usize;
         if clients.len() <= slot {
             clients.resize_with(slot + 1, || None);
         }
         clients[slot] = Some(client);
-        self.unjoined.borrow_mut().push(Reverse((deadline, conn.slot)));
+        self.unjoined.borrow_mut().push_back((deadline, conn));
     }
 
     /// Runs `f` on a connection's client.
@@ -47,13 +44,8 @@ impl Inner {
         (client.conn == conn).then(|| f(client))
     }
 
-    pub(super) fn connect_timed_out(&self, slot: u32, now: Millis) {
-        let idle = {
-            let clients = self.clients.borrow();
-            let client = clients.get(slot as usize).and_then(Option::as_ref);
-            client.filter(|c| c.sockets.is_empty() && c.connect_deadline <= now).map(|c| c.conn)
-        };
-        if let Some(conn) = idle {
+    pub(super) fn connect_timed_out(&self, conn: engine::Socket) {
+        if self.client(conn, |client| client.sockets.is_empty()) == Some(true) {
             tracing::debug!("a client has joined no namespace in time");
             conn.close();
         }

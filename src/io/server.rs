@@ -2,10 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+use std::collections::{BinaryHeap, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+
+use slab::Slab;
 
 use super::broadcast::{BroadcastOperator, RoomNames, Scope};
 use super::client::Client;
@@ -67,8 +70,8 @@ pub(super) struct Inner {
     pub(super) parser: RefCell<Parser>,
     /// By the slot of the engine's session.
     pub(super) clients: RefCell<Vec<Option<Client>>>,
-    /// Clients that have joined nothing yet, by the time at which they are closed.
-    pub(super) unjoined: RefCell<BinaryHeap<Reverse<(Millis, u32)>>>,
+    /// Clients in the order in which they came, with the time by which they must have joined a namespace.
+    pub(super) unjoined: RefCell<VecDeque<(Millis, engine::Socket)>>,
     /// Acknowledgements that are awaited, by the time at which they are given up.
     pub(super) ack_deadlines: RefCell<BinaryHeap<Reverse<(Millis, u16, u64)>>>,
     engine: RefCell<Option<engine::Server>>,
@@ -91,14 +94,14 @@ impl Server {
             namespaces: RefCell::default(),
             ids: RefCell::default(),
             parser: RefCell::default(),
-            clients: RefCell::default(),
+            clients: RefCell::new(Vec::with_capacity(app.core().table_reserve())),
             unjoined: RefCell::default(),
             ack_deadlines: RefCell::default(),
             engine: RefCell::default(),
             stopping: Cell::new(false),
         });
         SERVERS.with_borrow_mut(|servers| servers.push(inner.clone()));
-        inner.namespace_or_new("/");
+        inner.namespace_or_new("/").sockets.replace(Slab::with_capacity(app.core().table_reserve()));
         let engine = engine::Server::attach(app, engine_options, Upward(inner.clone()));
         inner.engine.replace(Some(engine));
         app.0.add_layer(Rc::new(Upward(inner.clone())));
@@ -250,15 +253,13 @@ impl Inner {
 
     fn expire(&self, now: Millis) {
         loop {
-            let due = match self.unjoined.borrow_mut().peek_mut() {
-                Some(first) if first.0.0 <= now => std::collections::binary_heap::PeekMut::pop(first).0.1,
-                _ => break,
-            };
-            self.connect_timed_out(due, now);
+            let due = self.unjoined.borrow_mut().pop_front_if(|(deadline, _)| *deadline <= now);
+            let Some((_, conn)) = due else { break };
+            self.connect_timed_out(conn);
         }
         loop {
             let due = match self.ack_deadlines.borrow_mut().peek_mut() {
-                Some(first) if first.0.0 <= now => std::collections::binary_heap::PeekMut::pop(first).0,
+                Some(first) if first.0.0 <= now => PeekMut::pop(first).0,
                 _ => break,
             };
             if let Some(nsp) = self.namespace_at(due.1) {

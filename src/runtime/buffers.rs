@@ -46,7 +46,7 @@ impl Lent {
 }
 
 fn ring_layout() -> Layout {
-    // A ring of 512 entries of 16 bytes; COUNT is a power of two and the size no overflow.
+    // A few hundred entries of 16 bytes: the size cannot overflow.
     Layout::from_size_align(COUNT * size_of::<BufRingEntry>(), PAGE).unwrap_or(Layout::new::<u8>())
 }
 

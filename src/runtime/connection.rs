@@ -1,7 +1,8 @@
 //! One accepted socket, as the runtime sees it.
 
 use std::any::Any;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use super::ring::{GENERATION_MASK, Kind, Tag, Target};
 use crate::fanout::OutletId;
@@ -52,12 +53,28 @@ pub(super) struct Connection {
     pub(super) target: Target,
     pub(super) generation: u32,
     pub(super) outlet: OutletId,
-    pub(super) peer: Option<SocketAddr>,
+    pub(super) peer: Peer,
     pub(super) receive: Receive,
     /// Whether a poll for writability is armed.
     pub(super) polled: bool,
     pub(super) phase: Phase,
     pub(super) moving: Option<Box<Moving>>,
+}
+
+/// An address in 20 bytes instead of 32: there is one for each connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(Option<(IpAddr, u16)>);
+
+impl From<Option<SocketAddr>> for Peer {
+    fn from(address: Option<SocketAddr>) -> Self {
+        Self(address.map(|address| (address.ip(), address.port())))
+    }
+}
+
+impl From<Peer> for Option<SocketAddr> {
+    fn from(peer: Peer) -> Self {
+        peer.0.map(|(ip, port)| SocketAddr::new(ip, port))
+    }
 }
 
 /// The state of the multishot receive.
@@ -69,13 +86,33 @@ pub(super) enum Receive {
     Idle,
 }
 
+/// A time in milliseconds, in 32 bits: good for 49 days, and what is compared with it lies seconds away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Deadline(u32);
+
+impl Deadline {
+    /// A time that has always passed.
+    pub(super) fn passed(now: Millis) -> Self {
+        Self(now as u32)
+    }
+
+    pub(super) fn after(now: Millis, wait: Duration) -> Self {
+        Self((now as u32).wrapping_add(wait.as_millis() as u32))
+    }
+
+    pub(super) fn is_over(self, now: Millis) -> bool {
+        // The difference wraps: a deadline ahead is a large number.
+        (now as u32).wrapping_sub(self.0) < u32::MAX / 2
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Open,
     /// The layer above is done with it: it closes when everything owed has left.
-    Closing { deadline: Millis, linger: bool },
+    Closing { deadline: Deadline, linger: bool },
     /// The writing side is shut down; what still comes is thrown away.
-    Lingering { deadline: Millis, bytes: usize },
+    Lingering { deadline: Deadline, bytes: u32 },
     /// Waits for the last completion of its receive, then leaves for another core.
     Moving,
 }

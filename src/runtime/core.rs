@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::buffers::ReceiveBuffers;
-use super::connection::{Connection, ConnectionId, Ended, Moving, Parcel, Phase, Receive};
+use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
 use super::doorbell::Bell;
 use super::ring::{Completion, GENERATION_MASK, Kind, Ring, Target};
 use crate::fanout::{Delivery, Directory, Frame, Mesh, OutletId, Outlets, Task, Via};
@@ -145,13 +145,14 @@ pub(super) struct Setup {
 impl Core {
     pub(super) fn new(setup: Setup) -> Rc<Self> {
         let workers = setup.shared.mesh.cores();
+        let reserve = setup.capacity.min(limits::TABLE_RESERVE);
         Rc::new(Self {
             index: setup.index,
             shared: setup.shared,
             ring: RefCell::new(setup.ring),
             buffers: RefCell::new(setup.buffers),
-            connections: RefCell::default(),
-            outlets: RefCell::new(Outlets::new(setup.backpressure_bytes)),
+            connections: RefCell::new(Slab::with_capacity(reserve)),
+            outlets: RefCell::new(Outlets::new(setup.backpressure_bytes, reserve)),
             service: OnceCell::new(),
             bell: Bell::default(),
             inbox: RefCell::default(),
@@ -194,6 +195,11 @@ impl Core {
         self.connections.borrow().len()
     }
 
+    /// For how many connections a table beside this one should have room from the start.
+    pub fn table_reserve(&self) -> usize {
+        self.capacity.min(limits::TABLE_RESERVE)
+    }
+
     /// Runs a future on this core, beside the turns. A panic in it ends the future only.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         monoio::spawn(guarded(future));
@@ -213,7 +219,7 @@ impl Core {
 
     /// The peer's address; `None` when the connection is gone or a Unix socket's.
     pub fn peer(&self, id: ConnectionId) -> Option<SocketAddr> {
-        self.with(id, |connection| connection.peer).flatten()
+        self.with(id, |connection| connection.peer).and_then(Option::from)
     }
 
     /// Owes a connection a frame, to leave at the end of this turn.
@@ -286,7 +292,7 @@ impl Core {
     }
 
     fn begin_close(&self, id: ConnectionId, linger: bool) {
-        let deadline = self.now() + self.shutdown_timeout.as_millis() as Millis;
+        let deadline = Deadline::after(self.now(), self.shutdown_timeout);
         let phase = Phase::Closing { deadline, linger };
         if self.with(id, |connection| connection.phase = phase).is_some() {
             let mut work = self.work.borrow_mut();
@@ -337,7 +343,7 @@ impl Core {
     /// with the parcel. Nothing may be owed to it.
     pub fn hand_over(&self, id: ConnectionId, core: usize, bytes: Vec<u8>, note: Box<dyn Any + Send>) {
         let tag = self.with(id, |connection| {
-            let parcel = Parcel { bytes, peer: connection.peer, note };
+            let parcel = Parcel { bytes, peer: connection.peer.into(), note };
             connection.moving = Some(Box::new(Moving { core, parcel }));
             connection.phase = Phase::Moving;
             let receive = connection.receive;
@@ -384,7 +390,7 @@ impl Core {
             target,
             generation,
             outlet,
-            peer,
+            peer: peer.into(),
             receive: Receive::Idle,
             polled: false,
             phase: Phase::Open,

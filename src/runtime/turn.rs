@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
-use super::connection::{Connection, ConnectionId, Ended, Moving, Parcel, Phase, Receive};
+use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
 use super::core::{Core, survived};
 use super::ring::{Completion, Kind, Send, Tag, Target};
 use crate::fanout::{Outlets, Owed, Task, Via};
@@ -181,9 +181,9 @@ impl Core {
             }
             (Phase::Moving, Some(moving)) => moving.parcel.bytes.extend_from_slice(bytes),
             (Phase::Lingering { bytes: left, deadline }, _) => {
-                *left = left.saturating_sub(bytes.len());
+                *left = left.saturating_sub(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
                 if *left == 0 {
-                    *deadline = 0;
+                    *deadline = Deadline::passed(self.now());
                     self.work.borrow_mut().closing.push(id.slot);
                 }
             }
@@ -275,7 +275,7 @@ impl Core {
         for (slot, connection) in connections.iter() {
             if let Phase::Closing { deadline, .. } | Phase::Lingering { deadline, .. } = connection.phase {
                 work.deadlines = true;
-                if now >= deadline {
+                if deadline.is_over(now) {
                     work.closing.push(slot as u32);
                 }
             }
@@ -289,13 +289,13 @@ impl Core {
             match phase {
                 Phase::Closing { deadline, linger } => {
                     let done = self.outlets.borrow().waiting(outlet.slot()) == 0;
-                    if done && linger && now < deadline {
+                    if done && linger && !deadline.is_over(now) {
                         self.begin_linger(slot, now);
-                    } else if done || now >= deadline {
+                    } else if done || deadline.is_over(now) {
                         self.remove(slot);
                     }
                 }
-                Phase::Lingering { deadline, .. } if now >= deadline => self.remove(slot),
+                Phase::Lingering { deadline, .. } if deadline.is_over(now) => self.remove(slot),
                 _ => {}
             }
         }
@@ -304,7 +304,7 @@ impl Core {
     fn begin_linger(&self, slot: u32, now: Millis) {
         let mut connections = self.connections.borrow_mut();
         let Some(connection) = connections.get_mut(slot as usize) else { return };
-        let deadline = now + limits::LINGER.as_millis() as Millis;
+        let deadline = Deadline::after(now, limits::LINGER);
         connection.phase = Phase::Lingering { deadline, bytes: limits::LINGER_BYTES };
         self.work.borrow_mut().deadlines = true;
         match connection.target {
@@ -567,7 +567,8 @@ impl Core {
                 // connection is on its way out, nobody else would.
                 let alone = connection.receive != Receive::Armed || connection.phase != Phase::Open;
                 if alone {
-                    connection.phase = Phase::Closing { deadline: 0, linger: false };
+                    let deadline = Deadline::passed(self.now());
+                    connection.phase = Phase::Closing { deadline, linger: false };
                     self.work.borrow_mut().closing.push(slot);
                 }
                 return;
