@@ -107,7 +107,7 @@ fn client(app: &App) {
     for name in ["/timeout_socket", "/valid", "/asd"] {
         io.of(name);
     }
-    io.of("/abc").on_connection(|socket: Socket| socket.emit("handshake", socket.handshake().as_deref()));
+    io.of("/abc").on_connection(|socket: Socket| socket.emit("handshake", socket.handshake()));
     io.of("/no").middleware(|| Err::<(), _>(Failure::new("Auth failed (custom namespace)")));
 }
 
@@ -154,7 +154,7 @@ fn answers(nsp: &Namespace) {
         TEXTS.iter().try_for_each(|text| socket.emit("takeUtf8", text).map(drop))
     });
     nsp.sockets_on("false", |socket: Socket| socket.emit("false", false));
-    nsp.sockets_on("getHandshake", |socket: Socket, ack: Ack| ack.send(socket.handshake().as_deref()));
+    nsp.sockets_on("getHandshake", |socket: Socket, ack: Ack| ack.send(socket.handshake()));
     nsp.sockets_on("getId", |socket: Socket, ack: Ack| ack.send(socket.id()));
 }
 

@@ -398,7 +398,7 @@ fn states(io: &Server, nsp: &Namespace) {
     nsp.sockets_on("data-get", |socket: Socket, Data(key): Data<String>, ack: Ack| {
         ack.send(state(socket).data.borrow().get(&key).cloned())
     });
-    nsp.sockets_on("handshake", |socket: Socket, ack: Ack| ack.send(socket.handshake().as_deref()));
+    nsp.sockets_on("handshake", |socket: Socket, ack: Ack| ack.send(socket.handshake()));
     nsp.sockets_on("info", |socket: Socket, ack: Ack| {
         ack.send(Info {
             id: socket.id().to_string(),

@@ -5,16 +5,21 @@ use std::rc::Rc;
 use super::server::{Inner, Link};
 use super::verify::{Refusal, Verdict};
 use super::{CloseReason, Socket, Transport};
-use crate::app::{Request, Response};
+use super::websocket::Carrier;
+use crate::app::{Request, Response, WebSocket};
 use crate::fanout::OutletId;
 use crate::protocol::eio::decode_payload;
 use crate::time::Millis;
 
 /// A session's polling transport.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Polling {
     /// The poll that waits for something to say.
     get: Option<Response>,
+    /// The WebSocket that is about to take over.
+    pub(super) probe: Option<WebSocket<Carrier>>,
+    /// The session has ended and waits for one more poll to say so, until this time.
+    pub(super) ending: Option<Millis>,
 }
 
 /// How long a session that was closed without a waiting poll is kept, so that the next poll can be told.
@@ -199,8 +204,12 @@ impl Inner {
         }
         let until = self.core.now() + CLOSE_TIMEOUT_MS;
         let probe = self.with(socket, |entry| {
-            entry.ending = Some(until);
-            entry.probe.take()
+            if let Link::Polling(polling) = &mut entry.link {
+                polling.ending = Some(until);
+                polling.probe.take()
+            } else {
+                None
+            }
         });
         if let Some(Some(probe)) = probe {
             probe.close(1005, "");

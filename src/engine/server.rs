@@ -152,7 +152,7 @@ impl Server {
 
     /// How many sessions are open on this core.
     pub fn clients_count(&self) -> usize {
-        self.0.sessions.borrow().iter().filter(|(_, entry)| entry.ending.is_none()).count()
+        self.0.sessions.borrow().iter().filter(|(_, entry)| entry.ending().is_none()).count()
     }
 
     /// Ends all sessions of this core.
@@ -195,11 +195,29 @@ pub(super) struct Entry {
     pub(super) session: Session,
     pub(super) outlet: OutletId,
     pub(super) link: Link,
-    /// The WebSocket that is about to take over.
-    pub(super) probe: Option<WebSocket<Carrier>>,
     pub(super) request: Request,
+}
+
+impl Entry {
     /// The session has ended and waits for one more poll to say so, until this time.
-    pub(super) ending: Option<Millis>,
+    fn ending(&self) -> Option<Millis> {
+        match &self.link {
+            Link::Polling(polling) => polling.ending,
+            Link::WebSocket(_) => None,
+        }
+    }
+
+    /// The WebSocket that is about to take over, if there may be one.
+    pub(super) fn probe(&mut self) -> Option<&mut Option<WebSocket<Carrier>>> {
+        match &mut self.link {
+            Link::Polling(polling) => Some(&mut polling.probe),
+            Link::WebSocket(_) => None,
+        }
+    }
+
+    pub(super) fn take_probe(&mut self) -> Option<WebSocket<Carrier>> {
+        self.probe()?.take()
+    }
 }
 
 pub(super) enum Link {
@@ -222,7 +240,7 @@ impl Inner {
     pub(super) fn with<T>(&self, socket: Socket, f: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let mut sessions = self.sessions.borrow_mut();
         let entry = sessions.get_mut(socket.slot as usize)?;
-        (entry.generation == socket.generation && entry.ending.is_none()).then(|| f(entry))
+        (entry.generation == socket.generation && entry.ending().is_none()).then(|| f(entry))
     }
 
     /// What the reference's checks say of a request.
@@ -291,9 +309,7 @@ impl Inner {
             session,
             outlet,
             link,
-            probe: None,
             request,
-            ending: None,
         });
         drop(sessions);
         if transport == Transport::Polling {
@@ -391,10 +407,10 @@ impl Inner {
     pub(super) fn take(&self, socket: Socket) -> Option<Entry> {
         let mut sessions = self.sessions.borrow_mut();
         let known = sessions.get(socket.slot as usize)?.generation == socket.generation;
-        let entry = known.then(|| sessions.remove(socket.slot as usize))?;
+        let mut entry = known.then(|| sessions.remove(socket.slot as usize))?;
         drop(sessions);
         self.set_deadline(socket.slot, Millis::MAX);
-        if let Some(probe) = entry.probe {
+        if let Some(probe) = entry.take_probe() {
             probe.close(1005, "");
         }
         if matches!(entry.link, Link::Polling(_)) {
@@ -418,7 +434,7 @@ impl Inner {
     fn due(&self, slot: u32, now: Millis) {
         let found = {
             let sessions = self.sessions.borrow();
-            sessions.get(slot as usize).map(|entry| (self.socket(slot, entry.generation), entry.ending))
+            sessions.get(slot as usize).map(|entry| (self.socket(slot, entry.generation), entry.ending()))
         };
         let Some((socket, ending)) = found else { return self.set_deadline(slot, Millis::MAX) };
         if let Some(until) = ending {
@@ -437,7 +453,7 @@ impl Inner {
                 }
                 Due::Noop => self.release_poll(socket),
                 Due::AbortUpgrade => {
-                    if let Some(Some(probe)) = self.with(socket, |entry| entry.probe.take()) {
+                    if let Some(Some(probe)) = self.with(socket, Entry::take_probe) {
                         probe.close(1005, "");
                     }
                 }

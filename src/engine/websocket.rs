@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::server::{Inner, Link};
+use super::server::{Entry, Inner, Link};
 use super::upgrade::Step;
 use super::verify::{Refusal, Verdict};
 use super::{CloseReason, Socket, Transport};
@@ -103,8 +103,8 @@ impl Inner {
                 let now = self.core.now();
                 let begun = self.with(socket, |entry| {
                     let begun = entry.session.upgrade().begin(now, timeout);
-                    if begun {
-                        entry.probe = Some(ws);
+                    if let (true, Some(probe)) = (begun, entry.probe()) {
+                        *probe = Some(ws);
                     }
                     (begun, entry.session.deadline())
                 });
@@ -164,7 +164,6 @@ impl Inner {
         self.release_poll(socket);
         let outlet = self.with(socket, |entry| {
             entry.session.handle_upgraded();
-            entry.probe = None;
             let old = std::mem::replace(&mut entry.link, Link::WebSocket(ws));
             debug_assert!(matches!(old, Link::Polling(_)));
             entry.outlet
@@ -179,12 +178,7 @@ impl Inner {
         if let Some(carrier) = ws.data() {
             carrier.role.set(Role::Spent);
         }
-        self.with(socket, |entry| {
-            if entry.probe == Some(ws) {
-                entry.session.upgrade().abort();
-                entry.probe = None;
-            }
-        });
+        self.with(socket, |entry| forget_probe(entry, ws));
         ws.close(1005, "");
     }
 
@@ -197,15 +191,18 @@ impl Inner {
                 self.lost(socket, reason);
             }
             Some(Role::Probe(socket)) => {
-                self.with(socket, |entry| {
-                    if entry.probe == Some(ws) {
-                        entry.session.upgrade().abort();
-                        entry.probe = None;
-                    }
-                });
+                self.with(socket, |entry| forget_probe(entry, ws));
             }
             _ => {}
         }
+    }
+}
+
+/// The WebSocket that was to take over will not.
+fn forget_probe(entry: &mut Entry, ws: WebSocket<Carrier>) {
+    let probe = entry.probe().filter(|probe| **probe == Some(ws));
+    if probe.is_some_and(|probe| probe.take().is_some()) {
+        entry.session.upgrade().abort();
     }
 }
 

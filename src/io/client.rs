@@ -137,7 +137,6 @@ impl Inner {
         }
         let Some(random) = self.ids.borrow_mut().take() else { return false };
         let Some(request) = conn.request() else { return true };
-        let auth = auth.unwrap_or_else(|| Value::Object(Vec::new()));
         let Some(socket) = nsp.admit(conn, random, request, auth) else { return true };
         self.client(conn, |client| client.sockets.push(socket));
         nsp.run_middlewares(socket);

@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -26,6 +26,7 @@ use crate::engine::{self, SocketSid};
 use crate::fanout::{Delivery, Frame, Outlets, RoomKey, Rooms};
 use crate::protocol::sio::{self, EncodeError, Value};
 use crate::runtime::Core;
+use crate::time::Millis;
 
 /// A namespace of a server, on this core. A clone is a reference to the same.
 ///
@@ -187,12 +188,21 @@ pub(super) struct Entry {
     left_own: bool,
     pub(super) conn: engine::Socket,
     pub(super) outlet: u32,
-    pub(super) handshake: Rc<Handshake>,
+    pub(super) request: Request,
+    /// The auth payload; `None` stands for an empty object.
+    pub(super) auth: Option<Box<Value>>,
+    issued: Millis,
     pub(super) listeners: Option<Box<Listeners>>,
     pub(super) data: Option<Rc<dyn SocketData>>,
     /// The acknowledgements that this socket owes.
     #[allow(clippy::box_collection, reason = "one word for the many that owe none")]
     pub(super) acks: Option<Box<Vec<u64>>>,
+}
+
+impl Entry {
+    fn auth(&self) -> Value {
+        self.auth.as_deref().cloned().unwrap_or_else(|| Value::Object(Vec::new()))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,7 +255,7 @@ impl NspInner {
         conn: engine::Socket,
         random: [u8; 12],
         request: Request,
-        auth: Value,
+        auth: Option<Value>,
     ) -> Option<Socket> {
         let outlet = conn.outlet()?;
         let mut sockets = self.sockets.borrow_mut();
@@ -260,7 +270,9 @@ impl NspInner {
             left_own: false,
             conn,
             outlet: outlet.slot(),
-            handshake: Rc::new(Handshake { request, auth, issued: SystemTime::now() }),
+            request,
+            auth: auth.map(Box::new),
+            issued: self.core.now(),
             listeners: None,
             data: None,
             acks: None,
@@ -302,7 +314,16 @@ impl NspInner {
     }
 
     fn auth(&self, socket: Socket) -> Vec<Value> {
-        self.with(socket, |entry| vec![entry.handshake.auth.clone()]).unwrap_or_default()
+        self.with(socket, |entry| vec![entry.auth()]).unwrap_or_default()
+    }
+
+    pub(super) fn handshake(&self, socket: Socket) -> Option<Handshake> {
+        let age = |issued: Millis| Duration::from_millis(self.core.now().saturating_sub(issued));
+        self.with(socket, |entry| Handshake {
+            request: entry.request.clone(),
+            auth: entry.auth(),
+            issued: SystemTime::now() - age(entry.issued),
+        })
     }
 
     fn accept(self: &Rc<Self>, socket: Socket) {

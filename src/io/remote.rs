@@ -47,7 +47,7 @@ impl fmt::Debug for RemoteSocket {
 
 impl RemoteSocket {
     fn new(nsp: &NspInner, socket: Socket) -> Option<Self> {
-        let handshake = to_value(&*socket.handshake()?).unwrap_or(Value::Null);
+        let handshake = to_value(&socket.handshake()?).unwrap_or(Value::Null);
         let data = nsp.with(socket, |entry| entry.data.clone()).flatten();
         Some(Self {
             id: socket.id(),

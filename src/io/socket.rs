@@ -125,8 +125,8 @@ impl Socket {
     }
 
     /// What it came with; `None` once it has left.
-    pub fn handshake(self) -> Option<Rc<Handshake>> {
-        with_nsp(self, |nsp| nsp.with(self, |entry| entry.handshake.clone())).flatten()
+    pub fn handshake(self) -> Option<Handshake> {
+        with_nsp(self, |nsp| nsp.handshake(self)).flatten()
     }
 
     /// The session below.
