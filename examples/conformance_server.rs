@@ -78,20 +78,18 @@ fn socketio(app: &App) {
 /// The server of the official client's own test suite.
 fn client(app: &App) {
     let options = Options {
-        engine: engine::Options {
-            ping_interval: Duration::from_millis(2000),
-            ..Options::default().engine
-        }
-        .allow_request(|_| async {
-            monoio::time::sleep(Duration::from_millis(10)).await;
-            Ok(())
-        }),
+        engine: engine::Options { ping_interval: Duration::from_millis(2000), ..Options::default().engine }
+            .allow_request(|_| async {
+                monoio::time::sleep(Duration::from_millis(10)).await;
+                Ok(())
+            }),
         ..Options::default()
     };
     let io = Server::attach_app(app, options);
     let main = io.sockets();
     main.middleware(|socket: Socket| {
-        let fails = |request: &sockring::app::Request| request.query_param("fail").is_some_and(|v| !v.is_empty());
+        let fails =
+            |request: &sockring::app::Request| request.query_param("fail").is_some_and(|v| !v.is_empty());
         match socket.handshake().is_some_and(|handshake| fails(&handshake.request)) {
             true => Err(Failure::new("Auth failed (main namespace)")),
             false => Ok(()),

@@ -41,10 +41,8 @@ fn plain(app: &App) {
     app.get("/", |_, response| response.end("sockring\n"));
     app.post("/", |request, response| response.end(request.body().clone()));
     let publisher = app.clone();
-    let behavior = Behavior::<()>::default()
-        .max_message_bytes(MESSAGE_BYTES)
-        .max_fragments(1 << 20)
-        .message(move |ws, message| {
+    let behavior = Behavior::<()>::default().max_message_bytes(MESSAGE_BYTES).max_fragments(1 << 20).message(
+        move |ws, message| {
             let Message::Text(text) = message else {
                 if let Message::Binary(data) = message {
                     let _ = ws.send_binary(data);
@@ -53,11 +51,14 @@ fn plain(app: &App) {
             };
             if let Some(topic) = text.strip_prefix("sub ") {
                 ws.subscribe(topic);
-            } else if let Some((topic, payload)) = text.strip_prefix("pub ").and_then(|rest| rest.split_once(' ')) {
+            } else if let Some((topic, payload)) =
+                text.strip_prefix("pub ").and_then(|rest| rest.split_once(' '))
+            {
                 let _ = publisher.publish_text(topic, payload);
             } else {
                 let _ = ws.send_text(text);
             }
-        });
+        },
+    );
     app.ws("/ws", behavior);
 }

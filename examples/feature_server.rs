@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use sockring::app::App;
 use sockring::engine::{self, Cors};
 use sockring::io::{
-    Ack, AckError, Args, BroadcastOperator, Data, DisconnectReason, Failure, Namespace, Options, RemoteSocket, Server,
-    Socket, Value,
+    Ack, AckError, Args, BroadcastOperator, Data, DisconnectReason, Failure, Namespace, Options,
+    RemoteSocket, Server, Socket, Value,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -304,7 +304,11 @@ fn emits(io: &Server, nsp: &Namespace) {
         let out = out.clone();
         async move {
             sleep(script.delay_ms).await;
-            script.steps.chars().enumerate().try_for_each(|(i, step)| play(&out, socket, &script, i, step == 'v'))
+            script
+                .steps
+                .chars()
+                .enumerate()
+                .try_for_each(|(i, step)| play(&out, socket, &script, i, step == 'v'))
         }
     });
     let (handle, name) = (io.handle(), nsp.name().to_owned());
@@ -341,7 +345,8 @@ fn play(
 }
 
 fn echo(socket: Socket, args: Vec<Value>, ack: Ack) -> Result<(), sockring::io::EncodeError> {
-    let sent = if ack.is_expected() { ack.send(Spread(args)) } else { socket.emit("echo-back", Spread(args)) };
+    let sent =
+        if ack.is_expected() { ack.send(Spread(args)) } else { socket.emit("echo-back", Spread(args)) };
     sent.map(drop)
 }
 
@@ -366,7 +371,9 @@ fn echoes(nsp: &Namespace) {
 
 fn listeners(nsp: &Namespace) {
     for i in 1..=3 {
-        nsp.sockets_on("multi", move |socket: Socket, Data(value): Data<Value>| socket.emit("multi-back", (i, value)));
+        nsp.sockets_on("multi", move |socket: Socket, Data(value): Data<Value>| {
+            socket.emit("multi-back", (i, value))
+        });
     }
     nsp.sockets_on("remove-handler", |socket: Socket, ack: Ack| {
         socket.off("removable");
@@ -391,10 +398,13 @@ struct Info {
 }
 
 fn states(io: &Server, nsp: &Namespace) {
-    nsp.sockets_on("data-set", |socket: Socket, Data((key, value)): Data<(String, serde_json::Value)>, ack: Ack| {
-        state(socket).data.borrow_mut().insert(key, value);
-        ack.send(())
-    });
+    nsp.sockets_on(
+        "data-set",
+        |socket: Socket, Data((key, value)): Data<(String, serde_json::Value)>, ack: Ack| {
+            state(socket).data.borrow_mut().insert(key, value);
+            ack.send(())
+        },
+    );
     nsp.sockets_on("data-get", |socket: Socket, Data(key): Data<String>, ack: Ack| {
         ack.send(state(socket).data.borrow().get(&key).cloned())
     });

@@ -1,6 +1,6 @@
 //! What the examples have in common: two flags.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use sockring::app::{App, Builder};
 use sockring::runtime::Descriptors;
@@ -30,7 +30,8 @@ impl Flags {
 
     /// 127.0.0.1, or `--host`, with the port.
     pub(crate) fn address(&self, port: u16) -> SocketAddr {
-        let host = self.value("host").and_then(|host| host.parse().ok()).unwrap_or([127, 0, 0, 1].into());
+        let host =
+            self.value("host").and_then(|host| host.parse().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let wanted = self.value("port").or_else(|| std::env::var("PORT").ok());
         SocketAddr::new(host, wanted.and_then(|port| port.parse().ok()).unwrap_or(port))
     }

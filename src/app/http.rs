@@ -11,9 +11,7 @@ use super::service::{Inner, State};
 use super::websocket::Socket;
 use super::{Request, Response};
 use crate::fanout::Frame;
-use crate::protocol::http::{
-    ChunkedDecoder, ConnectionHeader, Framing, Head, HttpError, write_head,
-};
+use crate::protocol::http::{ChunkedDecoder, ConnectionHeader, Framing, Head, HttpError, write_head};
 use crate::protocol::ws::handshake;
 use crate::runtime::ConnectionId;
 use crate::time::Millis;

@@ -40,8 +40,8 @@ pub use options::Options;
 pub use request::Request;
 pub use response::Response;
 pub use routes::{Answering, Async, Sync};
-pub use service::current;
 pub(crate) use service::Layer;
+pub use service::current;
 pub use websocket::{Behavior, Closed, Message, Upgrade, WebSocket};
 
 use crate::fanout::{Delivery, Frame};
@@ -56,7 +56,7 @@ pub struct App(pub(crate) Rc<Inner>);
 /// Adds a route for one method.
 macro_rules! method {
     ($name:ident, $method:literal) => {
-        #[doc = concat!("Answers ", $method, " requests whose path matches `pattern`; see [`any`](Self::any).")]
+        #[doc = concat!("Answers ", $method, " requests on paths like `pattern`; see [`any`](Self::any).")]
         pub fn $name<R, M>(&self, pattern: &str, handler: impl Fn(Request, Response) -> R + 'static) -> &Self
         where
             R: Answering<M>,

@@ -34,7 +34,10 @@ pub struct Response {
 
 impl std::fmt::Debug for Response {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Response").field("connection", &self.connection).field("status", &self.status).finish()
+        f.debug_struct("Response")
+            .field("connection", &self.connection)
+            .field("status", &self.status)
+            .finish()
     }
 }
 
@@ -51,11 +54,7 @@ impl Response {
 
     /// Adds a header; a name may be added several times. `Connection`, `Content-Length` and
     /// `Transfer-Encoding` are the server's to say and are ignored, as is a value with a line break.
-    pub fn header(
-        mut self,
-        name: impl Into<Cow<'static, str>>,
-        value: impl Into<Cow<'static, str>>,
-    ) -> Self {
+    pub fn header(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Cow<'static, str>>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }

@@ -70,7 +70,8 @@ impl Route {
             Some(name) => Segment::Param(name.into()),
             None => Segment::Literal(segment.into()),
         };
-        let segments = if path.is_empty() && open { Box::default() } else { path.split('/').map(segment).collect() };
+        let segments =
+            if path.is_empty() && open { Box::default() } else { path.split('/').map(segment).collect() };
         Self { pattern: Pattern::Segments { segments, open }, target }
     }
 
@@ -115,7 +116,10 @@ mod tests {
         assert_eq!(matches("/*", "/a/b"), Some(vec![]));
         assert_eq!(matches("/a/*", "/a"), Some(vec![]));
         assert_eq!(matches("/a/*", "/ab"), None);
-        assert_eq!(matches("/user/:id/posts/:post", "/user/7/posts/x"), Some(vec!["id=7".into(), "post=x".into()]));
+        assert_eq!(
+            matches("/user/:id/posts/:post", "/user/7/posts/x"),
+            Some(vec!["id=7".into(), "post=x".into()])
+        );
         assert_eq!(matches("/user/:id", "/user/7/"), None);
         assert_eq!(matches("/ws", "/ws"), Some(vec![]));
     }

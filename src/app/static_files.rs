@@ -94,7 +94,9 @@ mod tests {
         let folder = Path::new("/srv");
         assert_eq!(resolve(folder, "/a/b.js"), Some("/srv/a/b.js".into()));
         assert_eq!(resolve(folder, "/"), Some("/srv/index.html".into()));
-        for path in ["/../etc/passwd", "/%2e%2e/etc/passwd", "/a/..%2f..%2fb", "/.git/config", "/a%00b", "/..\\b"] {
+        for path in
+            ["/../etc/passwd", "/%2e%2e/etc/passwd", "/a/..%2f..%2fb", "/.git/config", "/a%00b", "/..\\b"]
+        {
             assert_eq!(resolve(folder, path), None, "{path}");
         }
     }

@@ -1,6 +1,7 @@
 //! Raw WebSockets (RFC 6455): behaviours and handles.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
@@ -175,11 +176,7 @@ impl<U> fmt::Debug for Upgrade<U> {
 impl<U: 'static> Upgrade<U> {
     /// Adds a header to the 101 response.
     #[must_use]
-    pub fn header(
-        mut self,
-        name: impl Into<Cow<'static, str>>,
-        value: impl Into<Cow<'static, str>>,
-    ) -> Self {
+    pub fn header(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Cow<'static, str>>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
@@ -240,7 +237,14 @@ impl<U> Drop for Upgrade<U> {
 
 /// A behaviour whose type of data is forgotten.
 pub(super) trait Upgradable {
-    fn upgrade(self: Rc<Self>, app: Rc<Inner>, id: ConnectionId, sequence: u32, request: Request, key: String);
+    fn upgrade(
+        self: Rc<Self>,
+        app: Rc<Inner>,
+        id: ConnectionId,
+        sequence: u32,
+        request: Request,
+        key: String,
+    );
     fn message(&self, id: ConnectionId, message: Message<'_>);
     fn drain(&self, id: ConnectionId);
     fn close(&self, id: ConnectionId, closed: Closed<'_>, data: &UserData);
@@ -287,7 +291,7 @@ impl<U: 'static> Upgradable for Behavior<U> {
 
 thread_local! {
     /// The data of the socket whose `close` handler runs: its entry is gone by then.
-    static LAST_DATA: std::cell::RefCell<Option<(ConnectionId, UserData)>> = const { std::cell::RefCell::new(None) };
+    static LAST_DATA: RefCell<Option<(ConnectionId, UserData)>> = const { RefCell::new(None) };
 }
 
 /// An open WebSocket of this core. A small copy that stays void once the socket is closed.
@@ -335,7 +339,8 @@ impl<U: 'static> WebSocket<U> {
             })
         });
         let data = open.flatten().flatten().or_else(|| {
-            LAST_DATA.with_borrow(|last| last.as_ref().filter(|(id, _)| *id == self.id).map(|(_, d)| d.clone()))
+            LAST_DATA
+                .with_borrow(|last| last.as_ref().filter(|(id, _)| *id == self.id).map(|(_, d)| d.clone()))
         });
         data?.downcast().ok()
     }
@@ -358,9 +363,8 @@ impl<U: 'static> WebSocket<U> {
     /// Sends a message that is encoded already.
     pub fn send(self, frame: &Frame) -> Delivery {
         let open = with_current(|app| {
-            let open = app.entry(self.id, |entry| {
-                matches!(&entry.state, State::WebSocket(socket) if !socket.closing)
-            });
+            let open = app
+                .entry(self.id, |entry| matches!(&entry.state, State::WebSocket(socket) if !socket.closing));
             if open == Some(true) { app.core.send(self.id, frame) } else { Delivery::Dropped }
         });
         open.unwrap_or(Delivery::Dropped)
@@ -540,7 +544,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn websocket_close(self: &Inner, id: ConnectionId, code: u16, reason: &str) {
+    pub(super) fn websocket_close(&self, id: ConnectionId, code: u16, reason: &str) {
         let deadline = self.core.now() + CLOSE_TIMEOUT_MS;
         let socket = self.entry(id, |entry| {
             let State::WebSocket(socket) = &mut entry.state else { return None };

@@ -117,6 +117,8 @@ mod tests {
     fn a_preflight_reflects_what_was_asked() {
         let headers = Cors::list(["http://a"]).preflight(Some("http://a"), Some("x-one"));
         assert_eq!(value(&headers, "Access-Control-Allow-Headers").as_deref(), Some("x-one"));
-        assert!(value(&headers, "Access-Control-Allow-Methods").is_some_and(|methods| methods.contains("POST")));
+        assert!(
+            value(&headers, "Access-Control-Allow-Methods").is_some_and(|methods| methods.contains("POST"))
+        );
     }
 }

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use super::server::{Inner, Link};
 use super::verify::{Refusal, Verdict};
-use super::{CloseReason, Socket, Transport};
 use super::websocket::Carrier;
+use super::{CloseReason, Socket, Transport};
 use crate::app::{Request, Response, WebSocket};
 use crate::fanout::OutletId;
 use crate::protocol::eio::decode_payload;

@@ -114,7 +114,14 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_id() {
-        for text in ["", "abc", "__proto__", "aaaaaaaaaaaaaaaaaaaaaaaaaaaa", "!!!!!!!!!!!!!!!!!!!!!!", "äaaaaaaaaaaaaaaaaaaaa"] {
+        for text in [
+            "",
+            "abc",
+            "__proto__",
+            "aaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "!!!!!!!!!!!!!!!!!!!!!!",
+            "äaaaaaaaaaaaaaaaaaaaa",
+        ] {
             assert_eq!(SocketSid::parse(text), None, "{text}");
         }
     }

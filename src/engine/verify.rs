@@ -110,7 +110,10 @@ pub(super) fn verify(
     if !transports.contains(&transport) {
         return Err(Refusal::UnknownTransport);
     }
-    if asked.origin.is_some_and(|origin| origin.bytes().any(|byte| byte < 0x20 && byte != b'\t' || byte == 0x7F)) {
+    if asked
+        .origin
+        .is_some_and(|origin| origin.bytes().any(|byte| byte < 0x20 && byte != b'\t' || byte == 0x7F))
+    {
         return Err(Refusal::BadRequest);
     }
     let Some(sid) = &asked.sid else { return verify_handshake(asked, transport) };
@@ -177,6 +180,9 @@ mod tests {
         let upgraded = verify(&poll, &BOTH, |_| Known::Here(Transport::WebSocket));
         assert_eq!(upgraded, Err(Refusal::BadRequest));
         let probe = asked("websocket", Some(&text), true, true);
-        assert!(matches!(verify(&probe, &BOTH, |_| Known::Here(Transport::Polling)), Ok(Verdict::Session(_))));
+        assert!(matches!(
+            verify(&probe, &BOTH, |_| Known::Here(Transport::Polling)),
+            Ok(Verdict::Session(_))
+        ));
     }
 }

@@ -218,7 +218,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_member_gets_its_own_sequence(pushes in prop::collection::vec((0usize..5, 0usize..4), 0..80)) {
+        fn every_member_gets_its_own(pushes in prop::collection::vec((0usize..5, 0usize..4), 0..80)) {
             let frames: Vec<Frame> = (0..4).map(|i| Frame::raw(format!("<{i}>"))).collect();
             let mut batch = Batch::default();
             let mut owed = [Owed::NOTHING; 5];

@@ -162,8 +162,7 @@ mod tests {
     #[test]
     fn a_full_mailbox_gives_tasks_back() {
         let mesh = Mesh::new(1);
-        let mut tasks: Vec<Task> =
-            (0..limits::MAILBOX_TASKS + 2).map(|_| Box::new(|| ()) as Task).collect();
+        let mut tasks: Vec<Task> = (0..limits::MAILBOX_TASKS + 2).map(|_| Box::new(|| ()) as Task).collect();
         mesh.post_all(0, &mut tasks);
         assert_eq!(tasks.len(), 2);
         assert!(mesh.post(0, Box::new(|| ())).is_err());

@@ -195,9 +195,7 @@ impl Outlets {
 
     /// Whether a volatile message would leave: nothing waits, and nothing was said in this turn.
     pub fn is_writable(&self, slot: u32) -> bool {
-        self.hot
-            .get(slot as usize)
-            .is_some_and(|hot| hot.state == State::Ready && hot.owed == Owed::NOTHING)
+        self.hot.get(slot as usize).is_some_and(|hot| hot.state == State::Ready && hot.owed == Owed::NOTHING)
     }
 
     /// What leads to the client.

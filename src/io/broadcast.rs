@@ -55,7 +55,7 @@ pub trait RoomNames {
 }
 
 impl RoomNames for str {
-    fn each(&self, mut f: impl FnMut(&str)) {
+    fn each(&self, mut f: impl FnMut(&Self)) {
         f(self);
     }
 }

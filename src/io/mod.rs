@@ -45,7 +45,9 @@ pub use ack::{Ack, AckError, AckFuture};
 pub use adapter::{Adapter, BroadcastOptions, LocalAdapter};
 pub use broadcast::{BroadcastOperator, RoomNames};
 pub use error::{EventError, Failure};
-pub use extract::{Args, Async, Called, Data, Event, EventContext, FromEvent, Handler, Outcome, Sync, TryData};
+pub use extract::{
+    Args, Async, Called, Data, Event, EventContext, FromEvent, Handler, Outcome, Sync, TryData,
+};
 pub use handle::Handle;
 pub use handshake::Handshake;
 pub use namespace::Namespace;

@@ -41,7 +41,10 @@ pub struct RemoteSocket {
 
 impl fmt::Debug for RemoteSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RemoteSocket").field("id", &self.id).field("rooms", &self.rooms).finish_non_exhaustive()
+        f.debug_struct("RemoteSocket")
+            .field("id", &self.id)
+            .field("rooms", &self.rooms)
+            .finish_non_exhaustive()
     }
 }
 
@@ -109,7 +112,8 @@ impl BroadcastOperator {
         let answer = gathered.clone();
         let refused = self.on_cores(cores, move |nsp: &Rc<NspInner>, selection| {
             let found = nsp.selected(selection).into_iter();
-            let found: Vec<RemoteSocket> = found.filter_map(|socket| RemoteSocket::new(nsp, socket)).collect();
+            let found: Vec<RemoteSocket> =
+                found.filter_map(|socket| RemoteSocket::new(nsp, socket)).collect();
             let mut gathered = lock(&answer);
             gathered.sockets.extend(found);
             gathered.missing -= 1;

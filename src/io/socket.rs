@@ -107,7 +107,7 @@ pub(super) fn with_nsp<T>(socket: Socket, f: impl FnOnce(&Rc<NspInner>) -> T) ->
 impl Socket {
     /// The id; once the socket has left, one that belongs to nobody.
     pub fn id(self) -> SocketId {
-        self.try_id().unwrap_or(SocketId(SocketSid::from_parts([0; 12], u8::MAX, u32::MAX)))
+        self.try_id().unwrap_or_else(|| SocketId(SocketSid::from_parts([0; 12], u8::MAX, u32::MAX)))
     }
 
     fn try_id(self) -> Option<SocketId> {
@@ -359,7 +359,8 @@ impl SocketOperator {
         let sent = with_nsp(self.socket, |nsp| {
             let encoded = sio::event(&nsp.scope.nsp, None, event, &args)?;
             let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
-            let outlet = nsp.with(self.socket, |entry| entry.outlet).filter(|_| nsp.is_connected(self.socket));
+            let outlet =
+                nsp.with(self.socket, |entry| entry.outlet).filter(|_| nsp.is_connected(self.socket));
             let Some(outlet) = outlet else { return Ok(Delivery::Dropped) };
             nsp.core.ring_bell();
             Ok(push(&mut nsp.core.outlets(), outlet, &frame, self.volatile))

@@ -110,9 +110,15 @@ impl Deadline {
 pub(super) enum Phase {
     Open,
     /// The layer above is done with it: it closes when everything owed has left.
-    Closing { deadline: Deadline, linger: bool },
+    Closing {
+        deadline: Deadline,
+        linger: bool,
+    },
     /// The writing side is shut down; what still comes is thrown away.
-    Lingering { deadline: Deadline, bytes: u32 },
+    Lingering {
+        deadline: Deadline,
+        bytes: u32,
+    },
     /// Waits for the last completion of its receive, then leaves for another core.
     Moving,
 }

@@ -61,11 +61,8 @@ pub(super) fn direct_descriptors_close() -> bool {
 }
 
 fn try_direct() -> io::Result<bool> {
-    let mut uring: IoUring = IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag()
-        .build(8)?;
+    let mut uring: IoUring =
+        IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().build(8)?;
     let (_armed_peer, armed) = UnixStream::pair()?;
     let (mut peer, closed) = UnixStream::pair()?;
     uring.submitter().register_files(&[armed.as_raw_fd(), closed.as_raw_fd()])?;

@@ -228,7 +228,9 @@ impl Ring {
             }
             self.submit()?;
             if self.uring.submission().is_full() {
-                return Err(io::Error::other("the kernel takes no submissions: the completion queue is full"));
+                return Err(io::Error::other(
+                    "the kernel takes no submissions: the completion queue is full",
+                ));
             }
         }
     }
@@ -277,13 +279,7 @@ impl Ring {
 
     /// Moves a direct descriptor to another ring and closes it here if that worked. `arrival` is the tag of
     /// the completion that the other ring gets; ours has `tag`.
-    pub(super) fn send_descriptor(
-        &mut self,
-        slot: u32,
-        to: RawFd,
-        arrival: Tag,
-        tag: Tag,
-    ) -> io::Result<()> {
+    pub(super) fn send_descriptor(&mut self, slot: u32, to: RawFd, arrival: Tag, tag: Tag) -> io::Result<()> {
         // The pair is linked and must not be parted by a full queue.
         let queue = self.uring.submission();
         let room = queue.capacity() - queue.len();
@@ -372,7 +368,8 @@ impl Ring {
         while !self.uring.submission().is_empty() {
             match self.uring.submit() {
                 Ok(_) => {}
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
                 Err(error) => {
                     tracing::error!("io_uring_enter failed with sends in the queue: {error}");
                     std::process::abort();

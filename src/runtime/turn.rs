@@ -494,8 +494,7 @@ impl Core {
         for slot in dirty {
             let outlet = {
                 let outlets = self.outlets.borrow();
-                let layers = outlets.owed(*slot) != Owed::NOTHING
-                    && outlets.via(*slot) == Via::Layer;
+                let layers = outlets.owed(*slot) != Owed::NOTHING && outlets.via(*slot) == Via::Layer;
                 layers.then(|| outlets.id(*slot))
             };
             if let (Some(outlet), Some(service)) = (outlet, self.service()) {

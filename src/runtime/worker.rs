@@ -123,7 +123,9 @@ pub fn start(options: &Options, make: Arc<MakeService>) -> Result<Running, Start
         Descriptors::Normal => false,
         Descriptors::Auto => probe::direct_descriptors_close(),
         Descriptors::Direct if probe::direct_descriptors_close() => true,
-        Descriptors::Direct => return Err(StartError::TooOld("direct descriptors that close at once (6.13)")),
+        Descriptors::Direct => {
+            return Err(StartError::TooOld("direct descriptors that close at once (6.13)"));
+        }
     };
     let mut listeners = Vec::with_capacity(workers);
     let mut addresses = options.listen.clone();
@@ -223,7 +225,8 @@ fn listen(options: &Options, address: SocketAddr) -> io::Result<Socket> {
     if options.send_buffer > 0 {
         socket.set_send_buffer_size(options.send_buffer)?;
     }
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
     SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
     socket.bind(&address.into())?;
     socket.listen(options.backlog)?;
@@ -284,7 +287,10 @@ impl Worker {
             shutdown_timeout: self.options.shutdown_timeout,
             epoch: self.epoch,
         });
-        core.ring.borrow_mut().register_eventfd(bell.as_raw_fd()).map_err(|source| StartError::Ring { source })?;
+        core.ring
+            .borrow_mut()
+            .register_eventfd(bell.as_raw_fd())
+            .map_err(|source| StartError::Ring { source })?;
         CURRENT.set(Some(core.clone()));
         core.install(make(&core));
         for listener in &self.listeners {
