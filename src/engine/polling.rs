@@ -102,10 +102,7 @@ impl Inner {
             return self.close(socket, CloseReason::TransportError);
         }
         let Some(outlet) = self.with(socket, |entry| entry.outlet) else { return };
-        let backlog = {
-            let mut outlets = self.core.outlets();
-            outlets.backlog(outlet.slot()).map(|backlog| backlog.take_polling(usize::MAX)).unwrap_or_default()
-        };
+        let backlog = self.take_backlog(outlet);
         if !backlog.is_empty() {
             payload(response, backlog);
             return self.events.drain(socket);
@@ -118,6 +115,12 @@ impl Inner {
             }
         });
         self.core.unblock(outlet);
+    }
+
+    /// What has waited for a poll, as the body of its answer.
+    fn take_backlog(&self, outlet: OutletId) -> Vec<u8> {
+        let mut outlets = self.core.outlets();
+        outlets.backlog(outlet.slot()).map(|backlog| backlog.take_polling(usize::MAX)).unwrap_or_default()
     }
 
     /// The session is owed something and a poll may be waiting.
@@ -136,12 +139,16 @@ impl Inner {
         payload(response, body);
     }
 
-    /// Answers a waiting poll with a noop, so that a client that is changing over can stop polling.
+    /// Answers a waiting poll with what is owed, or with a noop, so that a client that is changing over can
+    /// stop polling.
     pub(super) fn release_poll(&self, socket: Socket) {
         self.end_poll(socket, b"6");
     }
 
-    /// Answers a waiting poll with a packet; whether there was one.
+    /// Answers a waiting poll with what is owed, or with a packet if nothing is. Whether the packet left.
+    ///
+    /// Not with both: the official client handles the packets of one payload in the same tick as a close
+    /// behind them, and would see the close first.
     fn end_poll(&self, socket: Socket, packet: &[u8]) -> bool {
         let get = self.with(socket, |entry| match &mut entry.link {
             Link::Polling(polling) => Some((polling.get.take()?, entry.outlet)),
@@ -150,16 +157,13 @@ impl Inner {
         let Some(Some((response, outlet))) = get else { return false };
         let mut outlets = self.core.outlets();
         let owed = outlets.owed(outlet.slot());
-        let mut body = outlets.batch.polling(owed).to_vec();
+        let body = outlets.batch.polling(owed).to_vec();
         outlets.settle(outlet.slot());
         outlets.block(outlet.slot());
         drop(outlets);
-        if !body.is_empty() {
-            body.push(SEPARATOR);
-        }
-        body.extend_from_slice(packet);
-        payload(response, body);
-        true
+        let nothing = body.is_empty();
+        payload(response, if nothing { packet.to_vec() } else { body });
+        nothing
     }
 
     fn read(&self, socket: Socket, request: &Request, response: Response) {
@@ -221,16 +225,12 @@ impl Inner {
     fn say_goodbye(&self, socket: Socket, response: Response) {
         let outlet = self.sessions.borrow().get(socket.slot as usize).map(|entry| entry.outlet);
         let Some(outlet) = outlet else { return response.status(400).end("") };
-        let mut body = {
-            let mut outlets = self.core.outlets();
-            outlets.backlog(outlet.slot()).map(|backlog| backlog.take_polling(usize::MAX)).unwrap_or_default()
-        };
-        if body.is_empty() {
-            body.push(b'6');
+        let backlog = self.take_backlog(outlet);
+        if !backlog.is_empty() {
+            // The close follows with the next poll, as in `end_poll`.
+            return payload(response, backlog);
         }
-        body.push(SEPARATOR);
-        body.push(b'1');
-        payload(response, body);
+        payload(response, vec![b'6', SEPARATOR, b'1']);
         self.take(socket);
     }
 }

@@ -117,7 +117,9 @@ impl BroadcastOperator {
             let mut gathered = lock(&answer);
             gathered.sockets.extend(found);
             gathered.missing -= 1;
-            if let (0, Some(waker)) = (gathered.missing, gathered.waker.take()) {
+            if gathered.missing == 0
+                && let Some(waker) = gathered.waker.take()
+            {
                 waker.wake();
             }
         });
