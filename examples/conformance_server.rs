@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if profile == "client" {
         println!("not built yet: connection state recovery");
     }
-    let builder = App::builder().listen(flags.address(port)).workers(flags.workers());
+    let builder = flags.builder(port);
     common::serve(builder, setup)
 }
 

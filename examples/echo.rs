@@ -4,11 +4,11 @@
 
 mod common;
 
-use sockring::app::{App, Behavior, Message};
+use sockring::app::{Behavior, Message};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let flags = common::Flags::read();
-    let builder = App::builder().listen(flags.address(3002)).workers(flags.workers());
+    let builder = flags.builder(3002);
     common::serve(builder, |app| {
         let echo = Behavior::<()>::default()
             .open(|ws| println!("{:?} connected", ws.peer()))

@@ -12,7 +12,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let flags = common::Flags::read();
-    let builder = App::builder().listen(flags.address(3001)).workers(flags.workers());
+    let builder = flags.builder(3001);
     common::serve(builder, |app| {
         socketio(app);
         plain(app);

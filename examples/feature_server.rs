@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use sockring::app::App;
 use sockring::engine::{self, Cors};
 use sockring::io::{
-    Ack, AckError, Args, BroadcastOperator, Data, DisconnectReason, Failure, Namespace, Options, Server, Socket,
-    Value,
+    Ack, AckError, Args, BroadcastOperator, Data, DisconnectReason, Failure, Namespace, Options, RemoteSocket, Server,
+    Socket, Value,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         keep_alive: Duration::from_secs(14),
         ..sockring::app::Options::default()
     };
-    let builder = App::builder().listen(flags.address(3005)).workers(flags.workers()).http(http);
+    let builder = flags.builder(3005).http(http);
     common::serve(builder, set_up)
 }
 
@@ -42,16 +42,19 @@ fn set_up(app: &App) {
     };
     let io = Server::attach_app(app, options);
     io.of("/observer");
-    for name in ["/", "/nsp", "/auth"] {
+    // The contract's `/dynamic-N`: the names that suites join beside others, until patterns are built.
+    for name in ["/", "/nsp", "/auth", "/dynamic-3", "/dynamic-7", "/dynamic-42"] {
         serve(&io, &io.of(name));
     }
     guard(&io.of("/auth"));
 }
 
 /// What a socket carries.
-#[derive(Default)]
+#[derive(Default, Serialize)]
 struct State {
+    #[serde(flatten)]
     data: RefCell<serde_json::Map<String, serde_json::Value>>,
+    #[serde(skip)]
     counted: RefCell<Vec<i64>>,
 }
 
@@ -160,6 +163,19 @@ fn rooms(nsp: &Namespace) {
         socket.leave(room);
         ack.send(())
     });
+    let found = nsp.clone();
+    nsp.sockets_on("fetch", move |Data(room): Data<Option<String>>, ack: Ack| {
+        let found = found.clone();
+        async move {
+            let sockets = match room {
+                Some(room) => found.to(room).fetch_sockets().await,
+                None => found.fetch_sockets().await,
+            };
+            let mut rows: Vec<Row> = sockets.into_iter().map(Row::from).collect();
+            rows.sort_by(|a, b| a.id.cmp(&b.id));
+            ack.send(rows)
+        }
+    });
     nsp.sockets_on("rooms", |socket: Socket, ack: Ack| ack.send(sorted(socket.rooms())));
     let joined = nsp.clone();
     nsp.sockets_on("sockets-join", move |Data((room, names)): Data<(String, Names)>, ack: Ack| {
@@ -171,6 +187,19 @@ fn rooms(nsp: &Namespace) {
         left.to(room).sockets_leave(names.list());
         ack.send(())
     });
+}
+
+#[derive(Serialize)]
+struct Row {
+    id: String,
+    rooms: Vec<String>,
+    data: Value,
+}
+
+impl From<RemoteSocket> for Row {
+    fn from(socket: RemoteSocket) -> Self {
+        Self { id: socket.id.to_string(), rooms: sorted(socket.rooms), data: socket.data }
+    }
 }
 
 /// A broadcast, as a client describes it.

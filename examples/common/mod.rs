@@ -2,6 +2,9 @@
 
 use std::net::SocketAddr;
 
+use sockring::app::{App, Builder};
+use sockring::runtime::Descriptors;
+
 /// `--port N` (or the environment's `PORT`), `--workers N`, and flags of the example's own.
 pub(crate) struct Flags {
     args: Vec<String>,
@@ -36,12 +39,22 @@ impl Flags {
     pub(crate) fn workers(&self) -> usize {
         self.number("workers").unwrap_or(1)
     }
+
+    /// A server by these flags, `--descriptors auto|normal|direct` included.
+    pub(crate) fn builder(&self, port: u16) -> Builder {
+        let descriptors = match self.value("descriptors").as_deref() {
+            Some("normal") => Descriptors::Normal,
+            Some("direct") => Descriptors::Direct,
+            _ => Descriptors::Auto,
+        };
+        App::builder().listen(self.address(port)).workers(self.workers()).descriptors(descriptors)
+    }
 }
 
 /// Prints where the server listens, the line that test harnesses wait for, and serves until SIGTERM.
 pub(crate) fn serve(
-    builder: sockring::app::Builder,
-    setup: impl Fn(&sockring::app::App) + Send + Sync + 'static,
+    builder: Builder,
+    setup: impl Fn(&App) + Send + Sync + 'static,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let running = builder.start(setup)?;
     for address in running.addresses() {

@@ -234,7 +234,7 @@ impl BroadcastOperator {
     }
 
     /// The cores that may have sockets of the selection.
-    fn cores(&self) -> Cores {
+    pub(super) fn cores(&self) -> Cores {
         let directory = &self.scope.shared.directory;
         let of = |room: &str| directory.cores(RoomKey { space: self.scope.space, room });
         if self.selection.rooms.is_empty() {
@@ -255,7 +255,7 @@ impl BroadcastOperator {
 
     /// Does something for the selection on each of the cores: here at once, elsewhere as a task. Returns
     /// the cores whose mailboxes are full.
-    fn on_cores<F>(&self, cores: Cores, act: F) -> Cores
+    pub(super) fn on_cores<F>(&self, cores: Cores, act: F) -> Cores
     where
         F: Fn(&Rc<NspInner>, &Selection) + Clone + Send + 'static,
     {

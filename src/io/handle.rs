@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::RemoteSocket;
 use super::broadcast::{BroadcastOperator, RoomNames, Scope};
 use crate::fanout::Delivery;
 use crate::protocol::sio::{EncodeError, NspName};
@@ -99,6 +100,11 @@ impl Handle {
     /// Disconnects all sockets of the namespace; with `close`, their connections too.
     pub fn disconnect_sockets(&self, close: bool) {
         self.operator().disconnect_sockets(close);
+    }
+
+    /// The sockets of the namespace, on all cores.
+    pub async fn fetch_sockets(&self) -> Vec<RemoteSocket> {
+        self.operator().fetch_sockets().await
     }
 
     fn operator(&self) -> BroadcastOperator {

@@ -37,6 +37,7 @@ mod listeners;
 mod namespace;
 mod options;
 mod reason;
+mod remote;
 mod server;
 mod socket;
 
@@ -50,8 +51,9 @@ pub use handshake::Handshake;
 pub use namespace::Namespace;
 pub use options::Options;
 pub use reason::DisconnectReason;
+pub use remote::RemoteSocket;
 pub use server::Server;
-pub use socket::{Socket, SocketId, SocketOperator};
+pub use socket::{Socket, SocketData, SocketId, SocketOperator};
 
 pub use crate::fanout::Delivery;
 pub use crate::protocol::sio::{ArgsError, EncodeError, Value};

@@ -1,6 +1,5 @@
 //! A namespace on one core: its sockets, rooms and handlers.
 
-use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::marker::PhantomData;
@@ -19,7 +18,9 @@ use super::broadcast::{BroadcastOperator, RoomNames, Scope, Selection};
 use super::extract::{BoxedHandler, Called, EventContext, Handler, boxed};
 use super::listeners::Listeners;
 use super::server::by_index;
-use super::{DisconnectReason, EventError, Failure, Handle, Handshake, Socket, SocketId};
+use super::{
+    DisconnectReason, EventError, Failure, Handle, Handshake, RemoteSocket, Socket, SocketData, SocketId,
+};
 use crate::app::Request;
 use crate::engine::{self, SocketSid};
 use crate::fanout::{Delivery, Frame, Outlets, RoomKey, Rooms};
@@ -135,6 +136,11 @@ impl Namespace {
         self.operator().disconnect_sockets(close);
     }
 
+    /// The sockets of the namespace, on all cores.
+    pub async fn fetch_sockets(&self) -> Vec<RemoteSocket> {
+        self.operator().fetch_sockets().await
+    }
+
     /// How many sockets this core has in the namespace.
     pub fn local_sockets(&self) -> usize {
         self.0.rooms.borrow().members(ALL).len()
@@ -183,7 +189,7 @@ pub(super) struct Entry {
     pub(super) outlet: u32,
     pub(super) handshake: Rc<Handshake>,
     pub(super) listeners: Option<Box<Listeners>>,
-    pub(super) data: Option<Rc<dyn Any>>,
+    pub(super) data: Option<Rc<dyn SocketData>>,
     /// The acknowledgements that this socket owes.
     #[allow(clippy::box_collection, reason = "one word for the many that owe none")]
     pub(super) acks: Option<Box<Vec<u64>>>,

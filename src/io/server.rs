@@ -11,7 +11,7 @@ use super::broadcast::{BroadcastOperator, RoomNames, Scope};
 use super::client::Client;
 use super::extract::Handler;
 use super::namespace::{Namespace, NspInner};
-use super::{Handle, Options, Socket, client_files};
+use super::{Handle, Options, RemoteSocket, Socket, client_files};
 use crate::app::{App, Layer};
 use crate::engine::{self, CloseReason, Events, IdPool, Message};
 use crate::fanout::{Delivery, OutletId};
@@ -202,6 +202,11 @@ impl Server {
     /// Disconnects all sockets of `/`; with `close`, their connections too.
     pub fn disconnect_sockets(&self, close: bool) {
         self.operator().disconnect_sockets(close);
+    }
+
+    /// The sockets of `/`, on all cores.
+    pub async fn fetch_sockets(&self) -> Vec<RemoteSocket> {
+        self.operator().fetch_sockets().await
     }
 
     fn operator(&self) -> BroadcastOperator {

@@ -56,6 +56,18 @@ impl FromStr for SocketId {
     }
 }
 
+/// What [`Socket::set_data`] takes: anything that can be serialised.
+pub trait SocketData: Any {
+    /// The value, as others see it.
+    fn to_value(&self) -> Value;
+}
+
+impl<T: Serialize + Any> SocketData for T {
+    fn to_value(&self) -> Value {
+        sio::to_value(self).unwrap_or(Value::Null)
+    }
+}
+
 /// A socket of this core: one client in one namespace. A small copy that stays void once the socket has
 /// left, so keeping one leaks nothing; it belongs to the thread of its core.
 ///
@@ -122,14 +134,16 @@ impl Socket {
         with_nsp(self, |nsp| nsp.with(self, |entry| entry.conn)).flatten()
     }
 
-    /// Attaches a value of yours, in place of an earlier one.
-    pub fn set_data<T: Any>(self, data: T) {
+    /// Attaches a value of yours, in place of an earlier one. It is serialised when
+    /// [`fetch_sockets`](super::Namespace::fetch_sockets) asks for it.
+    pub fn set_data<T: SocketData>(self, data: T) {
         with_nsp(self, |nsp| nsp.with(self, |entry| entry.data = Some(Rc::new(data))));
     }
 
     /// The value that was attached, if it is of this type. Put a `Cell` or `RefCell` in to change it.
     pub fn data<T: Any>(self) -> Option<Rc<T>> {
-        with_nsp(self, |nsp| nsp.with(self, |entry| entry.data.clone())).flatten().flatten()?.downcast().ok()
+        let data = with_nsp(self, |nsp| nsp.with(self, |entry| entry.data.clone())).flatten().flatten()?;
+        (data as Rc<dyn Any>).downcast().ok()
     }
 
     /// Joins rooms.

@@ -175,7 +175,7 @@ pub fn write_base64(out: &mut Vec<u8>, data: &[u8]) {
 ///     max_payload: 1_000_000,
 /// };
 /// open.write(&mut out);
-/// assert!(out.starts_with(br#"0{"sid":"abc","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":"#));
+/// assert!(out.starts_with(br#"0{"sid":"abc","upgrades":["websocket"],"pingInterval":25000,"#));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Open<'a> {

@@ -1,6 +1,11 @@
 //! Request heads: the request line and the header section (RFC 9112 3 and 5).
+//!
+//! `httparse` finds the tokens. Here is what it leaves open: where the head ends and how long it may be, line
+//! ends, targets, hosts, how the body is delimited, and what exactly was wrong.
 
-use super::{HttpError, is_token, is_token_byte, is_value_byte};
+use std::mem::MaybeUninit;
+
+use super::{HttpError, is_token_byte};
 
 /// The largest value [`HeadLimits::head_bytes`] can have, in bytes; more is taken as this. An obs-text byte
 /// may become two bytes of UTF-8, and the offsets into the kept head are 16 bits wide.
@@ -8,6 +13,11 @@ pub const MAX_HEAD_BYTES: usize = 32 * 1024 - 1;
 
 /// What is on a request line besides the target: the longest method known, two spaces, the version, CR.
 const REQUEST_LINE_OVERHEAD: usize = 32;
+
+/// Heads with at most this many fields are parsed without an allocation for the fields' places.
+const FIELDS_IN_PLACE: usize = 100;
+
+const METHODS: [&str; 8] = ["GET", "POST", "OPTIONS", "HEAD", "PUT", "DELETE", "PATCH", "TRACE"];
 
 /// How much of a request head is accepted.
 ///
@@ -137,9 +147,9 @@ impl Head {
     /// Parses the head at the start of `buf` (RFC 9112 2 to 6). One CRLF before it is skipped.
     ///
     /// `Ok(None)` asks for more bytes: call again with the longer buffer. The end of the head is searched
-    /// before anything else is looked at and `buf` is at most [`HeadLimits::head_bytes`] long by then, so a
-    /// head that trickles in costs a bounded number of short scans. The number returned is how many bytes of
-    /// `buf` the head took, with the skipped CRLF.
+    /// before anything else is looked at, in at most [`HeadLimits::head_bytes`], so a head that trickles in
+    /// costs a bounded number of short scans. The number returned is how many bytes of `buf` the head took,
+    /// with the skipped CRLF.
     ///
     /// # Errors
     ///
@@ -150,9 +160,35 @@ impl Head {
             Some(rest) => (2, rest),
             None => (0, buf),
         };
-        let Some(length) = head_length(rest, limits)? else { return Ok(None) };
-        let head = rest.get(..length).ok_or(HttpError::RequestLine)?;
-        Ok(Some((Builder::build(head, limits)?, skipped + length)))
+        let Some(extent) = Extent::find(rest, limits)? else { return Ok(None) };
+        let head = rest.get(..extent.length).ok_or(HttpError::RequestLine)?;
+        // `httparse` wants the places for the fields before it counts them.
+        let mut few = [MaybeUninit::uninit(); FIELDS_IN_PLACE];
+        let mut many = Vec::new();
+        let places = match few.get_mut(..extent.fields) {
+            Some(places) => places,
+            None => {
+                many.resize(extent.fields, MaybeUninit::uninit());
+                many.as_mut_slice()
+            }
+        };
+        let mut request = httparse::Request::new(&mut []);
+        let status = request
+            .parse_with_uninit_headers(head, places)
+            .map_err(|error| refusal(error, head, request.method))?;
+        let (httparse::Status::Complete(length), Some(method), Some(target), Some(version)) =
+            (status, request.method, request.path, request.version)
+        else {
+            return Err(HttpError::RequestLine);
+        };
+        if length != head.len() {
+            // Two opinions on where a head ends are what smuggling is made of. No input is known to do this.
+            return Err(HttpError::RequestLine);
+        }
+        let version = if version == 0 { Version::Http10 } else { Version::Http11 };
+        check_request_line(method, target, limits)?;
+        let head = Builder::build(method, target, version, request.headers)?;
+        Ok(Some((head, skipped + extent.length)))
     }
 
     /// The method as sent: one of GET, HEAD, POST, PUT, DELETE, OPTIONS, TRACE, PATCH.
@@ -254,41 +290,54 @@ impl Head {
     }
 }
 
-/// The length of the head at the start of `buf` with its empty line, or `None` if more bytes are needed.
-fn head_length(buf: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HttpError> {
-    let head_bytes = limits.head_bytes.min(MAX_HEAD_BYTES);
-    let request_line_bytes = limits.target_bytes.saturating_add(REQUEST_LINE_OVERHEAD);
-    match buf {
-        [] | [b'\r'] => return Ok(None),
-        // Not the start of any method: a TLS client hello or noise, which might never contain a line end.
-        [first, ..] if !is_token_byte(*first) => return Err(HttpError::RequestLine),
-        _ => {}
-    }
-    let mut rest = buf;
-    let mut lines = 0;
-    while let Some(at) = find_lf(rest) {
-        let (line, after) = rest.split_at(at);
-        let Some(line) = line.strip_suffix(b"\r") else { return Err(HttpError::LineEnd) };
-        if lines == 0 && line.len() > request_line_bytes {
+/// How far a head reaches, found without reading its lines.
+struct Extent {
+    /// With the empty line.
+    length: usize,
+    /// Lines between the request line and the empty line.
+    fields: usize,
+}
+
+impl Extent {
+    /// Finds the end of the head at the start of `buf`, or `None` if more bytes are needed. No LF up to there
+    /// is without its CR, and every limit that can be seen from afar is kept.
+    fn find(buf: &[u8], limits: &HeadLimits) -> Result<Option<Self>, HttpError> {
+        let head_bytes = limits.head_bytes.min(MAX_HEAD_BYTES);
+        let request_line_bytes = limits.target_bytes.saturating_add(REQUEST_LINE_OVERHEAD);
+        match buf {
+            [] | [b'\r'] => return Ok(None),
+            // Not the start of any method: a TLS client hello or noise, which might never contain a line end.
+            // Nor another empty line: `httparse` would skip any number of them.
+            [first, ..] if !is_token_byte(*first) => return Err(HttpError::RequestLine),
+            _ => {}
+        }
+        let mut rest = buf;
+        let mut lines = 0;
+        while let Some(at) = find_lf(rest) {
+            let (line, after) = rest.split_at(at);
+            let Some(line) = line.strip_suffix(b"\r") else { return Err(HttpError::LineEnd) };
+            if lines == 0 && line.len() > request_line_bytes {
+                return Err(HttpError::TargetTooLong);
+            }
+            rest = after.get(1..).unwrap_or_default();
+            let used = buf.len() - rest.len();
+            if used > head_bytes {
+                return Err(HttpError::HeadTooLarge);
+            }
+            if line.is_empty() {
+                // Not the first line, which starts with a byte of a token.
+                return Ok(Some(Self { length: used, fields: lines - 1 }));
+            }
+            lines += 1;
+            if lines - 1 > limits.headers {
+                return Err(HttpError::TooManyFields);
+            }
+        }
+        if lines == 0 && rest.len() > request_line_bytes {
             return Err(HttpError::TargetTooLong);
         }
-        rest = after.get(1..).unwrap_or_default();
-        let used = buf.len() - rest.len();
-        if used > head_bytes {
-            return Err(HttpError::HeadTooLarge);
-        }
-        if line.is_empty() {
-            return Ok(Some(used));
-        }
-        lines += 1;
-        if lines - 1 > limits.headers {
-            return Err(HttpError::TooManyFields);
-        }
+        if buf.len() >= head_bytes { Err(HttpError::HeadTooLarge) } else { Ok(None) }
     }
-    if lines == 0 && rest.len() > request_line_bytes {
-        return Err(HttpError::TargetTooLong);
-    }
-    if buf.len() >= head_bytes { Err(HttpError::HeadTooLarge) } else { Ok(None) }
 }
 
 /// The position of the first LF. Whole blocks are tested without a branch per byte, which the compiler turns
@@ -305,10 +354,53 @@ fn find_lf(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// Collects a head while its lines are checked.
+/// Why `httparse` refused `head`, which ends in an empty line and has no LF without CR. `method` is set if
+/// that much of it was read. If there are several faults, this may name a later one.
+#[cold]
+fn refusal(error: httparse::Error, head: &[u8], method: Option<&str>) -> HttpError {
+    let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let request_line = lines.next().unwrap_or_default();
+    let two_spaces = request_line.iter().filter(|byte| **byte == b' ').count() == 2;
+    let mut fields = lines;
+    match (error, request_line) {
+        (httparse::Error::HeaderName, _) => {
+            let folds = |line: &[u8]| matches!(line, [b' ' | b'\t', ..]);
+            if fields.skip(1).any(folds) { HttpError::Folded } else { HttpError::FieldName }
+        }
+        (httparse::Error::HeaderValue, _) if fields.any(|line| line.contains(&b'\r')) => HttpError::LineEnd,
+        (httparse::Error::HeaderValue, _) => HttpError::FieldValue,
+        (httparse::Error::TooManyHeaders, _) => HttpError::TooManyFields,
+        _ if !two_spaces => HttpError::RequestLine,
+        (httparse::Error::Token, _) if method.is_some() => HttpError::Target,
+        // Any version but for `PRI`, which opens HTTP/2: its client would not understand an answer either.
+        (
+            httparse::Error::Version,
+            [.., b' ', b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'],
+        ) if method != Some("PRI") => HttpError::Version,
+        // The request line is over in time, so a field line starts with CR.
+        (httparse::Error::NewLine, [.., b' ', _, _, _, _, _, _, _, _]) => HttpError::LineEnd,
+        _ => HttpError::RequestLine,
+    }
+}
+
+/// What a request line that is made of tokens may still get wrong.
+fn check_request_line(method: &str, target: &str, limits: &HeadLimits) -> Result<(), HttpError> {
+    // `httparse` lets UTF-8 through.
+    if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        return Err(HttpError::Target);
+    }
+    if !METHODS.contains(&method) {
+        return Err(HttpError::Method);
+    }
+    if target.len() > limits.target_bytes {
+        return Err(HttpError::TargetTooLong);
+    }
+    Ok(())
+}
+
+/// Collects a head while its fields are checked.
 struct Builder {
     text: String,
-    fields: Vec<Field>,
     hosts: usize,
     content_length: Option<u64>,
     chunked: bool,
@@ -324,18 +416,17 @@ struct Target<'a> {
 }
 
 impl Builder {
-    /// `head` ends in an empty line and has no LF without CR before it.
-    fn build(head: &[u8], limits: &HeadLimits) -> Result<Head, HttpError> {
-        let mut lines =
-            head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-        let (method, raw_target, version) = request_line(lines.next().unwrap_or_default())?;
-        if raw_target.len() > limits.target_bytes {
-            return Err(HttpError::TargetTooLong);
-        }
+    fn build(
+        method: &str,
+        raw_target: &str,
+        version: Version,
+        headers: &[httparse::Header<'_>],
+    ) -> Result<Head, HttpError> {
         let target = parse_target(method, raw_target)?;
+        // Exact, unless a value in ISO-8859-1 grows.
+        let fields_bytes: usize = headers.iter().map(|field| field.name.len() + field.value.len()).sum();
         let mut builder = Self {
-            text: String::with_capacity(head.len()),
-            fields: Vec::with_capacity(16),
+            text: String::with_capacity(method.len() + raw_target.len() + fields_bytes),
             hosts: 0,
             content_length: None,
             chunked: false,
@@ -349,8 +440,12 @@ impl Builder {
         let span_of = |part: &str| sub_span(raw_target, whole, part);
         let (authority, path, query) =
             (span_of(target.authority), span_of(target.path), span_of(target.query));
-        for line in lines.take_while(|line| !line.is_empty()) {
-            builder.field(line, version)?;
+        let mut fields = Vec::with_capacity(headers.len());
+        for field in headers {
+            builder.note(field.name, field.value, version)?;
+            let name = builder.push(field.name);
+            let value = builder.push_value(field.value);
+            fields.push(Field { name, value });
         }
         let framing = builder.framing()?;
         if builder.hosts == 0 && version == Version::Http11 {
@@ -358,7 +453,7 @@ impl Builder {
         }
         Ok(Head {
             text: builder.text.into_boxed_str(),
-            fields: builder.fields.into_boxed_slice(),
+            fields: fields.into_boxed_slice(),
             framing,
             method,
             target: whole,
@@ -388,48 +483,27 @@ impl Builder {
         span(start, self.text.len())
     }
 
-    fn field(&mut self, line: &[u8], version: Version) -> Result<(), HttpError> {
-        if matches!(line.first(), Some(b' ' | b'\t')) {
-            return Err(if self.fields.is_empty() { HttpError::FieldName } else { HttpError::Folded });
-        }
-        let colon = line.iter().position(|byte| *byte == b':').ok_or(HttpError::FieldName)?;
-        let (name, value) = line.split_at(colon);
-        if !is_token(name) {
-            return Err(HttpError::FieldName);
-        }
-        let value = trim(value.get(1..).unwrap_or_default());
-        if !value.iter().all(|byte| is_value_byte(*byte)) {
-            let bare_cr = value.contains(&b'\r');
-            return Err(if bare_cr { HttpError::LineEnd } else { HttpError::FieldValue });
-        }
-        self.note(name, value, version)?;
-        let name = self.push(str::from_utf8(name).map_err(|_| HttpError::FieldName)?);
-        let value = self.push_value(value);
-        self.fields.push(Field { name, value });
-        Ok(())
-    }
-
     /// Acts on the fields that decide about the message's boundaries and the connection.
-    fn note(&mut self, name: &[u8], value: &[u8], version: Version) -> Result<(), HttpError> {
-        if name.eq_ignore_ascii_case(b"host") {
+    fn note(&mut self, name: &str, value: &[u8], version: Version) -> Result<(), HttpError> {
+        if name.eq_ignore_ascii_case("host") {
             self.hosts += 1;
             if self.hosts > 1 || !is_authority(value) {
                 return Err(HttpError::Host);
             }
-        } else if name.eq_ignore_ascii_case(b"content-length") {
+        } else if name.eq_ignore_ascii_case("content-length") {
             let length = parse_length(value).ok_or(HttpError::ContentLength)?;
             if self.content_length.replace(length).is_some() {
                 return Err(HttpError::ContentLength);
             }
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
             if self.chunked || version == Version::Http10 {
                 return Err(HttpError::TransferEncoding);
             }
             check_codings(value)?;
             self.chunked = true;
-        } else if name.eq_ignore_ascii_case(b"connection") {
+        } else if name.eq_ignore_ascii_case("connection") {
             self.close |= elements(value).any(|option| option.eq_ignore_ascii_case(b"close"));
-        } else if name.eq_ignore_ascii_case(b"expect") && version == Version::Http11 {
+        } else if name.eq_ignore_ascii_case("expect") && version == Version::Http11 {
             if !value.eq_ignore_ascii_case(b"100-continue") {
                 return Err(HttpError::Expectation);
             }
@@ -462,34 +536,6 @@ fn sub_span(whole: &str, at: Span, part: &str) -> Span {
     let offset = part.as_ptr().addr().saturating_sub(whole.as_ptr().addr());
     let start = usize::from(at.start) + offset;
     span(start, start + part.len())
-}
-
-/// Splits and checks the request line (RFC 9112 3): exactly two single spaces.
-fn request_line(line: &[u8]) -> Result<(&str, &str, Version), HttpError> {
-    let mut parts = line.split(|byte| *byte == b' ');
-    let (Some(method), Some(target), Some(version), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(HttpError::RequestLine);
-    };
-    if !is_token(method) || method == b"PRI" {
-        return Err(HttpError::RequestLine);
-    }
-    if target.is_empty() || !target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#') {
-        return Err(HttpError::Target);
-    }
-    let version = match version {
-        b"HTTP/1.1" => Version::Http11,
-        b"HTTP/1.0" => Version::Http10,
-        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => return Err(HttpError::Version),
-        _ => return Err(HttpError::RequestLine),
-    };
-    const METHODS: [&[u8]; 8] = [b"GET", b"POST", b"OPTIONS", b"HEAD", b"PUT", b"DELETE", b"PATCH", b"TRACE"];
-    if !METHODS.contains(&method) {
-        return Err(HttpError::Method);
-    }
-    let text = |bytes| str::from_utf8(bytes).map_err(|_| HttpError::RequestLine);
-    Ok((text(method)?, text(target)?, version))
 }
 
 /// Takes a target apart: origin-form, absolute-form, or `*` for OPTIONS (RFC 9112 3.2).
@@ -590,5 +636,4 @@ fn trim(mut value: &[u8]) -> &[u8] {
 }
 
 #[cfg(test)]
-#[path = "head_tests.rs"]
 mod tests;

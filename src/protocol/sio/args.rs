@@ -286,5 +286,4 @@ impl<'de> Deserializer<'de> for Arg<'de> {
 }
 
 #[cfg(test)]
-#[path = "args_tests.rs"]
 mod tests;

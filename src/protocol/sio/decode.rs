@@ -281,5 +281,4 @@ pub(super) fn put_back(value: &mut Value, attachments: &[Bytes]) -> Result<(), S
 }
 
 #[cfg(test)]
-#[path = "decode_tests.rs"]
 mod tests;

@@ -405,5 +405,4 @@ impl Serializer for Probe {
 }
 
 #[cfg(test)]
-#[path = "encode_tests.rs"]
 mod tests;

@@ -16,9 +16,9 @@ use thiserror::Error;
 
 use super::value::{Number, Value, drop_duplicates};
 
-/// How deep arrays and objects may nest, at most: `[[1]]` is 2 deep. The reference was seen to take 400; 128 is
-/// about what `serde_json` takes, and parsing, converting, cloning, writing and dropping values that deep was
-/// tried on a stack of 2 MiB in a build without optimisation.
+/// How deep arrays and objects may nest, at most: `[[1]]` is 2 deep. The reference was seen to take 400; 128
+/// is about what `serde_json` takes, and parsing, converting, cloning, writing and dropping values that deep
+/// was tried on a stack of 2 MiB in a build without optimisation.
 pub const MAX_DEPTH: usize = 128;
 
 /// Buffers that grew beyond this many bytes are given back after use: a rare large message would otherwise
@@ -201,5 +201,4 @@ fn surrogate(text: &str) -> Option<u32> {
 }
 
 #[cfg(test)]
-#[path = "json_tests.rs"]
 mod tests;

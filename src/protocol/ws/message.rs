@@ -391,5 +391,4 @@ fn message(op: OpCode, payload: &[u8]) -> Result<Message<'_>, WsError> {
 }
 
 #[cfg(test)]
-#[path = "message_tests.rs"]
 mod tests;

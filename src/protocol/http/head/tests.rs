@@ -32,10 +32,11 @@ fn line_ends() {
         b"GET / HTTP/1.1\n",
         b"GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nX: \r\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\rHost: a\r\n\r\n",
     ] {
-        let error = parse(bytes).unwrap_err();
-        assert_eq!(error.status(), 400, "{bytes:?}");
+        assert_eq!(parse(bytes).unwrap_err(), HttpError::LineEnd, "{bytes:?}");
     }
+    assert_eq!(HttpError::LineEnd.status(), 400);
     assert_eq!(parse(b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().unwrap().1, 29);
     assert_eq!(parse(b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap_err(), HttpError::RequestLine);
     assert!(
@@ -67,6 +68,34 @@ fn field_lines() {
     assert_eq!(head.header("x"), Some("a b"));
     assert_eq!(head.headers().skip(1).collect::<Vec<_>>(), [("X", "a b"), ("x", ""), ("Y", "c")]);
     assert_eq!(head.header("z"), None);
+}
+
+/// The tokenizer takes blocks of up to 32 bytes at once; what it lets through must not depend on the place.
+#[test]
+fn every_byte_at_every_place() {
+    for place in 0..70 {
+        let long = "x".repeat(70);
+        let (before, after) = long.split_at(place);
+        for byte in 0..=u8::MAX {
+            let around = |start: &str, end: &str| {
+                let bytes = [start.as_bytes(), before.as_bytes(), &[byte], after.as_bytes(), end.as_bytes()];
+                parse(&bytes.concat()).map(|parsed| parsed.is_some())
+            };
+            let name = around("GET / HTTP/1.1\r\nHost: a\r\nA", ": b\r\n\r\n");
+            assert_eq!(name.is_ok(), is_token_byte(byte) || byte == b':', "name, {byte:#x} at {place}");
+            let value = around("GET / HTTP/1.1\r\nHost: a\r\nA:", "\r\n\r\n");
+            assert_eq!(value.is_ok(), super::super::is_value_byte(byte), "value, {byte:#x} at {place}");
+            let target = around("GET /", " HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(
+                target.is_ok(),
+                byte.is_ascii_graphic() && byte != b'#',
+                "target, {byte:#x} at {place}"
+            );
+            let method = around("G", " / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap_err();
+            let token = method == HttpError::Method;
+            assert_eq!(token, is_token_byte(byte), "method, {byte:#x} at {place}");
+        }
+    }
 }
 
 #[test]
@@ -149,6 +178,20 @@ fn request_lines() {
         );
     }
     assert_eq!(parse(b"\x16").unwrap_err(), HttpError::RequestLine);
+    for (text, error) in [
+        ("GET / xHTTP/1.1", HttpError::RequestLine),
+        ("GET / HTTP/1.11", HttpError::RequestLine),
+        ("GET / HTTP/1.1\r", HttpError::RequestLine),
+        ("GET /a HTTP/1.1 HTTP/1.1", HttpError::RequestLine),
+        ("GET /", HttpError::RequestLine),
+        ("G(T / HTTP/1.1", HttpError::RequestLine),
+        ("GET  HTTP/1.1", HttpError::Target),
+        ("GET /\x7f HTTP/1.1", HttpError::Target),
+        ("GET /\u{e9} HTTP/1.1", HttpError::Target),
+        ("GET /#a HTTP/1.1", HttpError::Target),
+    ] {
+        assert_eq!(line(text).unwrap_err(), error, "{text:?}");
+    }
 }
 
 #[test]
@@ -186,6 +229,9 @@ fn limits() {
     let many = |count: usize| vec!["a: b"; count].join("\r\n");
     assert_eq!(with(&many(99)).unwrap().headers().count(), 100);
     assert_eq!(with(&many(100)).unwrap_err(), HttpError::TooManyFields);
+    let more = HeadLimits { headers: 1000, ..limits };
+    let bytes = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n", many(999));
+    assert_eq!(Head::parse(bytes.as_bytes(), &more).unwrap().unwrap().0.headers().count(), 1000);
     // A limit beyond what offsets can say is taken as that.
     let huge = HeadLimits { head_bytes: usize::MAX, target_bytes: usize::MAX, headers: usize::MAX };
     let bytes = [b"GET / HTTP/1.1\r\nHost: a\r\nX: ".as_slice(), &[0xff; 32_000], b"\r\n\r\n"].concat();
