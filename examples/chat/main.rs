@@ -14,9 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
-use sockring::app::App;
 use sockring::io::{Ack, ArgsError, Data, Options, Server, Socket, TryData};
 
 const NAME_CHARS: usize = 24;
@@ -44,17 +42,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let address = flags.address(3000);
     if address.port() != 0 {
-        println!("The chat is for two windows at http://{address}/ (Ctrl-C ends it)");
+        println!("Open http://{address}/ in two windows and talk (Ctrl-C ends it)");
     }
     // Made once, before any worker: each of them gets a reference to the same hub.
     let hub = Arc::new(Mutex::new(Hub::default()));
-    let builder = App::builder().listen(address).workers(flags.number("workers").unwrap_or(2));
+    let builder = flags.builder(3000).workers(flags.number("workers").unwrap_or(2));
     // This closure runs once on each worker. What it makes belongs to one core and needs no lock.
     common::serve(builder, move |app| {
         let options = Options { client_dist: Some(client_dist.clone()), ..Options::default() };
         let io = Server::attach_app(app, options);
         app.static_files("/", &public);
-        Rc::new(Chat { io, hub: hub.clone() }).listen();
+        Rc::new(Chat { io, hub: hub.clone() }).register();
     })
 }
 
@@ -79,6 +77,8 @@ struct Message {
 }
 
 /// Who somebody is: the data of a socket that has logged in. A socket stays on one core, so a `RefCell` will do.
+/// (`Serialize` is for `fetch_sockets`, by which other cores could read it.)
+#[derive(Serialize)]
 struct Member {
     name: String,
     room: RefCell<String>,
@@ -93,7 +93,7 @@ struct Chat {
 impl Chat {
     /// `sockets_on` registers a handler for all sockets at once. `io.on_connection` with `socket.on` would do as
     /// well, and costs memory for each socket.
-    fn listen(self: Rc<Self>) {
+    fn register(self: Rc<Self>) {
         self.answer("login", Self::log_in);
         self.answer("switch-room", Self::switch_room);
         self.answer("message", Self::message);
@@ -106,14 +106,11 @@ impl Chat {
         self.io.sockets_on("disconnect", move |socket: Socket| chat.gone(socket));
     }
 
-    /// Registers an event with one argument and an acknowledgement: what `act` returns, or why it refused.
-    fn answer<T>(self: &Rc<Self>, event: &str, act: fn(&Self, Socket, T) -> Result<Json, Refusal>)
-    where
-        T: DeserializeOwned + 'static,
-    {
+    /// Registers an event with a text as its argument and an acknowledgement: what `act` returns, or why it refused.
+    fn answer(self: &Rc<Self>, event: &str, act: fn(&Self, Socket, String) -> Result<Json, Refusal>) {
         let chat = self.clone();
         // With `Data` instead of `TryData` a wrong type would skip the handler, and the client would wait in vain.
-        let handler = move |socket: Socket, TryData(argument): TryData<T>, ack: Ack| {
+        let handler = move |socket: Socket, TryData(argument): TryData<String>, ack: Ack| {
             let done = argument.map_err(|error: ArgsError| error.to_string());
             let done = done.and_then(|argument| act(&chat, socket, argument));
             ack.send(done.unwrap_or_else(|error| json!({ "ok": false, "error": error })))
