@@ -76,8 +76,8 @@ struct Message {
     at: u64,
 }
 
-/// Who somebody is: the data of a socket that has logged in. A socket stays on one core, so a `RefCell` will do.
-/// (`Serialize` is for `fetch_sockets`, by which other cores could read it.)
+/// Who somebody is: the data of a socket that has logged in. A socket stays on one core, so a `RefCell` will
+/// do. (`Serialize` is for `fetch_sockets`, by which other cores could read it.)
 #[derive(Serialize)]
 struct Member {
     name: String,
@@ -91,8 +91,8 @@ struct Chat {
 }
 
 impl Chat {
-    /// `sockets_on` registers a handler for all sockets at once. `io.on_connection` with `socket.on` would do as
-    /// well, and costs memory for each socket.
+    /// `sockets_on` registers a handler for all sockets at once. `io.on_connection` with `socket.on` would do
+    /// as well, and costs memory for each socket.
     fn register(self: Rc<Self>) {
         self.answer("login", Self::log_in);
         self.answer("switch-room", Self::switch_room);
@@ -106,10 +106,11 @@ impl Chat {
         self.io.sockets_on("disconnect", move |socket: Socket| chat.gone(socket));
     }
 
-    /// Registers an event with a text as its argument and an acknowledgement: what `act` returns, or why it refused.
+    /// Registers an event with one text as its argument. The acknowledgement is what `act` returns, or why it
+    /// refused.
     fn answer(self: &Rc<Self>, event: &str, act: fn(&Self, Socket, String) -> Result<Json, Refusal>) {
         let chat = self.clone();
-        // With `Data` instead of `TryData` a wrong type would skip the handler, and the client would wait in vain.
+        // With `Data` instead of `TryData` a wrong type would skip the handler, and the client wait in vain.
         let handler = move |socket: Socket, TryData(argument): TryData<String>, ack: Ack| {
             let done = argument.map_err(|error: ArgsError| error.to_string());
             let done = done.and_then(|argument| act(&chat, socket, argument));
@@ -162,8 +163,8 @@ impl Chat {
 
     /// Takes a socket into a room and gives the acknowledgement with what is to be seen there.
     fn enter(&self, socket: Socket, name: &str, room: &str) -> Result<Json, Refusal> {
-        // Join, then read. Other cores go on meanwhile, and a message enters the history before it is broadcast:
-        // so each one is in what we read, or comes as an event, or both (the page drops the second).
+        // Join, then read. Other cores go on meanwhile, and a message enters the history before it is
+        // broadcast: so each one is in what we read, or comes as an event, or both (the page drops one).
         socket.join(channel(room));
         let entered = self.hub().enter(room, name);
         let (people, history) = entered.inspect_err(|_| socket.leave(channel(room)))?;
@@ -190,8 +191,8 @@ fn member(socket: Socket) -> Result<Rc<Member>, Refusal> {
     socket.data().ok_or_else(|| "Log in first.".into())
 }
 
-/// The Socket.IO room of a chat room. Every socket is alone in a room named after its id: with names that people
-/// choose and no prefix, somebody could open a room with another's id and talk into that one's ear.
+/// The Socket.IO room of a chat room. Every socket is alone in a room named after its id: with names that
+/// people choose and no prefix, somebody could open a room with another's id and talk into that one's ear.
 fn channel(room: &str) -> String {
     format!("chat:{room}")
 }
@@ -223,8 +224,8 @@ struct Room {
     history: VecDeque<Message>,
 }
 
-/// Who is in a room. What two cores broadcast at the same time may arrive in either order; by the version, which
-/// grows with every coming and going, a page knows which list is the newer.
+/// Who is in a room. What two cores broadcast at the same time may arrive in either order; by the version,
+/// which grows with every coming and going, a page knows which list is the newer.
 struct People {
     users: Vec<String>,
     version: u64,
