@@ -26,7 +26,7 @@ build: system-build ## the library and every example, optimised
 .PHONY: demo
 demo: system-demo $(NODE_STAMP) ## the chat on http://127.0.0.1:3000/ (PORT=...)
 	cargo build $(CARGO_FLAGS) --release --example chat
-	@echo; echo "The chat is at http://127.0.0.1:$(PORT)/ (Ctrl-C ends it)"; echo
+	@echo
 	cargo run $(CARGO_FLAGS) --quiet --release --example chat -- --port $(PORT)
 
 .PHONY: test

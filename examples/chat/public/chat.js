@@ -20,6 +20,7 @@ const ui = Object.fromEntries(
 /** What must survive a dropped connection: who we want to be, and where. */
 const me = { name: null, room: "general", inside: false, retries: 0 };
 let rooms = ["general", "random"];
+let usersVersion; // of the list of people on the page
 let lastMessage = null; // the newest {from, at}, for grouping
 let fromHistory = new Set(); // keys of the history just shown, so that no message is shown twice
 const typists = new Map(); // name -> timer that forgets it
@@ -63,12 +64,12 @@ if (socket) {
     addMessage(message);
     forgetTypist(message.from);
   });
-  socket.on("user-joined", ({ username, users }) => {
-    showUsers(users);
+  socket.on("user-joined", ({ username, users, version }) => {
+    refreshUsers(users, version);
     addNotice(`${username} joined`);
   });
-  socket.on("user-left", ({ username, users }) => {
-    showUsers(users);
+  socket.on("user-left", ({ username, users, version }) => {
+    refreshUsers(users, version);
     forgetTypist(username);
     addNotice(`${username} left`);
   });
@@ -189,7 +190,7 @@ async function switchRoom(room) {
 }
 
 /** Shows the room that a login or a switch has led to. */
-function showRoom({ room, users, history }) {
+function showRoom({ room, users, version, history }) {
   me.room = room;
   if (!rooms.includes(room)) rooms = [...rooms, room];
   ui.room.textContent = room;
@@ -206,7 +207,7 @@ function showRoom({ room, users, history }) {
   history.forEach(addMessage);
   ui.log.setAttribute("aria-busy", "false");
   scrollToNewest();
-  showUsers(users);
+  showUsers(users, version);
   refreshComposer();
 }
 
@@ -218,7 +219,13 @@ function roomButton(room) {
   return button;
 }
 
-function showUsers(users) {
+/** Shows a list that came with a notice, unless a newer one came before it. A server may do without versions. */
+function refreshUsers(users, version) {
+  if (!(version < usersVersion)) showUsers(users, version);
+}
+
+function showUsers(users, version) {
+  usersVersion = version;
   ui.count.textContent = String(users.length);
   const sorted = [...users].sort((a, b) => a.localeCompare(b));
   ui.online.replaceChildren(...sorted.map((name) => paint(element("li", name === me.name ? "me" : "", name), name)));
