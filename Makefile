@@ -27,7 +27,7 @@ build: system-build ## the library and every example, optimised
 demo: system-demo $(NODE_STAMP) ## the chat on http://127.0.0.1:3000/ (PORT=...)
 	cargo build $(CARGO_FLAGS) --release --example chat
 	@echo
-	cargo run $(CARGO_FLAGS) --quiet --release --example chat -- --port $(PORT)
+	cargo run $(CARGO_FLAGS) --quiet --release --example chat -- --port $(PORT) --workers 2
 
 .PHONY: test
 test: deps lint ## everything: format, lints, documentation, unit, end-to-end and documentation tests

@@ -8,24 +8,40 @@ use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use clap::{Parser, ValueEnum};
 use serde_json::json;
 use sockring::app::App;
 use sockring::engine::{self, Cors, Handlers, Message};
 use sockring::io::{Ack, Args, Data, Failure, Namespace, Options, Server, Socket, Value};
 
+/// The servers that outside conformance suites expect
+#[derive(Parser)]
+struct Flags {
+    /// Which of them
+    #[arg(long, value_enum, default_value_t = Profile::Socketio)]
+    profile: Profile,
+    #[command(flatten)]
+    listen: common::Listen,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Profile {
+    Engine,
+    Socketio,
+    Client,
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let flags = common::Flags::read();
-    let profile = flags.value("profile").unwrap_or_else(|| "socketio".into());
-    let (setup, port): (fn(&App), u16) = match profile.as_str() {
-        "engine" => (engine, 3000),
-        "socketio" => (socketio, 3000),
-        "client" => (client, 3210),
-        other => return Err(format!("no profile {other}: there are engine, socketio and client").into()),
+    let flags = Flags::parse();
+    let (setup, port): (fn(&App), u16) = match flags.profile {
+        Profile::Engine => (engine, 3000),
+        Profile::Socketio => (socketio, 3000),
+        Profile::Client => {
+            println!("not built yet: connection state recovery");
+            (client, 3210)
+        }
     };
-    if profile == "client" {
-        println!("not built yet: connection state recovery");
-    }
-    let builder = flags.builder(port);
+    let builder = flags.listen.builder(port);
     common::serve(builder, setup)
 }
 

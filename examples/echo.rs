@@ -4,11 +4,19 @@
 
 mod common;
 
+use clap::Parser;
 use sockring::app::{Behavior, Message};
 
+/// A WebSocket echo without Socket.IO
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    listen: common::Listen,
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let flags = common::Flags::read();
-    let builder = flags.builder(3002);
+    let flags = Flags::parse();
+    let builder = flags.listen.builder(3002);
     common::serve(builder, |app| {
         let echo = Behavior::<()>::default()
             .open(|ws| println!("{:?} connected", ws.peer()))

@@ -4,15 +4,23 @@
 
 mod common;
 
+use clap::Parser;
 use sockring::app::{App, Behavior, Message};
 use sockring::io::{Ack, Args, Data, Options, Server, Socket, Value};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The server of the load tests
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    listen: common::Listen,
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let flags = common::Flags::read();
-    let builder = flags.builder(3001);
+    let flags = Flags::parse();
+    let builder = flags.listen.builder(3001);
     common::serve(builder, |app| {
         socketio(app);
         plain(app);

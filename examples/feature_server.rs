@@ -5,6 +5,7 @@
 
 mod common;
 
+use clap::Parser;
 use std::cell::RefCell;
 use std::time::Duration;
 
@@ -16,15 +17,22 @@ use sockring::io::{
     RemoteSocket, Server, Socket, Value,
 };
 
+/// The server of the feature suites
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    listen: common::Listen,
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let flags = common::Flags::read();
+    let flags = Flags::parse();
     let http = sockring::app::Options {
         head_timeout: Duration::from_secs(5),
         body_timeout: Duration::from_secs(10),
         keep_alive: Duration::from_secs(14),
         ..sockring::app::Options::default()
     };
-    let builder = flags.builder(3005).http(http);
+    let builder = flags.listen.builder(3005).http(http);
     common::serve(builder, set_up)
 }
 

@@ -91,6 +91,7 @@ suites! {
     churn: "feature_server" [], 1 => "churn.mjs" [];
     churn_on_3_workers: "feature_server" [], 3 => "churn.mjs" [];
     chat_in_a_browser: "chat" [], 1 => "chat.test.mjs" [];
+    chat_in_a_browser_on_3_workers: "chat" [], 3 => "chat.test.mjs" [];
 }
 
 /// One suite against one server.

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use clap::Parser;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 use sockring::io::{Ack, ArgsError, Data, Options, Server, Socket, TryData};
@@ -27,12 +28,24 @@ const USERS_MAX: usize = 1_000;
 const ROOMS_MAX: usize = 100;
 const HISTORY_MAX: usize = 50;
 
+/// A chat: rooms, who is online, who is typing
+#[derive(Parser)]
+struct Flags {
+    /// Folder of the page
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/chat/public"))]
+    public: PathBuf,
+    /// Folder with the official client's bundles
+    #[arg(long, default_value = CLIENT_DIST)]
+    client_dist: PathBuf,
+    #[command(flatten)]
+    listen: common::Listen,
+}
+
+const CLIENT_DIST: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/node_modules/socket.io-client/dist");
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let flags = common::Flags::read();
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folder = |flag, default| flags.value(flag).map_or_else(|| here.join(default), PathBuf::from);
-    let public = folder("public", "examples/chat/public");
-    let client_dist = folder("client-dist", "tests/clients/node_modules/socket.io-client/dist");
+    let Flags { public, client_dist, listen } = Flags::parse();
     need(&public.join("index.html"), "page", "--public DIR names its folder");
     need(
         &client_dist.join("socket.io.js"),
@@ -40,13 +53,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "run `make demo`, or name its folder: --client-dist DIR",
     );
 
-    let address = flags.address(3000);
-    if address.port() != 0 {
-        println!("Open http://{address}/ in two windows and talk (Ctrl-C ends it)");
-    }
+    println!("Open http://ADDRESS/ with the address below in two windows and talk (Ctrl-C ends it)");
     // Made once, before any worker: each of them gets a reference to the same hub.
     let hub = Arc::new(Mutex::new(Hub::default()));
-    let builder = flags.builder(3000).workers(flags.number("workers").unwrap_or(2));
+    let builder = listen.builder(3000);
     // This closure runs once on each worker. What it makes belongs to one core and needs no lock.
     common::serve(builder, move |app| {
         let options = Options { client_dist: Some(client_dist.clone()), ..Options::default() };

@@ -1,54 +1,46 @@
-//! What the examples have in common: two flags.
+//! What the examples have in common: where they listen, and that they say so.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 
+use clap::{Args, ValueEnum};
 use sockring::app::{App, Builder};
-use sockring::runtime::Descriptors;
+use sockring::runtime;
 
-/// `--port N` (or the environment's `PORT`), `--workers N`, and flags of the example's own.
-pub(crate) struct Flags {
-    args: Vec<String>,
+/// Flags of every example.
+#[derive(Args)]
+pub(crate) struct Listen {
+    /// Address to listen on
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    host: IpAddr,
+    /// Port to listen on [default: the example's own]
+    #[arg(long, env = "PORT")]
+    port: Option<u16>,
+    /// Worker threads; 0 for one on each core
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
+    /// Where sockets live
+    #[arg(long, value_enum, default_value_t = Descriptors::Auto)]
+    descriptors: Descriptors,
 }
 
-#[allow(dead_code, reason = "not every example uses every flag")]
-impl Flags {
-    /// The flags of this process.
-    pub(crate) fn read() -> Self {
-        Self { args: std::env::args().skip(1).collect() }
-    }
+/// The runtime's choices, as words.
+#[derive(Clone, Copy, ValueEnum)]
+enum Descriptors {
+    Auto,
+    Normal,
+    Direct,
+}
 
-    /// The value behind `--name`.
-    pub(crate) fn value(&self, name: &str) -> Option<String> {
-        let at = self.args.iter().position(|arg| arg.strip_prefix("--") == Some(name))?;
-        self.args.get(at + 1).cloned()
-    }
-
-    /// The value behind `--name` as a number.
-    pub(crate) fn number(&self, name: &str) -> Option<usize> {
-        self.value(name)?.parse().ok()
-    }
-
-    /// 127.0.0.1, or `--host`, with the port.
-    pub(crate) fn address(&self, port: u16) -> SocketAddr {
-        let host =
-            self.value("host").and_then(|host| host.parse().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let wanted = self.value("port").or_else(|| std::env::var("PORT").ok());
-        SocketAddr::new(host, wanted.and_then(|port| port.parse().ok()).unwrap_or(port))
-    }
-
-    /// How many workers; 1 by default.
-    pub(crate) fn workers(&self) -> usize {
-        self.number("workers").unwrap_or(1)
-    }
-
-    /// A server by these flags, `--descriptors auto|normal|direct` included.
-    pub(crate) fn builder(&self, port: u16) -> Builder {
-        let descriptors = match self.value("descriptors").as_deref() {
-            Some("normal") => Descriptors::Normal,
-            Some("direct") => Descriptors::Direct,
-            _ => Descriptors::Auto,
+impl Listen {
+    /// A server by these flags.
+    pub(crate) fn builder(&self, default_port: u16) -> Builder {
+        let descriptors = match self.descriptors {
+            Descriptors::Auto => runtime::Descriptors::Auto,
+            Descriptors::Normal => runtime::Descriptors::Normal,
+            Descriptors::Direct => runtime::Descriptors::Direct,
         };
-        App::builder().listen(self.address(port)).workers(self.workers()).descriptors(descriptors)
+        let address = (self.host, self.port.unwrap_or(default_port));
+        App::builder().listen(address).workers(self.workers).descriptors(descriptors)
     }
 }
 

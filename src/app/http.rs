@@ -295,6 +295,9 @@ impl Inner {
         }
         let header = |name: &'static str, value: String| (Cow::Borrowed(name), Cow::Owned(value));
         if !allowed.is_empty() {
+            if allowed.contains(&"GET") {
+                allowed.push("HEAD");
+            }
             let headers = [header("Allow", allowed.join(", "))];
             return self.respond(id, sequence, 405, &headers, &Bytes::from_static(b"Method Not Allowed"));
         }

@@ -39,7 +39,7 @@ pub use builder::Builder;
 pub use options::Options;
 pub use request::Request;
 pub use response::Response;
-pub use routes::{Answering, Async, Sync};
+pub use routes::{Answering, AsyncFn, SyncFn};
 pub(crate) use service::Layer;
 pub use service::current;
 pub use websocket::{Behavior, Closed, Message, Upgrade, WebSocket};

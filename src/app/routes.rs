@@ -15,19 +15,21 @@ pub trait Answering<M>: 'static {
     fn finish(self);
 }
 
+#[doc(hidden)]
 /// Marks a handler that is done when it returns. It may still keep the [`Response`] and end it later.
 #[derive(Debug)]
-pub struct Sync;
+pub struct SyncFn;
 
+#[doc(hidden)]
 /// Marks a handler that returns a future.
 #[derive(Debug)]
-pub struct Async;
+pub struct AsyncFn;
 
-impl Answering<Sync> for () {
+impl Answering<SyncFn> for () {
     fn finish(self) {}
 }
 
-impl<F: Future<Output = ()> + 'static> Answering<Async> for F {
+impl<F: Future<Output = ()> + 'static> Answering<AsyncFn> for F {
     fn finish(self) {
         if let Some(core) = runtime::current() {
             core.spawn(self);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use smallvec::SmallVec;
 
-use super::namespace::NspInner;
+use super::namespace::{NspInner, escape};
 use super::server::by_path;
 use super::{Adapter, BroadcastOptions, SocketId};
 use crate::engine::SocketSid;
@@ -100,8 +100,15 @@ impl<T: RoomNames> RoomNames for Vec<T> {
 
 /// A broadcast in the making: every call gives a new one, so one can be kept and narrowed in several ways.
 ///
-/// It may be sent to any thread. On the core that made the server it serves that core's sockets at once and
-/// posts one task to each other core that has some; elsewhere it posts to all of them.
+/// It may be sent to any thread. On a worker it serves that core's sockets at once and posts one task to each
+/// other core that has some; on another thread it posts to all of them.
+///
+/// **Order.** A socket gets the messages of one sender (a core, or a thread with a [`Handle`](super::Handle))
+/// in the order in which they were emitted. Messages of two senders have no common order: two sockets may
+/// see them in different orders. Where that matters, number what you send.
+///
+/// **Names.** The id of a socket is a room's name too. Put a prefix before room names that clients choose, or
+/// they can name single sockets.
 ///
 /// ```no_run
 /// # fn f(io: &sockring::io::Server) -> Result<(), sockring::io::EncodeError> {
@@ -127,7 +134,7 @@ impl BroadcastOperator {
     /// Adds rooms to whose members it goes; a socket in several of them gets it once.
     pub fn to(&self, rooms: impl RoomNames) -> Self {
         let mut new = self.clone();
-        rooms.each(|room| new.selection.rooms.push(room.into()));
+        rooms.each(|room| new.selection.rooms.push(escape(room).into()));
         new
     }
 
@@ -140,7 +147,7 @@ impl BroadcastOperator {
     /// Leaves the members of rooms out.
     pub fn except(&self, rooms: impl RoomNames) -> Self {
         let mut new = self.clone();
-        rooms.each(|room| new.selection.except.push(room.into()));
+        rooms.each(|room| new.selection.except.push(escape(room).into()));
         new
     }
 
@@ -297,7 +304,7 @@ impl Scope {
 fn each_room(scope: &Scope, rooms: &[String], cores: Cores, f: impl Fn(RoomKey<'_>, usize)) {
     for core in cores.iter() {
         for room in rooms {
-            f(RoomKey { space: scope.space, room }, core);
+            f(RoomKey { space: scope.space, room: &escape(room) }, core);
         }
     }
 }

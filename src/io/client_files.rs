@@ -19,13 +19,17 @@ const FILES: [&str; 8] = [
     "socket.io.msgpack.min.js.map",
 ];
 
-/// Adds a route for each bundle of the folder; missing ones are reported once.
+/// Adds a route for each bundle of the folder; one for a file that is missing says so.
 pub(super) fn serve(app: &App, prefix: &str, folder: &Path) {
     for name in FILES {
         let bytes = match fs::read(folder.join(name)) {
             Ok(bytes) => Bytes::from(bytes),
             Err(error) => {
                 tracing::warn!("the client's {name} is not served: {}: {error}", folder.display());
+                let advice = format!("{name} is not in the folder of io::Options::client_dist\n");
+                app.get(&format!("{prefix}{name}"), move |_: Request, response: Response| {
+                    response.status(404).header("Content-Type", "text/plain").end(advice.clone());
+                });
                 continue;
             }
         };

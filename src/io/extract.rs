@@ -161,17 +161,19 @@ pub trait Handler<M>: 'static {
     fn call(&self, context: &EventContext<'_>) -> Called;
 }
 
+#[doc(hidden)]
 /// Marks a handler that is done when it returns.
 #[derive(Debug)]
-pub struct Sync<A>(PhantomData<A>);
+pub struct SyncFn<A>(PhantomData<A>);
 
+#[doc(hidden)]
 /// Marks a handler that returns a future.
 #[derive(Debug)]
-pub struct Async<A>(PhantomData<A>);
+pub struct AsyncFn<A>(PhantomData<A>);
 
 macro_rules! handlers {
     ($($extractor:ident)*) => {
-        impl<F, R, $($extractor,)*> Handler<Sync<(R, $($extractor,)*)>> for F
+        impl<F, R, $($extractor,)*> Handler<SyncFn<(R, $($extractor,)*)>> for F
         where
             F: Fn($($extractor,)*) -> R + 'static,
             R: Outcome,
@@ -187,7 +189,7 @@ macro_rules! handlers {
             }
         }
 
-        impl<F, R, $($extractor,)*> Handler<Async<(R, $($extractor,)*)>> for F
+        impl<F, R, $($extractor,)*> Handler<AsyncFn<(R, $($extractor,)*)>> for F
         where
             F: Fn($($extractor,)*) -> R + 'static,
             R: Future + 'static,

@@ -46,7 +46,7 @@ pub use adapter::{Adapter, BroadcastOptions, LocalAdapter};
 pub use broadcast::{BroadcastOperator, RoomNames};
 pub use error::{EventError, Failure};
 pub use extract::{
-    Args, Async, Called, Data, Event, EventContext, FromEvent, Handler, Outcome, Sync, TryData,
+    Args, AsyncFn, Called, Data, Event, EventContext, FromEvent, Handler, Outcome, SyncFn, TryData,
 };
 pub use handle::Handle;
 pub use handshake::Handshake;

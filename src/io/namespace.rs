@@ -1,5 +1,6 @@
 //! A namespace on one core: its sockets, rooms and handlers.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::marker::PhantomData;
@@ -157,8 +158,13 @@ impl Namespace {
     }
 }
 
-/// The room of all sockets of a namespace. A client cannot name it: no event leads here.
+/// The room of all sockets of a namespace. Nobody else can name it: see [`escape`].
 pub(super) const ALL: &str = "\0all";
+
+/// A room's name as the tables know it. Names come from clients, and none of them may be [`ALL`].
+pub(super) fn escape(room: &str) -> Cow<'_, str> {
+    if room.starts_with(ALL) { Cow::Owned(format!("{room}\0")) } else { Cow::Borrowed(room) }
+}
 
 type OnError = Rc<dyn Fn(Socket, &EventError)>;
 
@@ -497,7 +503,7 @@ impl NspInner {
             (entry.outlet, entry.state != State::Leaving && !own)
         });
         if let Some((outlet, true)) = entry {
-            self.join_room(socket.slot, outlet, room);
+            self.join_room(socket.slot, outlet, &escape(room));
         }
     }
 
@@ -507,6 +513,7 @@ impl NspInner {
                 entry.left_own = true;
             }
         });
+        let room = &*escape(room);
         if known.is_some() && self.rooms.borrow_mut().leave(socket.slot, room) == Some(true) {
             let key = RoomKey { space: self.scope.space, room };
             self.core.shared().directory.exit(key, self.core.index());

@@ -57,6 +57,10 @@ impl FromStr for SocketId {
 }
 
 /// What [`Socket::set_data`] takes: anything that can be serialised.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a socket's data: it does not implement `serde::Serialize`",
+    note = "`fetch_sockets` shows a socket's data to others; give private fields `#[serde(skip)]`"
+)]
 pub trait SocketData: Any {
     /// The value, as others see it.
     fn to_value(&self) -> Value;
@@ -136,8 +140,13 @@ impl Socket {
 
     /// Attaches a value of yours, in place of an earlier one. It is serialised when
     /// [`fetch_sockets`](super::Namespace::fetch_sockets) asks for it.
-    pub fn set_data<T: SocketData>(self, data: T) {
-        with_nsp(self, |nsp| nsp.with(self, |entry| entry.data = Some(Rc::new(data))));
+    ///
+    /// Returns what [`data`](Self::data) gives from now on. Fields that are nobody else's business, or cannot
+    /// be serialised, take `#[serde(skip)]`.
+    pub fn set_data<T: SocketData>(self, data: T) -> Rc<T> {
+        let data = Rc::new(data);
+        with_nsp(self, |nsp| nsp.with(self, |entry| entry.data = Some(data.clone())));
+        data
     }
 
     /// The value that was attached, if it is of this type. Put a `Cell` or `RefCell` in to change it.
@@ -162,8 +171,9 @@ impl Socket {
     }
 
     /// Registers a handler for an event; several run in the order in which they were added. The events
-    /// `disconnecting` (rooms are still full) and `disconnect` are the server's own; take a
-    /// [`DisconnectReason`](super::DisconnectReason).
+    /// `disconnecting` (the socket is still in its rooms) and `disconnect` (it is in none) are the server's
+    /// own; their handlers may take a [`DisconnectReason`](super::DisconnectReason), and data, id, handshake
+    /// and broadcasts from the socket still work in them.
     pub fn on<M>(self, event: &str, handler: impl Handler<M>) {
         self.add_listener(event, boxed(handler), false);
     }

@@ -37,6 +37,9 @@ pub struct Options {
     pub connections: usize,
     /// Connections that the kernel queues for one worker before it accepts them (`listen(2)`).
     pub backlog: i32,
+    /// Whether another server of the same user may listen on the same port, and share its connections, as
+    /// a new process does that takes over from an old one. Otherwise a port that is taken is an error.
+    pub share_port: bool,
     /// `SO_SNDBUF` of every socket; the kernel doubles it. At the kernel's own default a stalled reader
     /// absorbs 4.3 MB of kernel memory, and some 500 of them exhaust a machine's TCP memory; with 64 KiB
     /// it is about 0.4 MB. 0 leaves the default.
@@ -58,6 +61,7 @@ impl Default for Options {
             descriptors: Descriptors::Auto,
             connections: 0,
             backlog: 4096,
+            share_port: false,
             send_buffer: 64 * 1024,
             backpressure_bytes: 4 * 1024 * 1024,
             shutdown_timeout: Duration::from_secs(3),

@@ -127,6 +127,9 @@ pub fn start(options: &Options, make: Arc<MakeService>) -> Result<Running, Start
             return Err(StartError::TooOld("direct descriptors that close at once (6.13)"));
         }
     };
+    if !options.share_port {
+        options.listen.iter().try_for_each(|address| ensure_free(*address))?;
+    }
     let mut listeners = Vec::with_capacity(workers);
     let mut addresses = options.listen.clone();
     for _ in 0..workers {
@@ -214,6 +217,28 @@ fn listen_all(options: &Options, addresses: &mut [SocketAddr]) -> Result<Vec<Soc
             Ok(socket)
         })
         .collect()
+}
+
+/// Fails if somebody listens on an address. SO_REUSEPORT alone would let two servers share a port by
+/// accident. A port that a process of ours has just left may take the kernel a moment to release.
+fn ensure_free(address: SocketAddr) -> Result<(), StartError> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const PAUSE: Duration = Duration::from_millis(20);
+    let bind = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())
+    };
+    let start = Instant::now();
+    loop {
+        match bind() {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < PATIENCE => {
+                thread::sleep(PAUSE);
+            }
+            Err(source) => return Err(StartError::Listen { address, source }),
+        }
+    }
 }
 
 fn listen(options: &Options, address: SocketAddr) -> io::Result<Socket> {
