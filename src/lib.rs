@@ -9,3 +9,8 @@ pub mod limits;
 pub mod protocol;
 pub mod runtime;
 pub mod time;
+
+/// The README's server compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

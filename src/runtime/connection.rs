@@ -119,13 +119,16 @@ pub(super) enum Phase {
         deadline: Deadline,
         bytes: u32,
     },
-    /// Waits for the last completion of its receive, then leaves for another core.
+    /// Waits for the last completion of its receive, and until what it is owed has left; then it leaves for
+    /// another core.
     Moving,
 }
 
 #[derive(Debug)]
 pub(super) struct Moving {
     pub(super) core: usize,
+    /// A client that does not read what it is owed is not moved, but closed.
+    pub(super) deadline: Deadline,
     pub(super) parcel: Parcel,
 }
 

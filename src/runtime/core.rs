@@ -340,11 +340,12 @@ impl Core {
     }
 
     /// Moves a connection to another core: it is gone here at once, and [`Service::arrived`] runs there
-    /// with the parcel. Nothing may be owed to it.
+    /// with the parcel, once what it is owed has left.
     pub fn hand_over(&self, id: ConnectionId, core: usize, bytes: Vec<u8>, note: Box<dyn Any + Send>) {
+        let deadline = Deadline::after(self.now(), limits::DEPARTURE);
         let tag = self.with(id, |connection| {
             let parcel = Parcel { bytes, peer: connection.peer.into(), note };
-            connection.moving = Some(Box::new(Moving { core, parcel }));
+            connection.moving = Some(Box::new(Moving { core, deadline, parcel }));
             connection.phase = Phase::Moving;
             let receive = connection.receive;
             if receive == Receive::Armed {
@@ -354,9 +355,11 @@ impl Core {
         });
         match tag {
             Some((Receive::Armed, tag)) => self.queue(|ring| ring.cancel(tag)),
-            Some((Receive::Idle, _)) => self.depart(id.slot),
-            Some((Receive::Stopping, _)) | None => {}
+            Some((Receive::Idle | Receive::Stopping, _)) | None => {}
         }
+        let mut work = self.work.borrow_mut();
+        work.closing.push(id.slot);
+        work.deadlines = true;
         self.bell.ring();
     }
 
