@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::RemoteSocket;
 use super::broadcast::{BroadcastOperator, RoomNames, Scope};
-use crate::fanout::Delivery;
+use super::{BroadcastOptions, RemoteSocket};
+use crate::fanout::{Delivery, Frame};
 use crate::protocol::sio::{EncodeError, NspName};
 use crate::runtime::Running;
 
@@ -59,6 +59,14 @@ impl Handle {
     /// A reserved name, or arguments that cannot be written as JSON.
     pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
         self.operator().emit(event, args)
+    }
+
+    /// Gives the sockets of this process what another server has broadcast: how an
+    /// [`Adapter`](super::Adapter) brings in what it receives. `frame` is a whole packet.
+    pub fn deliver(&self, frame: &Frame, options: &BroadcastOptions) -> Delivery {
+        let operator = self.operator().to(&options.rooms).except(&options.except);
+        let operator = if options.volatile { operator.volatile() } else { operator };
+        operator.send(frame)
     }
 
     /// Narrows a broadcast to the members of rooms.

@@ -240,6 +240,16 @@ impl NspInner {
         }
     }
 
+    /// Drops all handlers: they may hold handles on this very namespace.
+    pub(super) fn retire(&self) {
+        self.connection.take();
+        self.middlewares.take();
+        self.listeners.take();
+        self.on_error.take();
+        self.acks.take();
+        self.sockets.take();
+    }
+
     fn socket(&self, slot: u32, generation: u32) -> Socket {
         Socket { server: self.server, nsp: self.index, slot, generation, local: PhantomData }
     }

@@ -1,6 +1,6 @@
 //! A Socket.IO server on one core.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, VecDeque};
@@ -75,7 +75,6 @@ pub(super) struct Inner {
     /// Acknowledgements that are awaited, by the time at which they are given up.
     pub(super) ack_deadlines: RefCell<BinaryHeap<Reverse<(Millis, u16, u64)>>>,
     engine: RefCell<Option<engine::Server>>,
-    stopping: Cell<bool>,
 }
 
 impl Server {
@@ -98,7 +97,6 @@ impl Server {
             unjoined: RefCell::default(),
             ack_deadlines: RefCell::default(),
             engine: RefCell::default(),
-            stopping: Cell::new(false),
         });
         SERVERS.with_borrow_mut(|servers| servers.push(inner.clone()));
         inner.namespace_or_new("/").sockets.replace(Slab::with_capacity(app.core().table_reserve()));
@@ -297,7 +295,11 @@ impl Layer for Upward {
         self.0.expire(now);
     }
 
-    fn shutdown(&self) {
-        self.0.stopping.set(true);
+    fn shutdown(&self) {}
+
+    fn stopped(&self) {
+        // The engine's events lead back here, and handlers may hold servers and namespaces.
+        self.0.engine.take();
+        self.0.namespaces.borrow().iter().for_each(|nsp| nsp.retire());
     }
 }
