@@ -92,8 +92,8 @@ fn servers_come_and_go() {
     let run = || {
         let server = start(None);
         let clients: Vec<Client> = (0..3).map(|_| join(server.addresses()[0])).collect();
-        support::end(server);
         drop(clients);
+        support::end(server);
     };
     run();
     let before = support::descriptors();
@@ -146,5 +146,6 @@ fn an_adapter_joins_two_servers() {
         assert_eq!(here.text(), expected);
         assert_eq!(there.text(), expected);
     }
+    drop((here, there));
     servers.into_iter().for_each(support::end);
 }

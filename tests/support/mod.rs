@@ -1,6 +1,6 @@
 //! What the in-process tests share: servers on either kind of descriptor, and clients made by hand.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
