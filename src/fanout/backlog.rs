@@ -32,6 +32,13 @@ impl Backlog {
         self.frames.push_back(frame);
     }
 
+    /// Adds what waits in another backlog, of which nothing has left in part.
+    pub fn append(&mut self, mut behind: Self) {
+        debug_assert_eq!(behind.sent, 0);
+        self.frames.append(&mut behind.frames);
+        self.bytes += behind.bytes;
+    }
+
     /// Bytes that are still to be sent.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -250,6 +250,20 @@ impl Outlets {
         backlog.consume(sent);
     }
 
+    /// Puts what `first` is owed before what waits in `second`, which is blocked afterwards.
+    pub fn put_before(&mut self, first: OutletId, second: OutletId) {
+        if !self.is_open(first) || !self.is_open(second) {
+            return;
+        }
+        self.block(first.slot);
+        self.block(second.slot);
+        let Some(mut backlog) = self.backlogs[first.slot as usize].take() else { return };
+        if let Some(behind) = self.backlogs[second.slot as usize].take() {
+            backlog.append(*behind);
+        }
+        self.backlogs[second.slot as usize] = Some(backlog);
+    }
+
     /// The client takes nothing for now: what is owed, and what comes, waits in the backlog.
     pub fn block(&mut self, slot: u32) {
         self.spill(slot, 0);
@@ -283,6 +297,11 @@ impl Outlets {
         !self.dirty.is_empty()
     }
 
+    /// Whether an outlet was owed something since [`take_dirty`](Self::take_dirty).
+    pub fn is_dirty_slot(&self, slot: u32) -> bool {
+        self.dirty.contains(slot)
+    }
+
     /// Moves the outlets that went over their limit since the last call into `out`.
     pub fn take_overflowed(&mut self, out: &mut Vec<OutletId>) {
         out.append(&mut self.overflowed);
@@ -313,6 +332,10 @@ impl Dirty {
         }
         self.words[word] |= 1 << (slot % 64);
         self.summary[word / 64] |= 1 << (word % 64);
+    }
+
+    fn contains(&self, slot: u32) -> bool {
+        self.words.get((slot / 64) as usize).is_some_and(|word| word & (1 << (slot % 64)) != 0)
     }
 
     fn is_empty(&self) -> bool {
@@ -380,17 +403,19 @@ mod tests {
     }
 
     #[test]
-    fn empty_frames_weigh_something() {
-        let mut outlets = Outlets::new(10 * crate::limits::FRAME_COST_BYTES, 0);
-        for blocked in [false, true] {
-            let id = outlets.open(Via::Connection(0));
-            if blocked {
-                outlets.block(id.slot);
-            }
-            let taken = (0..100).take_while(|_| outlets.push(id, &text("")) != Delivery::Dropped).count();
-            assert_eq!(taken, 11, "blocked: {blocked}");
-            outlets.close(id);
+    fn what_one_outlet_is_owed_goes_before_what_waits_in_another() {
+        let mut outlets = Outlets::new(1000, 0);
+        let (own, session) = (outlets.open(Via::Connection(0)), outlets.open(Via::Layer));
+        for (outlet, part) in [(session, "c"), (own, "ab"), (session, "d")] {
+            assert_eq!(outlets.push(outlet, &text(part)), Delivery::Sent);
         }
+        outlets.spill(own.slot, 1);
+        outlets.put_before(own, session);
+        assert_eq!(outlets.push(session, &text("e")), Delivery::Queued);
+        let mut out = Vec::new();
+        outlets.backlog(session.slot).unwrap().copy_to(&mut out, 100);
+        assert_eq!(out, b"bcde");
+        assert_eq!(outlets.waiting(session.slot), 4);
     }
 
     #[test]

@@ -83,6 +83,9 @@ pub(super) enum Receive {
     Armed,
     /// A cancel was submitted; data may still come before the last completion does.
     Stopping,
+    /// To be armed at the end of the turn: it found no buffer, or the connection has just arrived.
+    Wanted,
+    /// Not to be armed.
     Idle,
 }
 
@@ -119,9 +122,13 @@ pub(super) enum Phase {
         deadline: Deadline,
         bytes: u32,
     },
-    /// Waits for the last completion of its receive, and until what it is owed has left; then it leaves for
+    /// Waits for the last completion of its receive and until everything owed has left, then leaves for
     /// another core.
-    Moving,
+    Moving {
+        deadline: Deadline,
+    },
+    /// Its descriptor is on the way.
+    Departed,
 }
 
 #[derive(Debug)]
@@ -133,6 +140,21 @@ pub(super) struct Moving {
 }
 
 impl Connection {
+    /// Wants no more to be received: the tag of the receive that is to be cancelled, if one is armed.
+    pub(super) fn stop_receive(&mut self, slot: u32) -> Option<Tag> {
+        match self.receive {
+            Receive::Armed => {
+                self.receive = Receive::Stopping;
+                Some(self.tag(Kind::Receive, slot))
+            }
+            Receive::Wanted => {
+                self.receive = Receive::Idle;
+                None
+            }
+            Receive::Stopping | Receive::Idle => None,
+        }
+    }
+
     pub(super) fn tag(&self, kind: Kind, slot: u32) -> Tag {
         Tag { kind, generation: self.generation & GENERATION_MASK, slot }
     }

@@ -118,8 +118,10 @@ pub(super) struct Work {
     pub(super) closing: Vec<u32>,
     /// Blocked outlets whose connections take bytes again.
     pub(super) writable: Vec<u32>,
-    /// Connections whose receive found no buffer.
-    pub(super) starved: Vec<ConnectionId>,
+    /// Connections whose receive is wanted: see [`Receive::Wanted`].
+    pub(super) wanted: Vec<ConnectionId>,
+    /// Connections whose send has failed, with nobody else to say so.
+    pub(super) dead: Vec<ConnectionId>,
     /// Listeners that wait for a free slot before they get another accept.
     pub(super) parked: Vec<RawFd>,
     /// Whether a phase with a deadline may exist.
@@ -254,13 +256,13 @@ impl Core {
         self.with(id, |connection| connection.outlet)
     }
 
-    /// Gives a connection the outlet of the session that it carries from now on; its own is dropped.
-    /// What waits in the session's outlet leaves through the connection.
+    /// Gives a connection the outlet of the session that it carries from now on. What its own outlet is
+    /// owed leaves first, then what waits in the session's.
     pub fn carry(&self, id: ConnectionId, outlet: OutletId) {
-        let Some(own) = self.with(id, |connection| std::mem::replace(&mut connection.outlet, outlet)) else {
-            return;
-        };
+        let own = self.with(id, |connection| std::mem::replace(&mut connection.outlet, outlet));
         let mut outlets = self.outlets.borrow_mut();
+        let Some(own) = own else { return outlets.close(outlet) };
+        outlets.put_before(own, outlet);
         outlets.close(own);
         outlets.redirect(outlet, Via::Connection(id.slot));
         self.work.borrow_mut().writable.push(outlet.slot());
@@ -314,13 +316,7 @@ impl Core {
 
     /// Stops reading from a connection; bytes that are on their way may still come.
     pub fn pause(&self, id: ConnectionId) {
-        let tag = self.with(id, |connection| {
-            let armed = connection.receive == Receive::Armed;
-            if armed {
-                connection.receive = Receive::Stopping;
-            }
-            armed.then(|| connection.tag(Kind::Receive, id.slot))
-        });
+        let tag = self.with(id, |connection| connection.stop_receive(id.slot));
         if let Some(Some(tag)) = tag {
             self.queue(|ring| ring.cancel(tag));
         }
@@ -335,7 +331,7 @@ impl Core {
                 connection.receive = Receive::Armed;
                 false
             }
-            Receive::Armed => false,
+            Receive::Armed | Receive::Wanted => false,
         });
         if idle == Some(true) {
             self.arm_receive(id);
@@ -343,22 +339,17 @@ impl Core {
     }
 
     /// Moves a connection to another core: it is gone here at once, and [`Service::arrived`] runs there
-    /// with the parcel, once what it is owed has left.
+    /// with the parcel. What it is owed leaves before it does.
     pub fn hand_over(&self, id: ConnectionId, core: usize, bytes: Vec<u8>, note: Box<dyn Any + Send>) {
-        let deadline = Deadline::after(self.now(), limits::DEPARTURE);
+        let deadline = Deadline::after(self.now(), self.shutdown_timeout);
         let tag = self.with(id, |connection| {
             let parcel = Parcel { bytes, peer: connection.peer.into(), note };
-            connection.moving = Some(Box::new(Moving { core, deadline, parcel }));
-            connection.phase = Phase::Moving;
-            let receive = connection.receive;
-            if receive == Receive::Armed {
-                connection.receive = Receive::Stopping;
-            }
-            (receive, connection.tag(Kind::Receive, id.slot))
+            connection.moving = Some(Box::new(Moving { core, parcel }));
+            connection.phase = Phase::Moving { deadline };
+            connection.stop_receive(id.slot)
         });
-        match tag {
-            Some((Receive::Armed, tag)) => self.queue(|ring| ring.cancel(tag)),
-            Some((Receive::Idle | Receive::Stopping, _)) | None => {}
+        if let Some(Some(tag)) = tag {
+            self.queue(|ring| ring.cancel(tag));
         }
         let mut work = self.work.borrow_mut();
         work.closing.push(id.slot);

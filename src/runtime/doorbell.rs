@@ -66,6 +66,11 @@ impl Bell {
         false
     }
 
+    /// Whether it was rung since it was last asked or hushed.
+    pub(super) fn is_rung(&self) -> bool {
+        self.rung.get()
+    }
+
     /// Forgets that it was rung.
     pub(super) fn hush(&self) {
         self.rung.set(false);

@@ -134,7 +134,7 @@ impl Core {
                 if stopping {
                     self.receive_stopped(id);
                 } else {
-                    self.work.borrow_mut().starved.push(id);
+                    self.want_receive(id);
                 }
             }
             r if r == -libc::ECANCELED && stopping => self.receive_stopped(id),
@@ -161,8 +161,17 @@ impl Core {
     }
 
     fn receive_stopped(&self, id: ConnectionId) {
-        // A moving connection leaves at the end of the turn, when what it is owed has been sent.
+        // One that is to leave for another core looks whether it can: see `close_ready`.
         self.work.borrow_mut().closing.push(id.slot);
+    }
+
+    /// Arms a receive at the end of the turn, unless it is not wanted any more by then.
+    fn want_receive(&self, id: ConnectionId) {
+        let mut connections = self.connections.borrow_mut();
+        let connection = connections.get_mut(id.slot as usize);
+        let Some(connection) = connection.filter(|c| c.generation == id.generation) else { return };
+        connection.receive = Receive::Wanted;
+        self.work.borrow_mut().wanted.push(id);
     }
 
     /// Hands bytes to whoever is to have them.
@@ -177,7 +186,7 @@ impl Core {
                     self.end(id, Ended::Panic);
                 }
             }
-            (Phase::Moving, Some(moving)) => moving.parcel.bytes.extend_from_slice(bytes),
+            (Phase::Moving { .. }, Some(moving)) => moving.parcel.bytes.extend_from_slice(bytes),
             (Phase::Lingering { bytes: left, deadline }, _) => {
                 *left = left.saturating_sub(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
                 if *left == 0 {
@@ -207,7 +216,8 @@ impl Core {
             }
             // What is owed still leaves; a dead peer is noticed by the send.
             Phase::Closing { .. } if why == Ended::Eof => {}
-            Phase::Closing { .. } | Phase::Lingering { .. } | Phase::Moving => self.remove(id.slot),
+            Phase::Departed => {}
+            Phase::Closing { .. } | Phase::Lingering { .. } | Phase::Moving { .. } => self.remove(id.slot),
         }
     }
 
@@ -271,33 +281,47 @@ impl Core {
         let mut work = self.work.borrow_mut();
         work.deadlines = false;
         for (slot, connection) in connections.iter() {
-            let deadline = match (connection.phase, &connection.moving) {
-                (Phase::Closing { deadline, .. } | Phase::Lingering { deadline, .. }, _) => deadline,
-                (Phase::Moving, Some(moving)) => moving.deadline,
-                _ => continue,
-            };
-            work.deadlines = true;
-            if deadline.is_over(now) {
-                work.closing.push(slot as u32);
+            if let Phase::Closing { deadline, .. }
+            | Phase::Lingering { deadline, .. }
+            | Phase::Moving { deadline } = connection.phase
+            {
+                work.deadlines = true;
+                if deadline.is_over(now) {
+                    work.closing.push(slot as u32);
+                }
             }
         }
     }
 
+    /// Goes on with connections that wait for what they are owed to leave, before they close or move.
     fn close_ready(&self, now: Millis) {
         let closing = mem::take(&mut self.work.borrow_mut().closing);
         for slot in closing {
-            let Some((phase, outlet)) = self.connection(slot).map(|c| (c.phase, c.outlet)) else { continue };
+            let Some((phase, outlet, receive)) = self.connection(slot).map(|c| (c.phase, c.outlet, c.receive))
+            else {
+                continue;
+            };
+            let (owed, done) = {
+                let outlets = self.outlets.borrow();
+                (outlets.owed(outlet.slot()) != Owed::NOTHING, outlets.waiting(outlet.slot()) == 0)
+            };
             match phase {
-                Phase::Closing { deadline, linger } => {
-                    let done = self.outlets.borrow().waiting(outlet.slot()) == 0;
-                    if done && linger && !deadline.is_over(now) {
-                        self.begin_linger(slot, now);
-                    } else if done || deadline.is_over(now) {
-                        self.remove(slot);
-                    }
+                Phase::Closing { deadline, linger: true } if done && !deadline.is_over(now) => {
+                    self.begin_linger(slot, now);
                 }
-                Phase::Lingering { deadline, .. } if deadline.is_over(now) => self.remove(slot),
-                Phase::Moving => self.depart_if_ready(slot, now),
+                Phase::Closing { .. } if done => self.remove(slot),
+                Phase::Moving { .. } if done && receive == Receive::Idle => self.depart(slot),
+                Phase::Closing { deadline, .. }
+                | Phase::Lingering { deadline, .. }
+                | Phase::Moving { deadline }
+                    if deadline.is_over(now) =>
+                {
+                    self.remove(slot);
+                }
+                // A backlog that empties says so; what the next turn sends does not.
+                Phase::Closing { .. } | Phase::Moving { .. } if owed => {
+                    self.work.borrow_mut().closing.push(slot);
+                }
                 _ => {}
             }
         }
@@ -309,12 +333,22 @@ impl Core {
         let deadline = Deadline::after(now, limits::LINGER);
         connection.phase = Phase::Lingering { deadline, bytes: limits::LINGER_BYTES };
         self.work.borrow_mut().deadlines = true;
+        let id = ConnectionId { slot, generation: connection.generation };
+        let idle = connection.receive == Receive::Idle;
+        if connection.receive == Receive::Stopping {
+            connection.receive = Receive::Armed;
+        }
         match connection.target {
             Target::Normal(fd) => shut_down_writing(fd),
             Target::Direct(file) => {
                 let tag = connection.tag(Kind::Installed, slot);
                 self.queue(|ring| ring.install(file, tag));
             }
+        }
+        drop(connections);
+        if idle {
+            // What was paused must be read to be thrown away, and an end that was seen is seen again.
+            self.arm_receive(id);
         }
     }
 
@@ -333,10 +367,12 @@ impl Core {
     /// Arms what could not be armed before: receives that found no buffer (all buffers are back by now),
     /// and accepts, never more than slots are free.
     fn rearm(&self) {
-        let starved = mem::take(&mut self.work.borrow_mut().starved);
-        for id in starved {
-            let idle = self.connection(id.slot).is_some_and(|c| c.generation == id.generation);
-            if idle {
+        let wanted = mem::take(&mut self.work.borrow_mut().wanted);
+        for id in wanted {
+            let known = self.connection(id.slot);
+            let wanted =
+                known.is_some_and(|c| c.generation == id.generation && c.receive == Receive::Wanted);
+            if wanted {
                 self.arm_receive(id);
             }
         }
@@ -378,7 +414,7 @@ impl Core {
         match target {
             Target::Direct(file) => {
                 // The parcel's key stays with the connection, to take it back if the move fails.
-                connection.phase = Phase::Moving;
+                connection.phase = Phase::Departed;
                 let arrival = Tag { kind: Kind::Arrived, generation: 0, slot: key };
                 let tag = connection.tag(Kind::Moved, slot);
                 // Nothing more is done about it here until the kernel has answered.
@@ -447,15 +483,10 @@ impl Core {
             return self.queue(|ring| ring.close(target));
         };
         let id = self.admit(target, parcel.peer);
+        // What the parcel holds is fed first; at the end of the turn comes what the socket holds.
+        self.want_receive(id);
         if !survived(|| service.arrived(id, parcel)) {
-            return self.end(id, Ended::Panic);
-        }
-        // What the parcel holds was fed first; now comes what the socket holds.
-        let idle = self
-            .connection(id.slot)
-            .is_some_and(|c| c.generation == id.generation && c.receive == Receive::Idle);
-        if idle {
-            self.arm_receive(id);
+            self.end(id, Ended::Panic);
         }
     }
 
@@ -463,6 +494,7 @@ impl Core {
     fn flush(&self, scratch: &mut Scratch) -> io::Result<()> {
         // Handlers that run in here (a poll is answered, a slow client has drained) may owe more.
         for _ in 0..FLUSH_ROUNDS {
+            self.end_dead();
             self.end_overflowed();
             self.drain_backlogs(scratch)?;
             scratch.dirty.clear();
@@ -478,6 +510,7 @@ impl Core {
             rest.clear();
             scratch.dirty = rest;
         }
+        self.end_dead();
         let mut outlets = self.outlets.borrow_mut();
         if outlets.is_dirty() {
             self.bell.ring();
@@ -485,6 +518,16 @@ impl Core {
             outlets.batch.clear();
         }
         Ok(())
+    }
+
+    /// Ends connections whose peer a send has found gone.
+    fn end_dead(&self) {
+        let dead = mem::take(&mut self.work.borrow_mut().dead);
+        for id in dead {
+            if self.id(id.slot) == Some(id) {
+                self.end(id, Ended::Reset);
+            }
+        }
     }
 
     fn end_overflowed(&self) {
@@ -524,8 +567,11 @@ impl Core {
             };
             if let (Some(outlet), Some(service)) = (outlet, self.service()) {
                 survived(|| service.owed(outlet));
-                // Whatever the layer has left is not to be sent twice.
-                self.outlets.borrow_mut().settle(*slot);
+                // A layer that has panicked has left it. What was owed since then is dirty again.
+                let mut outlets = self.outlets.borrow_mut();
+                if !outlets.is_dirty_slot(*slot) {
+                    outlets.settle(*slot);
+                }
             }
         }
     }
@@ -543,7 +589,7 @@ impl Core {
             let bytes = outlets.batch.prepared(outlets.owed(*slot));
             let Via::Connection(at) = outlets.via(*slot) else { continue };
             let Some(connection) = connections.get(at as usize) else { continue };
-            if !bytes.is_empty() && !matches!(connection.phase, Phase::Lingering { .. }) {
+            if !bytes.is_empty() && !matches!(connection.phase, Phase::Departed | Phase::Lingering { .. }) {
                 sends.push(Send { target: connection.target, bytes, tag: connection.tag(Kind::Send, at) });
             }
         }
@@ -554,7 +600,10 @@ impl Core {
             self.send_failed(completion, &mut outlets);
         }
         for slot in some {
-            outlets.settle(*slot);
+            // The others were offered to layers, and may be owed something again since then.
+            if outlets.via(*slot) != Via::Layer {
+                outlets.settle(*slot);
+            }
         }
         Ok(())
     }
@@ -587,13 +636,11 @@ impl Core {
             sent if sent >= 0 => outlets.spill(outlet, sent as usize),
             again if again == -libc::EAGAIN => outlets.spill(outlet, 0),
             _ => {
-                // The receive is about to say so too, and closes the connection; if none is armed, or the
-                // connection is on its way out, nobody else would.
-                let alone = connection.receive != Receive::Armed || connection.phase != Phase::Open;
-                if alone {
-                    let deadline = Deadline::passed(self.now());
-                    connection.phase = Phase::Closing { deadline, linger: false };
-                    self.work.borrow_mut().closing.push(slot);
+                // The receive is about to say so too, behind what the peer has sent before; if none is
+                // armed, or the connection is on its way out, nobody else would.
+                if connection.receive != Receive::Armed || connection.phase != Phase::Open {
+                    let id = ConnectionId { slot, generation: connection.generation };
+                    self.work.borrow_mut().dead.push(id);
                 }
                 return;
             }
@@ -624,12 +671,24 @@ impl Core {
             let emptied = self.drain_backlog(id, slot, scratch)?;
             let open = self.with(id, |_| ()).is_some();
             if let (true, true, Some(service)) = (emptied, open, self.service()) {
-                survived(|| service.drained(id));
+                if !survived(|| service.drained(id)) {
+                    self.end(id, Ended::Panic);
+                }
             } else if emptied {
                 self.work.borrow_mut().closing.push(id.slot);
             }
         }
         Ok(())
+    }
+
+    /// A client that takes what it is owed, however slowly, is given more time to do so.
+    fn note_progress(&self, id: ConnectionId) {
+        let later = Deadline::after(self.now(), self.shutdown_timeout);
+        if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize)
+            && let Phase::Closing { deadline, .. } | Phase::Moving { deadline } = &mut connection.phase
+        {
+            *deadline = later;
+        }
     }
 
     /// Whether the backlog is empty now.
@@ -655,10 +714,14 @@ impl Core {
             self.reap_failures(&mut scratch.failed);
             let failure = scratch.failed.pop_front().map(|completion| completion.result);
             let Some(backlog) = outlets.backlog(slot) else { return Ok(false) };
+            let sent = failure.map_or(scratch.backlog.len(), |result| result.max(0) as usize);
+            backlog.consume(sent);
+            if sent > 0 {
+                self.note_progress(id);
+            }
             match failure {
-                None => backlog.consume(scratch.backlog.len()),
+                None => {}
                 Some(result) if result >= 0 || result == -libc::EAGAIN => {
-                    backlog.consume(result.max(0) as usize);
                     drop(outlets);
                     if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize) {
                         self.watch(connection, id.slot);

@@ -118,15 +118,7 @@ pub fn start(options: &Options, make: Arc<MakeService>) -> Result<Running, Start
     if workers == 0 || workers > limits::WORKERS_MAX {
         return Err(StartError::Workers(workers));
     }
-    probe::check()?;
-    let direct = match options.descriptors {
-        Descriptors::Normal => false,
-        Descriptors::Auto => probe::direct_descriptors_close(),
-        Descriptors::Direct if probe::direct_descriptors_close() => true,
-        Descriptors::Direct => {
-            return Err(StartError::TooOld("direct descriptors that close at once (6.13)"));
-        }
-    };
+    let direct = probe(options.descriptors)?;
     if !options.share_port {
         options.listen.iter().try_for_each(|address| ensure_free(*address))?;
     }
@@ -173,6 +165,22 @@ pub fn start(options: &Options, make: Arc<MakeService>) -> Result<Running, Start
         }
     }
     Ok(running)
+}
+
+/// Whether sockets get direct descriptors. On a thread of its own: what the kernel still has to do for a
+/// ring that is gone interrupts system calls of the thread that made it, and the caller's are not ours.
+fn probe(descriptors: Descriptors) -> Result<bool, StartError> {
+    let probe = move || {
+        probe::check()?;
+        let direct = descriptors != Descriptors::Normal && probe::direct_descriptors_close();
+        if descriptors == Descriptors::Direct && !direct {
+            return Err(StartError::TooOld("direct descriptors that close at once (6.13)"));
+        }
+        Ok(direct)
+    };
+    let thread = thread::Builder::new().name("sockring-probe".into()).spawn(probe);
+    let thread = thread.map_err(|error| StartError::Thread(error.to_string()))?;
+    thread.join().unwrap_or_else(|_| Err(StartError::Thread("the probe of the kernel panicked".into())))
 }
 
 /// Connections that one worker may hold.
@@ -355,18 +363,22 @@ async fn turns(core: &Rc<Core>, eventfd: &EventFd) -> io::Result<()> {
         core.ring.borrow_mut().enable_eventfd();
         // The kernel must see the flag before we look whether something came meanwhile.
         fence(Ordering::SeqCst);
-        let more = core.ring.borrow_mut().has_work() || !core.inbox.borrow().is_empty();
+        let more =
+            core.bell.is_rung() || core.ring.borrow_mut().has_work() || !core.inbox.borrow().is_empty();
         if more || !core.shared.mesh.sleep(core.index) {
-            // The next turn comes through monoio's park, or timers and user tasks would starve.
+            // The next turn comes through monoio's park, or timers and user tasks would starve. The bell
+            // must not cut that short: under load a handler rings it in every turn.
             eventfd.ring();
+            poll_fn(|cx| signal.poll(cx)).await;
+        } else {
+            poll_fn(|cx| {
+                if core.bell.poll(cx) {
+                    return Poll::Ready(());
+                }
+                signal.poll(cx)
+            })
+            .await;
         }
-        poll_fn(|cx| {
-            if core.bell.poll(cx) {
-                return Poll::Ready(());
-            }
-            signal.poll(cx)
-        })
-        .await;
         core.shared.mesh.awake(core.index);
         core.ring.borrow_mut().disable_eventfd();
     }
