@@ -134,8 +134,6 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Moving {
     pub(super) core: usize,
-    /// A client that does not read what it is owed is not moved, but closed.
-    pub(super) deadline: Deadline,
     pub(super) parcel: Parcel,
 }
 

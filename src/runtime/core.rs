@@ -341,7 +341,7 @@ impl Core {
     /// Moves a connection to another core: it is gone here at once, and [`Service::arrived`] runs there
     /// with the parcel. What it is owed leaves before it does.
     pub fn hand_over(&self, id: ConnectionId, core: usize, bytes: Vec<u8>, note: Box<dyn Any + Send>) {
-        let deadline = Deadline::after(self.now(), self.shutdown_timeout);
+        let deadline = Deadline::after(self.now(), limits::DEPARTURE);
         let tag = self.with(id, |connection| {
             let parcel = Parcel { bytes, peer: connection.peer.into(), note };
             connection.moving = Some(Box::new(Moving { core, parcel }));

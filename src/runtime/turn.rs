@@ -297,7 +297,8 @@ impl Core {
     fn close_ready(&self, now: Millis) {
         let closing = mem::take(&mut self.work.borrow_mut().closing);
         for slot in closing {
-            let Some((phase, outlet, receive)) = self.connection(slot).map(|c| (c.phase, c.outlet, c.receive))
+            let Some((phase, outlet, receive)) =
+                self.connection(slot).map(|c| (c.phase, c.outlet, c.receive))
             else {
                 continue;
             };
@@ -370,8 +371,7 @@ impl Core {
         let wanted = mem::take(&mut self.work.borrow_mut().wanted);
         for id in wanted {
             let known = self.connection(id.slot);
-            let wanted =
-                known.is_some_and(|c| c.generation == id.generation && c.receive == Receive::Wanted);
+            let wanted = known.is_some_and(|c| c.generation == id.generation && c.receive == Receive::Wanted);
             if wanted {
                 self.arm_receive(id);
             }
@@ -387,28 +387,12 @@ impl Core {
         }
     }
 
-    /// A moving connection leaves once its receive has ended and it is owed nothing.
-    fn depart_if_ready(&self, slot: u32, now: Millis) {
-        let Some((stopped, outlet, late)) = self.connection(slot).and_then(|connection| {
-            let late = connection.moving.as_ref()?.deadline.is_over(now);
-            Some((connection.receive == Receive::Idle, connection.outlet, late))
-        }) else {
-            return;
-        };
-        let waiting = self.outlets.borrow().waiting(outlet.slot()) > 0;
-        if late && waiting {
-            self.remove(slot);
-        } else if stopped && !waiting {
-            self.depart(slot);
-        }
-    }
-
     /// Everything that was read is with the parcel: the connection leaves for its core.
     pub(super) fn depart(&self, slot: u32) {
         let mut connections = self.connections.borrow_mut();
         let Some(connection) = connections.get_mut(slot as usize) else { return };
         let Some(moving) = connection.moving.take() else { return };
-        let Moving { core, deadline, parcel } = *moving;
+        let Moving { core, parcel } = *moving;
         let target = connection.target;
         let (key, generation) = (self.shared.parcels(core).insert(parcel) as u32, connection.generation);
         match target {
@@ -417,10 +401,7 @@ impl Core {
                 connection.phase = Phase::Departed;
                 let arrival = Tag { kind: Kind::Arrived, generation: 0, slot: key };
                 let tag = connection.tag(Kind::Moved, slot);
-                // Nothing more is done about it here until the kernel has answered.
-                connection.receive = Receive::Stopping;
-                let parcel = Parcel::placeholder(key);
-                connection.moving = Some(Box::new(Moving { core, deadline, parcel }));
+                connection.moving = Some(Box::new(Moving { core, parcel: Parcel::placeholder(key) }));
                 let ring = self.shared.rings[core].load(Ordering::Acquire);
                 self.queue(|r| r.send_descriptor(file, ring, arrival, tag));
             }
@@ -460,7 +441,6 @@ impl Core {
         let Some(parcel) = parcel else { return self.remove(id.slot) };
         if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize) {
             connection.phase = Phase::Open;
-            connection.receive = Receive::Idle;
         }
         self.arm_receive(id);
         if let Some(service) = self.service() {
