@@ -4,8 +4,8 @@
 //! packet is encoded once and shared by every socket, core and transport; what a socket is owed in one turn
 //! leaves in one send. Official Socket.IO clients connect unchanged.
 //!
-//! Start with [`io`] for Socket.IO, or with [`app`] for plain HTTP and WebSocket with topics. The layers stand
-//! on one another, each is usable alone, and none knows those above it:
+//! Start with [`io`] for Socket.IO, or with [`app`] for plain HTTP and WebSocket with topics. The layers
+//! stand on one another, each is usable alone, and none knows those above it:
 //!
 //! | layer | what it is |
 //! |---|---|
