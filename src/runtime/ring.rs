@@ -470,7 +470,8 @@ mod tests {
                 }
             }
         });
-        let (mut ring, _buffers) = Ring::new(None).unwrap();
+        let (ring, _buffers) = Ring::new(None).unwrap();
+        let mut ring = ring;
         let target = Target::Normal(writer.as_raw_fd());
         let tag = Tag { kind: Kind::Send, generation: 1, slot: 0 };
         let (mut at, mut failures, mut short) = (0, VecDeque::new(), 0);
