@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::request::Params;
 use super::routes::{Route, Target};
-use super::service::{Inner, State};
+use super::service::{Inner, State, Whole};
 use super::websocket::Socket;
 use super::{Request, Response};
 use crate::fanout::Frame;
@@ -19,14 +19,18 @@ use crate::time::Millis;
 /// What one connection has sent and not been answered yet. Empty, and without a buffer, while it idles.
 #[derive(Default)]
 pub(super) struct Http {
-    /// Bytes from the start of the request that is being read or answered.
+    /// Bytes from the start of the request that is being read or answered, behind those in front that
+    /// belong to requests which were answered.
     buffer: Vec<u8>,
+    answered: usize,
     /// A request whose head is complete and whose body is not.
     partial: Option<Box<Partial>>,
     /// The request that a handler is answering.
     pending: Option<Box<Pending>>,
     sequence: u32,
     paused: bool,
+    /// Whether the next request waits until the client has taken the answers to those before.
+    held: bool,
     /// Whether [`Inner::advance`] is at work further up the stack.
     advancing: bool,
 }
@@ -72,13 +76,29 @@ enum Progress {
 /// stop reading, and TCP makes the client wait.
 const AHEAD_BYTES: usize = 64 * 1024;
 
+/// Bytes of answers that may wait for a client before its next request is read: a client that sends many
+/// requests before it reads the first answer is slow, and no reason to keep all the answers.
+const OWED_BYTES: usize = 64 * 1024;
+
 impl Http {
     pub(super) fn take(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.pending.is_none() && self.buffer.is_empty()
+        self.pending.is_none() && self.unread().is_empty()
+    }
+
+    /// What was received from the start of the current request on.
+    fn unread(&self) -> &[u8] {
+        &self.buffer[self.answered..]
+    }
+
+    /// Takes out what [`unread`](Self::unread) shows.
+    fn take_unread(&mut self) -> Vec<u8> {
+        let mut unread = std::mem::take(&mut self.buffer);
+        unread.drain(..std::mem::take(&mut self.answered));
+        unread
     }
 
     /// The client went away.
@@ -94,13 +114,13 @@ impl Http {
         app: &Inner,
         route: impl FnOnce(&Head) -> (Option<(Rc<Route>, Params)>, usize),
     ) -> Result<Progress, HttpError> {
-        if self.pending.is_some() || self.buffer.is_empty() {
+        if self.pending.is_some() || self.held || self.unread().is_empty() {
             return Ok(Progress::Wait);
         }
         let mut partial = match self.partial.take() {
             Some(partial) => partial,
             None => {
-                let Some((head, head_bytes)) = Head::parse(&self.buffer, &app.options.head)? else {
+                let Some((head, head_bytes)) = Head::parse(self.unread(), &app.options.head)? else {
                     return Ok(Progress::Wait);
                 };
                 let (route, limit) = route(&head);
@@ -118,7 +138,7 @@ impl Http {
                 })
             }
         };
-        if let Some(bytes) = partial.read_body(&self.buffer)? {
+        if let Some(bytes) = partial.read_body(self.unread())? {
             return Ok(Progress::Complete(self.complete(*partial, bytes)));
         }
         let ask = partial.head.expects_continue() && !partial.continued;
@@ -142,9 +162,12 @@ impl Http {
     /// Forgets the answered request; whether the connection goes on.
     fn finish(&mut self) -> Option<Box<Pending>> {
         let pending = self.pending.take()?;
-        self.buffer.drain(..pending.bytes.min(self.buffer.len()));
-        if self.buffer.is_empty() {
-            self.buffer = Vec::new();
+        self.answered = (self.answered + pending.bytes).min(self.buffer.len());
+        if self.answered == self.buffer.len() {
+            (self.buffer, self.answered) = (Vec::new(), 0);
+        } else if self.answered > self.buffer.len() / 2 {
+            // Not after each request: thousands of small ones may be here.
+            self.buffer.drain(..std::mem::take(&mut self.answered));
         }
         Some(pending)
     }
@@ -175,12 +198,15 @@ impl Inner {
     /// Reads and dispatches requests until there is nothing to do.
     pub(super) fn advance(&self, id: ConnectionId) {
         let mut first = true;
+        let whole = Whole::begin(self, id);
         loop {
+            let owed = self.core.owed_bytes(id);
             let progress = self.entry(id, |entry| {
                 let State::Http(http) = &mut entry.state else { return Progress::Wait };
                 if first && std::mem::replace(&mut http.advancing, true) {
                     return Progress::Wait;
                 }
+                http.held = owed > OWED_BYTES;
                 let progress = http.step(self, |head| self.route_for(head));
                 let progress = progress.unwrap_or_else(Progress::Failed);
                 if matches!(progress, Progress::Wait) {
@@ -192,16 +218,29 @@ impl Inner {
             });
             first = false;
             match progress {
-                None | Some(Progress::Wait) => return,
+                None | Some(Progress::Wait) => break,
                 Some(Progress::Continue) => {
                     let _ = self.core.send(id, &Frame::raw(&b"HTTP/1.1 100 Continue\r\n\r\n"[..]));
                 }
                 Some(Progress::Failed(error)) => {
                     tracing::debug!("a request was refused: {error}");
-                    return self.refuse_and_close(id, error.status());
+                    self.refuse_and_close(id, error.status());
+                    break;
                 }
                 Some(Progress::Complete(complete)) => self.dispatch(id, complete),
             }
+        }
+        whole.end();
+    }
+
+    /// What waited for the client has left: its next request may be read.
+    pub(super) fn http_drained(&self, id: ConnectionId) {
+        let held = self.entry(id, |entry| match &mut entry.state {
+            State::Http(http) => http.held && !http.advancing,
+            State::WebSocket(_) => false,
+        });
+        if held == Some(true) {
+            self.advance(id);
         }
     }
 
@@ -211,7 +250,7 @@ impl Inner {
         *deadline = if http.pending.is_some() {
             // A handler may take its time; the engine has timers of its own for polls.
             Millis::MAX
-        } else if http.buffer.is_empty() {
+        } else if http.unread().is_empty() || http.held {
             now + self.options.keep_alive.as_millis() as Millis
         } else if let Some(partial) = &mut http.partial {
             match std::mem::replace(&mut partial.timed, true) {
@@ -226,7 +265,14 @@ impl Inner {
 
     /// Stops reading from a client that sends far ahead of its answers, and goes on when it may.
     fn balance(&self, id: ConnectionId, http: &mut Http) {
-        let ahead = http.pending.as_ref().map_or(0, |pending| http.buffer.len() - pending.bytes);
+        let ahead = match &http.pending {
+            Some(pending) => http.unread().len() - pending.bytes,
+            None if http.held => http.unread().len(),
+            None => 0,
+        };
+        if http.held && http.pending.is_none() && !http.unread().is_empty() {
+            self.core.notify_drained(id);
+        }
         if ahead > AHEAD_BYTES && !http.paused {
             http.paused = true;
             self.core.pause(id);
@@ -388,7 +434,8 @@ impl Inner {
     }
 
     pub(super) fn http_expired(&self, id: ConnectionId) {
-        let idle = self.entry(id, |entry| matches!(&entry.state, State::Http(http) if http.is_idle()));
+        let idle =
+            self.entry(id, |entry| matches!(&entry.state, State::Http(http) if http.is_idle() || http.held));
         if idle == Some(true) {
             self.forget(id);
             self.core.close(id);
@@ -425,8 +472,8 @@ impl Inner {
         if !self.awaits(id, sequence) {
             return;
         }
-        if let Some(State::Http(http)) = self.forget(id).map(|entry| entry.state) {
-            self.core.hand_over(id, core, http.buffer, Box::new(()));
+        if let Some(State::Http(mut http)) = self.forget(id).map(|entry| entry.state) {
+            self.core.hand_over(id, core, http.take_unread(), Box::new(()));
         }
     }
 
@@ -445,7 +492,7 @@ impl Inner {
         let ahead = self.entry(id, |entry| {
             let State::Http(http) = &mut entry.state else { return Vec::new() };
             http.finish();
-            let ahead = std::mem::take(&mut http.buffer);
+            let ahead = http.take_unread();
             if http.paused {
                 self.core.resume(id);
             }

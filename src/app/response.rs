@@ -84,8 +84,20 @@ impl Response {
 
 impl Drop for Response {
     fn drop(&mut self) {
-        if !self.ended {
-            self.app.respond(self.connection, self.sequence, 500, &[], &Bytes::new());
+        if self.ended {
+            return;
         }
+        let (connection, sequence) = (self.connection, self.sequence);
+        if !std::thread::panicking() {
+            return self.app.respond(connection, sequence, 500, &[], &Bytes::new());
+        }
+        // The answer makes the connection's next request be handled. Not while a panic unwinds: a second
+        // one would end the process.
+        let later = move || {
+            if let Some(app) = super::current() {
+                app.0.respond(connection, sequence, 500, &[], &Bytes::new());
+            }
+        };
+        let _ = self.app.core.post(self.app.core.index(), Box::new(later));
     }
 }

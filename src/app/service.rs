@@ -62,6 +62,30 @@ pub(super) enum State {
     WebSocket(Socket),
 }
 
+/// Guards a piece of work on a connection that runs handlers: one that panics would leave a connection that
+/// nobody reads, or in the middle of a message. It is ended then.
+pub(super) struct Whole<'a> {
+    app: &'a Inner,
+    id: ConnectionId,
+}
+
+impl<'a> Whole<'a> {
+    pub(super) fn begin(app: &'a Inner, id: ConnectionId) -> Self {
+        Self { app, id }
+    }
+
+    /// All went well.
+    pub(super) fn end(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Whole<'_> {
+    fn drop(&mut self) {
+        self.app.core.fail(self.id);
+    }
+}
+
 /// How often deadlines of connections are looked at. They are seconds, so they may be this late.
 const SWEEP_MS: Millis = 500;
 
@@ -163,7 +187,9 @@ impl Inner {
     }
 
     pub(super) fn subscribe(&self, id: ConnectionId, topic: &str) -> bool {
-        let Some(outlet) = self.core.outlet(id) else { return false };
+        // A socket whose `close` handler runs is not in the table any more, and nobody would unsubscribe it.
+        let open = self.entry(id, |entry| matches!(entry.state, State::WebSocket(_)));
+        let Some(outlet) = self.core.outlet(id).filter(|_| open == Some(true)) else { return false };
         let joined = self.topics.borrow_mut().join(id.slot(), outlet.slot(), topic);
         if joined == Some(true) {
             let key = RoomKey { space: self.topic_space, room: topic };
@@ -279,6 +305,7 @@ impl Service for Inner {
     }
 
     fn drained(&self, id: ConnectionId) {
+        self.http_drained(id);
         self.websocket_drained(id);
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Request;
-use super::service::{Inner, State, UserData, with_current};
+use super::service::{Inner, State, UserData, Whole, with_current};
 use crate::fanout::{Delivery, Frame, OutletId};
 use crate::protocol::ws::frame::{OpCode, close_payload, write_frame};
 use crate::protocol::ws::handshake::write_response;
@@ -203,10 +203,12 @@ impl<U: 'static> Upgrade<U> {
         };
         let (app, id) = (self.app.clone(), self.id);
         let Some(mut ahead) = app.switch(id, self.sequence, response, socket) else { return };
+        let whole = Whole::begin(&app, id);
         (behavior.open)(WebSocket::new(id));
         if !ahead.is_empty() {
             app.websocket_received(id, &mut ahead);
         }
+        whole.end();
     }
 
     /// Answers with an HTTP error and closes.

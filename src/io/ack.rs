@@ -110,15 +110,16 @@ impl NspInner {
     ) -> Result<Delivery, EncodeError> {
         let id = self.next_ack.get();
         let encoded = sio::event(&self.scope.nsp, Some(id), event, args)?;
+        let connected = self.is_connected(socket);
         let owing = self.with(socket, |entry| {
-            let acks = entry.acks.get_or_insert_default();
-            let room = acks.len() < PENDING_PER_SOCKET;
+            let owed = entry.acks.as_ref().map_or(0, |acks| acks.len());
+            let room = connected && owed < PENDING_PER_SOCKET;
             if room {
-                acks.push(id);
+                entry.acks.get_or_insert_default().push(id);
             }
             room
         });
-        if !self.is_connected(socket) || owing != Some(true) {
+        if owing != Some(true) {
             done(Err(AckError::Disconnected));
             return Ok(Delivery::Dropped);
         }

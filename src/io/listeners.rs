@@ -23,15 +23,10 @@ impl Listeners {
         self.list.push(Listener { event: event.into(), handler, once });
     }
 
-    /// Removes the handlers of an event; how many there were.
-    pub(super) fn remove(&mut self, event: &str) -> usize {
-        let before = self.list.len();
-        self.list.retain(|listener| *listener.event != *event);
-        before - self.list.len()
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.list.clear();
+    /// Takes the handlers of an event out.
+    pub(super) fn remove(&mut self, event: &str) -> Vec<BoxedHandler> {
+        let removed = self.list.extract_if(.., |listener| *listener.event == *event);
+        removed.map(|listener| listener.handler).collect()
     }
 
     /// The handlers of an event, in the order in which they were added; those for once are gone after it.
@@ -73,7 +68,7 @@ mod tests {
         out.clear();
         listeners.take("a", &mut out);
         assert_eq!(out.len(), 1);
-        assert_eq!(listeners.remove("b"), 1);
+        assert_eq!(listeners.remove("b").len(), 1);
         assert_eq!(listeners.names().collect::<Vec<_>>(), ["a"]);
     }
 }

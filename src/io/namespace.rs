@@ -26,7 +26,7 @@ use crate::app::Request;
 use crate::engine::{self, SocketSid};
 use crate::fanout::{Delivery, Frame, Outlets, RoomKey, Rooms};
 use crate::protocol::sio::{self, EncodeError, Value};
-use crate::runtime::Core;
+use crate::runtime::{self, Core};
 use crate::time::Millis;
 
 /// A namespace of a server, on this core. A clone is a reference to the same.
@@ -376,9 +376,10 @@ impl NspInner {
             Some(State::Connecting) => return self.forget(socket),
             Some(State::Leaving) | None => return,
         }
-        self.dispatch(socket, "disconnecting", &[], None, Some(reason));
+        // A handler that panics must not keep the socket in its rooms: its outlet will be another's.
+        runtime::survived(|| self.dispatch(socket, "disconnecting", &[], None, Some(reason)));
         self.leave_rooms(socket);
-        self.dispatch(socket, "disconnect", &[], None, Some(reason));
+        runtime::survived(|| self.dispatch(socket, "disconnect", &[], None, Some(reason)));
         self.forget(socket);
     }
 
@@ -399,7 +400,7 @@ impl NspInner {
             known.then(|| sockets.remove(socket.slot as usize))
         };
         for id in entry.and_then(|entry| entry.acks).into_iter().flat_map(|acks| *acks) {
-            self.ack_lost(id);
+            runtime::survived(|| self.ack_lost(id));
         }
     }
 

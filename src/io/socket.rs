@@ -145,7 +145,8 @@ impl Socket {
     /// be serialised, take `#[serde(skip)]`.
     pub fn set_data<T: SocketData>(self, data: T) -> Rc<T> {
         let data = Rc::new(data);
-        with_nsp(self, |nsp| nsp.with(self, |entry| entry.data = Some(data.clone())));
+        // The earlier value may call back when it is dropped: not while the table is borrowed.
+        drop(with_nsp(self, |nsp| nsp.with(self, |entry| entry.data.replace(data.clone()))));
         data
     }
 
@@ -193,12 +194,13 @@ impl Socket {
     pub fn off(self, event: &str) {
         with_nsp(self, |nsp| {
             nsp.with(self, |entry| {
-                if let Some(listeners) = &mut entry.listeners {
-                    listeners.remove(event);
-                    if listeners.is_empty() {
-                        entry.listeners = None;
-                    }
+                let listeners = entry.listeners.as_mut()?;
+                let removed = listeners.remove(event);
+                if listeners.is_empty() {
+                    entry.listeners = None;
                 }
+                // Handlers may own what calls back when it is dropped: not while the table is borrowed.
+                Some(removed)
             })
         });
     }
@@ -206,11 +208,7 @@ impl Socket {
     /// Removes all of this socket's handlers.
     pub fn remove_all_listeners(self) {
         with_nsp(self, |nsp| {
-            nsp.with(self, |entry| {
-                if let Some(mut listeners) = entry.listeners.take() {
-                    listeners.clear();
-                }
-            })
+            nsp.with(self, |entry| entry.listeners.take())
         });
     }
 

@@ -118,6 +118,8 @@ pub(super) struct Work {
     pub(super) closing: Vec<u32>,
     /// Blocked outlets whose connections take bytes again.
     pub(super) writable: Vec<u32>,
+    /// Outlets whose connections are to be told when nothing is owed any more.
+    pub(super) drains: Vec<OutletId>,
     /// Connections whose receive is wanted: see [`Receive::Wanted`].
     pub(super) wanted: Vec<ConnectionId>,
     /// Connections whose send has failed, with nobody else to say so.
@@ -256,6 +258,19 @@ impl Core {
         self.with(id, |connection| connection.outlet)
     }
 
+    /// Bytes that a connection is owed and that have not left.
+    pub fn owed_bytes(&self, id: ConnectionId) -> usize {
+        self.outlet(id).map_or(0, |outlet| self.outlets.borrow().waiting(outlet.slot()))
+    }
+
+    /// Makes sure that [`Service::drained`] runs when everything that a connection is owed has left.
+    pub fn notify_drained(&self, id: ConnectionId) {
+        if let Some(outlet) = self.outlet(id) {
+            self.work.borrow_mut().drains.push(outlet);
+            self.bell.ring();
+        }
+    }
+
     /// Gives a connection the outlet of the session that it carries from now on. What its own outlet is
     /// owed leaves first, then what waits in the session's.
     pub fn carry(&self, id: ConnectionId, outlet: OutletId) {
@@ -312,6 +327,12 @@ impl Core {
         if self.with(id, |_| ()).is_some() {
             self.remove(id.slot);
         }
+    }
+
+    /// Ends a connection as if the peer had reset it, and tells so with [`Service::ended`], in this turn.
+    pub fn fail(&self, id: ConnectionId) {
+        self.work.borrow_mut().dead.push(id);
+        self.bell.ring();
     }
 
     /// Stops reading from a connection; bytes that are on their way may still come.
@@ -453,8 +474,8 @@ impl Core {
     }
 }
 
-/// Runs a closure of the layer above; `false` if it panicked, which the panic hook has reported.
-pub(super) fn survived(f: impl FnOnce()) -> bool {
+/// Runs what calls handlers; `false` if one panicked, which the panic hook has reported.
+pub(crate) fn survived(f: impl FnOnce()) -> bool {
     catch_unwind(AssertUnwindSafe(f)).is_ok()
 }
 

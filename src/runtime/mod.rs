@@ -19,6 +19,7 @@ mod turn;
 mod worker;
 
 pub use connection::{ConnectionId, Ended, Parcel};
+pub(crate) use core::survived;
 pub use core::{Core, Service, Shared};
 pub use error::StartError;
 pub use options::{Descriptors, Options};

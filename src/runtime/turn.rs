@@ -477,6 +477,7 @@ impl Core {
             self.end_dead();
             self.end_overflowed();
             self.drain_backlogs(scratch)?;
+            self.tell_drained();
             scratch.dirty.clear();
             self.outlets.borrow_mut().take_dirty(&mut scratch.dirty);
             if scratch.dirty.is_empty() {
@@ -491,13 +492,39 @@ impl Core {
             scratch.dirty = rest;
         }
         self.end_dead();
+        let more = !self.work.borrow().drains.is_empty();
         let mut outlets = self.outlets.borrow_mut();
-        if outlets.is_dirty() {
+        if outlets.is_dirty() || more {
             self.bell.ring();
-        } else {
+        }
+        if !outlets.is_dirty() {
             outlets.batch.clear();
         }
         Ok(())
+    }
+
+    /// Tells layers that asked that nothing is owed to a connection any more.
+    fn tell_drained(&self) {
+        let drains = mem::take(&mut self.work.borrow_mut().drains);
+        for outlet in drains {
+            let (owed, waiting, via) = {
+                let outlets = self.outlets.borrow();
+                if !outlets.is_open(outlet) {
+                    continue;
+                }
+                let slot = outlet.slot();
+                (outlets.owed(slot) != Owed::NOTHING, outlets.waiting(slot), outlets.via(slot))
+            };
+            if owed {
+                self.work.borrow_mut().drains.push(outlet);
+            } else if let (0, Via::Connection(at)) = (waiting, via)
+                && let (Some(id), Some(service)) = (self.id(at), self.service())
+                && !survived(|| service.drained(id))
+            {
+                self.end(id, Ended::Panic);
+            }
+            // A backlog tells by itself when it has drained.
+        }
     }
 
     /// Ends connections whose peer a send has found gone.
