@@ -1,0 +1,310 @@
+//! What the in-process tests share: servers on either kind of descriptor, and clients made by hand.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockRef, Socket, Type};
+use sockring::app::{App, Builder};
+use sockring::protocol::ws::frame::{OpCode, write_masked_frame};
+use sockring::runtime::{self, Descriptors, Running, StartError};
+
+/// One test at a time: they count descriptors, and measure time.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Declares each test twice, once for each kind of descriptors.
+#[macro_export]
+macro_rules! both {
+    ($($name:ident),* $(,)?) => {
+        mod normal {$(
+            #[test]
+            fn $name() {
+                let _alone = $crate::support::alone();
+                super::$name(sockring::runtime::Descriptors::Normal);
+            }
+        )*}
+        mod direct {$(
+            #[test]
+            fn $name() {
+                let _alone = $crate::support::alone();
+                if $crate::support::has_direct() {
+                    super::$name(sockring::runtime::Descriptors::Direct);
+                }
+            }
+        )*}
+    };
+}
+
+/// Whether this kernel closes direct descriptors at once.
+pub fn has_direct() -> bool {
+    let started = App::builder().listen("127.0.0.1:0").workers(1).descriptors(Descriptors::Direct).start(|_| ());
+    match started {
+        Ok(server) => {
+            end(server);
+            true
+        }
+        Err(StartError::TooOld(what)) => {
+            eprintln!("skipped: this kernel lacks {what}");
+            false
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+pub fn options(descriptors: Descriptors, workers: usize) -> runtime::Options {
+    let shutdown_timeout = Duration::from_secs(1);
+    runtime::Options { workers, descriptors, shutdown_timeout, pin: false, ..runtime::Options::default() }
+}
+
+pub fn builder(options: runtime::Options) -> Builder {
+    App::builder().runtime(options).listen("127.0.0.1:0")
+}
+
+
+
+/// Stops a server; it must not take longer than its timeout.
+pub fn end(server: Running) {
+    let start = Instant::now();
+    server.shutdown();
+    server.join();
+    assert!(start.elapsed() < Duration::from_secs(3), "the server took {:?} to end", start.elapsed());
+}
+
+/// Waits until `f` holds.
+pub fn eventually(what: &str, f: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !f() {
+        assert!(start.elapsed() < Duration::from_secs(8), "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A client of one connection.
+pub struct Client {
+    pub stream: TcpStream,
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+/// An answer to a request.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+}
+
+/// A frame from the server.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Incoming {
+    pub opcode: u8,
+    pub payload: Vec<u8>,
+}
+
+impl Incoming {
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.payload).unwrap()
+    }
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Self {
+        Self::with_receive_buffer(address, 0)
+    }
+
+    /// A client whose kernel takes little (0: the default).
+    pub fn with_receive_buffer(address: SocketAddr, bytes: usize) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        if bytes > 0 {
+            socket.set_recv_buffer_size(bytes).unwrap();
+        }
+        socket.connect(&address.into()).unwrap();
+        socket.set_tcp_nodelay(true).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(8))).unwrap();
+        Self { stream, buffer: Vec::new(), start: 0 }
+    }
+
+    /// A client that has opened a WebSocket.
+    pub fn websocket(address: SocketAddr, path: &str) -> Self {
+        let mut client = Self::connect(address);
+        client.upgrade(path);
+        client
+    }
+
+    pub fn upgrade(&mut self, path: &str) {
+        self.send(upgrade_request(path).as_bytes());
+        let answer = self.answer().unwrap();
+        assert_eq!(answer.status, 101, "{}", answer.head);
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    pub fn send_text(&mut self, text: &str) {
+        self.send(&masked(OpCode::Text, text.as_bytes()));
+    }
+
+    /// Reads more; `false` at the end of the stream.
+    fn fill(&mut self) -> io::Result<bool> {
+        if self.start > 0 && self.start * 2 > self.buffer.len() {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+        }
+        let mut chunk = [0; 65536];
+        let count = self.stream.read(&mut chunk)?;
+        self.buffer.extend_from_slice(&chunk[..count]);
+        Ok(count > 0)
+    }
+
+    fn unread(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
+    fn need(&mut self, count: usize) -> io::Result<()> {
+        while self.unread().len() < count {
+            if !self.fill()? {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, count: usize) -> Vec<u8> {
+        let bytes = self.unread()[..count].to_vec();
+        self.start += count;
+        bytes
+    }
+
+    /// The next answer; its body only if it has a Content-Length.
+    pub fn answer(&mut self) -> io::Result<Answer> {
+        let end = loop {
+            if let Some(at) = self.unread().windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+            let more = self.unread().len() + 1;
+            self.need(more)?;
+        };
+        let head = String::from_utf8(self.take(end)).unwrap();
+        let status = head[9..12].parse().unwrap();
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().unwrap())
+        });
+        let length = if status < 200 { 0 } else { length.unwrap_or(0) };
+        self.need(length)?;
+        let body = self.take(length);
+        Ok(Answer { status, head, body })
+    }
+
+    pub fn get(&mut self, path: &str) -> Answer {
+        self.send(get(path).as_bytes());
+        self.answer().unwrap()
+    }
+
+    pub fn post(&mut self, path: &str, body: &[u8]) -> Answer {
+        self.send(&post(path, body));
+        self.answer().unwrap()
+    }
+
+    /// The next frame of the server.
+    pub fn frame(&mut self) -> io::Result<Incoming> {
+        self.need(2)?;
+        let (first, second) = (self.unread()[0], self.unread()[1]);
+        assert_eq!(first & 0x70, 0, "reserved bits in a frame: the stream is broken");
+        assert_eq!(second & 0x80, 0, "a masked frame: the stream is broken");
+        assert!(first & 0x80 != 0, "the server does not fragment: the stream is broken");
+        let (head, length) = match second {
+            126 => {
+                self.need(4)?;
+                (4, usize::from(u16::from_be_bytes(self.unread()[2..4].try_into().unwrap())))
+            }
+            127 => {
+                self.need(10)?;
+                (10, u64::from_be_bytes(self.unread()[2..10].try_into().unwrap()) as usize)
+            }
+            short => (2, usize::from(short)),
+        };
+        assert!(length < 1 << 28, "an absurd length: the stream is broken");
+        self.need(head + length)?;
+        let payload = self.take(head + length).split_off(head);
+        Ok(Incoming { opcode: first & 15, payload })
+    }
+
+    pub fn text(&mut self) -> String {
+        let frame = self.frame().unwrap();
+        assert_eq!(frame.opcode, 1, "{frame:?}");
+        String::from_utf8(frame.payload).unwrap()
+    }
+
+    /// Reads until the stream ends; whether it ended, by an end of file or a reset, in time.
+    pub fn ends(&mut self) -> bool {
+        loop {
+            match self.fill() {
+                Ok(true) => {}
+                Ok(false) => return true,
+                Err(error) => {
+                    return !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+                }
+            }
+        }
+    }
+
+    /// Closes with a reset.
+    pub fn reset(self) {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+pub fn masked(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_masked_frame(&mut out, opcode, true, [0x11, 0x22, 0x33, 0x44], payload);
+    out
+}
+
+pub fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n")
+}
+
+pub fn post(path: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+pub fn upgrade_request(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+/// The session id out of an open packet.
+pub fn sid(open: &str) -> String {
+    let at = open.find("\"sid\":\"").unwrap() + 7;
+    open[at..].split('"').next().unwrap().to_owned()
+}
+
+/// Resident memory of this process.
+pub fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+pub fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
