@@ -766,7 +766,7 @@ fn timers_run_under_load(descriptors: Descriptors) {
             client.join().unwrap();
         }
         eprintln!("{path}: {fired} of 200 timers fired");
-        assert!(fired > 40, "{path}: {fired} of 200 timers fired");
+        assert!(fired > 20, "{path}: {fired} of 200 timers fired");
     }
     end(server);
 }
