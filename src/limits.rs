@@ -18,6 +18,10 @@ pub const SUBMISSION_ENTRIES: u32 = 512;
 /// leaves unread, must fit beside each other, or the kernel falls back to its slower overflow list.
 pub const COMPLETION_ENTRIES: u32 = 8192;
 
+/// Bytes of frames that one turn collects before it sends in between. Well below what may wait for one
+/// client, and far beyond what joining more frames into one send still gains.
+pub const FLUSH_BYTES: usize = 512 * 1024;
+
 /// Completions that one turn handles before it flushes what is owed: bounds the time that one turn's
 /// incoming messages can hold back the answers to the first of them.
 pub const COMPLETIONS_PER_TURN: usize = 1024;

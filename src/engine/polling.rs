@@ -198,13 +198,18 @@ impl Inner {
         }
     }
 
-    /// Ends a polling session: a waiting poll is told at once, otherwise the next one is.
-    pub(super) fn close_polling(&self, socket: Socket, reason: CloseReason) {
+    /// Ends a polling session: a waiting poll is told at once, otherwise the next one is. `false`: the answer
+    /// let a request behind the poll be handled, which has ended the session already.
+    pub(super) fn close_polling(&self, socket: Socket, reason: CloseReason) -> bool {
         // A client that said goodbye itself is not told again.
         let packet: &[u8] = if reason == CloseReason::TransportClose { b"6" } else { b"1" };
-        if self.end_poll(socket, packet) || reason != CloseReason::ForcedClose {
+        let told = self.end_poll(socket, packet);
+        if self.with(socket, |_| ()).is_none() {
+            return false;
+        }
+        if told || reason != CloseReason::ForcedClose {
             self.take(socket);
-            return;
+            return true;
         }
         let until = self.core.now() + CLOSE_TIMEOUT_MS;
         let probe = self.with(socket, |entry| {
@@ -219,6 +224,7 @@ impl Inner {
             probe.close(1005, "");
         }
         self.set_deadline(socket.slot, until);
+        true
     }
 
     /// The last poll of a session that was closed while none was waiting.

@@ -20,7 +20,7 @@ use crate::app::{App, Layer, Request, WebSocket};
 use crate::fanout::{Delivery, Frame, OutletId};
 use crate::protocol::eio::{Open, Packet};
 use crate::protocol::query;
-use crate::runtime::Core;
+use crate::runtime::{self, Core};
 use crate::time::Millis;
 
 /// What a layer above is told of sessions. See [`Handlers`] for closures instead.
@@ -389,7 +389,9 @@ impl Inner {
     pub(super) fn close(&self, socket: Socket, reason: CloseReason) {
         let Some(polling) = self.with(socket, |entry| matches!(entry.link, Link::Polling(_))) else { return };
         if polling {
-            self.close_polling(socket, reason);
+            if !self.close_polling(socket, reason) {
+                return;
+            }
         } else if let Some(Entry { link: Link::WebSocket(ws), .. }) = self.take(socket) {
             ws.close(1005, "");
         }
@@ -426,7 +428,8 @@ impl Inner {
             sessions.iter().map(|(slot, entry)| self.socket(slot as u32, entry.generation)).collect()
         };
         for socket in open {
-            self.close(socket, reason);
+            // A handler that panics must not keep the others open.
+            runtime::survived(|| self.close(socket, reason));
         }
     }
 

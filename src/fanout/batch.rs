@@ -42,6 +42,7 @@ pub struct Batch {
     /// The last step, which the next member of the same room nearly always repeats.
     memo: Memo,
     spare: Vec<Vec<u8>>,
+    frame_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -86,6 +87,7 @@ impl Batch {
 
     fn grow(&mut self, owed: Owed, frame: &Frame) -> u32 {
         let (bytes, frames) = self.node(owed).map_or((0, 0), |node| (node.bytes, node.frames));
+        self.frame_bytes += frame.wire().len();
         self.nodes.push(Node {
             frame: frame.clone(),
             parent: owed.0,
@@ -176,6 +178,11 @@ impl Batch {
         self.node(owed).and_then(|node| node.polling.as_deref()).unwrap_or_default()
     }
 
+    /// Bytes of the frames of all nodes, roughly: a frame that follows several sequences counts for each.
+    pub fn frame_bytes(&self) -> usize {
+        self.frame_bytes
+    }
+
     /// Whether the turn owes nothing to anybody.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
@@ -193,6 +200,7 @@ impl Batch {
             }
         }
         self.root_child = 0;
+        self.frame_bytes = 0;
         self.memo = Memo::default();
     }
 }

@@ -33,9 +33,22 @@ pub struct Mesh {
 
 #[derive(Default)]
 struct Mailbox {
-    tasks: Mutex<Vec<Task>>,
+    tasks: Mutex<Tasks>,
     asleep: AtomicBool,
     doorbell: OnceLock<Box<dyn Doorbell>>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    list: Vec<Task>,
+    /// The core has ended and carries nothing out any more.
+    closed: bool,
+}
+
+impl Tasks {
+    fn room(&self) -> usize {
+        if self.closed { 0 } else { limits::MAILBOX_TASKS.saturating_sub(self.list.len()) }
+    }
 }
 
 impl fmt::Debug for Mesh {
@@ -60,29 +73,35 @@ impl Mesh {
         let _ = self.mailboxes[core].doorbell.set(doorbell);
     }
 
-    /// Posts a task and wakes the core if it sleeps. The task comes back if the mailbox is full.
+    /// Posts a task and wakes the core if it sleeps. The task comes back if the mailbox is full, or the core
+    /// has ended.
     pub fn post(&self, core: usize, task: Task) -> Result<(), Task> {
         let mailbox = &self.mailboxes[core];
         let mut tasks = mailbox.lock();
-        if tasks.len() >= limits::MAILBOX_TASKS {
+        if tasks.room() == 0 {
             return Err(task);
         }
-        tasks.push(task);
+        tasks.list.push(task);
         drop(tasks);
         mailbox.wake();
         Ok(())
     }
 
-    /// Posts a turn's tasks under one lock and with one doorbell. What does not fit stays in `tasks`.
+    /// Posts a turn's tasks under one lock and with one doorbell. What does not fit stays in `tasks`; those
+    /// for a core that has ended are dropped.
     pub fn post_all(&self, core: usize, tasks: &mut Vec<Task>) {
         if tasks.is_empty() {
             return;
         }
         let mailbox = &self.mailboxes[core];
         let mut queue = mailbox.lock();
-        let room = limits::MAILBOX_TASKS.saturating_sub(queue.len()).min(tasks.len());
-        queue.extend(tasks.drain(..room));
+        let room = queue.room().min(tasks.len());
+        queue.list.extend(tasks.drain(..room));
+        let closed = queue.closed;
         drop(queue);
+        if closed {
+            tasks.clear();
+        }
         mailbox.wake();
     }
 
@@ -90,10 +109,17 @@ impl Mesh {
     pub fn take(&self, core: usize, out: &mut Vec<Task>) {
         let mut tasks = self.mailboxes[core].lock();
         if out.is_empty() {
-            std::mem::swap(&mut *tasks, out);
+            std::mem::swap(&mut tasks.list, out);
         } else {
-            out.append(&mut tasks);
+            out.append(&mut tasks.list);
         }
+    }
+
+    /// The core has ended: nobody can post to it any more. What was posted before goes to `out`.
+    pub fn close(&self, core: usize, out: &mut Vec<Task>) {
+        let mut tasks = self.mailboxes[core].lock();
+        tasks.closed = true;
+        out.append(&mut tasks.list);
     }
 
     /// The core wants to sleep. `false`: it must not, a task came in meanwhile.
@@ -102,7 +128,7 @@ impl Mesh {
         mailbox.asleep.store(true, Ordering::SeqCst);
         // A task posted before the store was made under the lock, so it is seen here; one posted after it
         // sees the store and rings.
-        let idle = mailbox.lock().is_empty();
+        let idle = mailbox.lock().list.is_empty();
         if !idle {
             mailbox.asleep.store(false, Ordering::SeqCst);
         }
@@ -116,7 +142,7 @@ impl Mesh {
 }
 
 impl Mailbox {
-    fn lock(&self) -> MutexGuard<'_, Vec<Task>> {
+    fn lock(&self) -> MutexGuard<'_, Tasks> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -166,5 +192,17 @@ mod tests {
         mesh.post_all(0, &mut tasks);
         assert_eq!(tasks.len(), 2);
         assert!(mesh.post(0, Box::new(|| ())).is_err());
+    }
+
+    #[test]
+    fn a_core_that_has_ended_takes_nothing() {
+        let mesh = Mesh::new(1);
+        mesh.post(0, Box::new(|| ())).ok().unwrap();
+        let mut left = Vec::new();
+        mesh.close(0, &mut left);
+        assert_eq!(left.len(), 1);
+        assert!(mesh.post(0, Box::new(|| ())).is_err());
+        mesh.post_all(0, &mut left);
+        assert!(left.is_empty());
     }
 }

@@ -125,7 +125,9 @@ pub(super) struct Work {
     /// Connections whose send has failed, with nobody else to say so.
     pub(super) dead: Vec<ConnectionId>,
     /// Listeners that wait for a free slot before they get another accept.
-    pub(super) parked: Vec<RawFd>,
+    pub(super) parked: VecDeque<RawFd>,
+    /// Listeners whose accepts found no descriptor or no memory.
+    pub(super) resting: Vec<RawFd>,
     /// Whether a phase with a deadline may exist.
     pub(super) deadlines: bool,
 }

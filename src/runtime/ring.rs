@@ -354,10 +354,13 @@ impl Ring {
             .flags(squeue::Flags::SKIP_SUCCESS)
             .user_data(send.tag.bits());
             // SAFETY: the bytes are borrowed until this function returns, and by then the queue is empty:
-            // `submit` below says so or the process ends. With MSG_DONTWAIT and without link, async or
+            // `submit_or_abort` sees to it on either way out. With MSG_DONTWAIT and without link, async or
             // drain flags the kernel carries a send out, or fails it, inside the enter that submits it, and
             // never looks at its bytes afterwards (rule R1 of docs/ARCHITECTURE.md; tested below).
-            unsafe { self.push(&entry)? };
+            if let Err(error) = unsafe { self.push(&entry) } {
+                self.submit_or_abort();
+                return Err(error);
+            }
         }
         self.submit_or_abort();
         Ok(())

@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
 use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
-use super::core::{Core, survived};
+use super::core::{Core, Work, survived};
 use super::ring::{Completion, Kind, Send, Tag, Target};
 use crate::fanout::{Outlets, Owed, Task, Via};
 use crate::limits;
@@ -31,8 +31,8 @@ impl Core {
         let now = self.update_now();
         self.bell.hush();
         self.ring.borrow_mut().submit()?;
-        self.complete_all()?;
-        self.run_tasks(scratch);
+        self.complete_all(scratch)?;
+        self.run_tasks(scratch)?;
         if self.ticked.replace(false) {
             self.tick(now);
         }
@@ -43,14 +43,15 @@ impl Core {
         self.ring.borrow_mut().submit()
     }
 
-    fn complete_all(&self) -> io::Result<()> {
+    fn complete_all(&self, scratch: &mut Scratch) -> io::Result<()> {
         let mut handled = 0;
         loop {
-            let room = limits::COMPLETIONS_PER_TURN - handled;
+            let room = limits::COMPLETIONS_PER_TURN.saturating_sub(handled);
             self.ring.borrow_mut().reap(&mut self.inbox.borrow_mut(), room);
             while let Some(completion) = self.next_completion() {
                 handled += 1;
                 self.complete(completion);
+                self.flush_much(scratch)?;
             }
             // One enter runs at most 20 task works (R10).
             if handled >= limits::COMPLETIONS_PER_TURN || !self.ring.borrow_mut().has_task_work() {
@@ -99,9 +100,18 @@ impl Core {
         if listener < 0 {
             return;
         }
+        let exhausted = matches!(-result, libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS);
+        if exhausted {
+            // It would fail again at once: the next tick tries.
+            let resting = &mut self.work.borrow_mut().resting;
+            if resting.is_empty() {
+                tracing::warn!("core {}: accept: {}", self.index, io::Error::from_raw_os_error(-result));
+            }
+            return resting.push(listener);
+        }
         if !self.is_stopping() {
             // Armed again at the end of the turn: see `rearm`.
-            self.work.borrow_mut().parked.push(listener);
+            self.work.borrow_mut().parked.push_back(listener);
         }
         if result < 0 {
             if !matches!(-result, libc::ECANCELED | libc::ECONNABORTED) {
@@ -110,6 +120,10 @@ impl Core {
             return;
         }
         let target = if self.direct { Target::Direct(result as u32) } else { Target::Normal(result) };
+        if self.stop_at.get().is_some() {
+            // It was told nothing, and may try another server.
+            return self.queue(|ring| ring.close(target));
+        }
         let id = self.admit(target, peer);
         self.arm_receive(id);
         if let Some(service) = self.service() {
@@ -228,11 +242,22 @@ impl Core {
         self.work.borrow_mut().writable.push(connection.outlet.slot());
     }
 
-    fn run_tasks(&self, scratch: &mut Scratch) {
-        self.shared.mesh.take(self.index, &mut scratch.tasks);
-        for task in scratch.tasks.drain(..) {
+    fn run_tasks(&self, scratch: &mut Scratch) -> io::Result<()> {
+        let mut tasks = mem::take(&mut scratch.tasks);
+        self.shared.mesh.take(self.index, &mut tasks);
+        for task in tasks.drain(..) {
             survived(task);
+            self.flush_much(scratch)?;
         }
+        scratch.tasks = tasks;
+        Ok(())
+    }
+
+    /// Sends in the middle of a turn once much is owed: the limit of a client counts what waits for it, and
+    /// one that takes everything at once must not go over it because nothing was sent meanwhile.
+    fn flush_much(&self, scratch: &mut Scratch) -> io::Result<()> {
+        let much = self.outlets.borrow().batch.frame_bytes() > limits::FLUSH_BYTES;
+        if much { self.flush(scratch) } else { Ok(()) }
     }
 
     /// Posts what this turn asks of other cores: one lock and one doorbell for each of them.
@@ -251,6 +276,10 @@ impl Core {
         if let Some(service) = self.service() {
             survived(|| service.tick(now));
         }
+        let mut work = self.work.borrow_mut();
+        let Work { parked, resting, .. } = &mut *work;
+        parked.extend(resting.drain(..));
+        drop(work);
         if self.work.borrow().deadlines {
             self.sweep(now);
         }
@@ -266,6 +295,11 @@ impl Core {
         if let Some(service) = self.service() {
             survived(|| service.shutdown());
         }
+    }
+
+    /// Whether the core stops and all its accepts are back (R8).
+    pub(super) fn accepts_no_more(&self) -> bool {
+        self.stop_at.get().is_some() && self.ring.borrow().accepts_armed() == 0
     }
 
     /// Whether a stopping core has nothing left to do, or no time.
@@ -382,7 +416,7 @@ impl Core {
         let mut work = self.work.borrow_mut();
         let open = self.connections.borrow().len();
         while !work.parked.is_empty() && open + self.ring.borrow().accepts_armed() < self.capacity {
-            let Some(listener) = work.parked.pop() else { return };
+            let Some(listener) = work.parked.pop_front() else { return };
             self.queue(|ring| ring.accept(listener, self.direct));
         }
     }
@@ -410,14 +444,16 @@ impl Core {
                 debug_assert_eq!(gone.generation, generation);
                 drop(connections);
                 self.outlets.borrow_mut().close(gone.outlet);
+                // SAFETY: the descriptor was the connection's, which is gone. A task that is dropped
+                // because its core has ended closes it.
+                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
                 let arrive: Task = Box::new(move || {
                     if let Some(core) = super::current() {
-                        core.arrived(key, fd);
+                        core.arrived(key, fd.into_raw_fd());
                     }
                 });
                 if !self.post(core, arrive) {
                     self.shared.parcels(core).try_remove(key as usize);
-                    self.queue(|ring| ring.close(target));
                 }
             }
         }
@@ -455,6 +491,7 @@ impl Core {
     /// A connection has come from another core.
     fn arrived(&self, key: u32, descriptor: i32) {
         if descriptor < 0 {
+            self.shared.parcels(self.index).try_remove(key as usize);
             return;
         }
         let target = if self.direct { Target::Direct(descriptor as u32) } else { Target::Normal(descriptor) };

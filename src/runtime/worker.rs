@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::core::{Core, Service, Setup, Shared};
+use super::core::{Core, Service, Setup, Shared, survived};
 use super::doorbell::EventFd;
 use super::ring::Ring;
 use super::turn::Scratch;
@@ -277,10 +277,20 @@ struct Worker {
     epoch: Instant,
 }
 
+/// Closes a worker's mailbox, however it ends: whoever posts to it is told so.
+struct Mailbox(Arc<Shared>, usize);
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        self.0.mesh.close(self.1, &mut Vec::new());
+    }
+}
+
 type Ready = mpsc::Sender<Result<(), StartError>>;
 
 impl Worker {
     fn run(self, make: &MakeService, ready: &Ready) {
+        let _mailbox = Mailbox(self.shared.clone(), self.index);
         if let Some(cpu) = self.cpu
             && let Err(error) = monoio::utils::bind_to_cpu_set([cpu])
         {
@@ -303,7 +313,7 @@ impl Worker {
         CURRENT.take();
     }
 
-    async fn serve(self, make: &MakeService, ready: &Ready) -> Result<(), StartError> {
+    async fn serve(mut self, make: &MakeService, ready: &Ready) -> Result<(), StartError> {
         let slots = self.direct.then_some((self.capacity + limits::DESCRIPTORS_SPARE / 2) as u32);
         let (ring, buffers) = Ring::new(slots).map_err(|source| StartError::Ring { source })?;
         let bell = EventFd::new().map_err(|source| StartError::Ring { source })?;
@@ -332,7 +342,7 @@ impl Worker {
         }
         let _ = ready.send(Ok(()));
         monoio::spawn(tick(Rc::downgrade(&core)));
-        let outcome = turns(&core, &bell).await;
+        let outcome = turns(&core, &bell, &mut self.listeners).await;
         core.retire();
         core.shared.rings[core.index].store(-1, Ordering::Release);
         outcome.map_err(|source| StartError::Ring { source })
@@ -350,13 +360,17 @@ async fn tick(core: Weak<Core>) {
 }
 
 /// Turn after turn, and in between monoio, until the core has stopped (R5, R6).
-async fn turns(core: &Rc<Core>, eventfd: &EventFd) -> io::Result<()> {
+async fn turns(core: &Rc<Core>, eventfd: &EventFd, listeners: &mut Vec<Socket>) -> io::Result<()> {
     let mut scratch = Scratch::default();
     let file = Rc::new(monoio::fs::File::from_std(std::fs::File::from(eventfd.duplicate()?))?);
     let mut signal = Signal::new(file);
     core.ring.borrow_mut().disable_eventfd();
     loop {
         core.turn(&mut scratch)?;
+        if core.accepts_no_more() {
+            // Clients that come now are another server's, not ones that wait here in vain.
+            listeners.clear();
+        }
         if core.is_stopped() {
             return core.leave(&mut scratch);
         }
@@ -413,6 +427,12 @@ impl Signal {
 impl Core {
     /// Closes what is left and lets the kernel finish, so that nothing refers to our memory (R8).
     fn leave(&self, scratch: &mut Scratch) -> io::Result<()> {
+        // What others have asked for until now is done, so that nobody waits for it.
+        let mut last = Vec::new();
+        self.shared.mesh.close(self.index, &mut last);
+        for task in last {
+            survived(task);
+        }
         let left: Vec<u32> = self.connections.borrow().iter().map(|(slot, _)| slot as u32).collect();
         for slot in left {
             self.remove(slot);
