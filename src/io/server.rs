@@ -10,15 +10,15 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::broadcast::{BroadcastOperator, RoomNames, Scope};
+use super::broadcast::{BroadcastOperator, Scope, broadcasts};
 use super::client::Client;
 use super::extract::Handler;
 use super::namespace::{Namespace, NspInner};
-use super::{Handle, Options, RemoteSocket, Socket, client_files};
+use super::{Handle, Options, Socket, client_files};
 use crate::app::{App, Layer};
 use crate::engine::{self, CloseReason, Events, IdPool, Message};
-use crate::fanout::{Delivery, OutletId};
-use crate::protocol::sio::{EncodeError, NspName, Parser};
+use crate::fanout::OutletId;
+use crate::protocol::sio::{NspName, Parser};
 use crate::runtime::Core;
 use crate::time::Millis;
 
@@ -155,65 +155,12 @@ impl Server {
         self
     }
 
-    /// Emits to all sockets of `/`, on all cores.
-    ///
-    /// # Errors
-    ///
-    /// A reserved name, or arguments that cannot be written as JSON.
-    pub fn emit<T: serde::Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
-        self.operator().emit(event, args)
-    }
-
-    /// Narrows a broadcast to the members of rooms.
-    pub fn to(&self, rooms: impl RoomNames) -> BroadcastOperator {
-        self.operator().to(rooms)
-    }
-
-    /// The reference's `in`, which is a keyword here: the same as [`to`](Self::to).
-    #[doc(alias = "in")]
-    pub fn within(&self, rooms: impl RoomNames) -> BroadcastOperator {
-        self.operator().to(rooms)
-    }
-
-    /// Leaves the members of rooms out of a broadcast.
-    pub fn except(&self, rooms: impl RoomNames) -> BroadcastOperator {
-        self.operator().except(rooms)
-    }
-
-    /// Keeps a broadcast within this process.
-    pub fn local(&self) -> BroadcastOperator {
-        self.operator().local()
-    }
-
-    /// Lets a broadcast pass those by who cannot take it at once.
-    pub fn volatile(&self) -> BroadcastOperator {
-        self.operator().volatile()
-    }
-
-    /// Makes all sockets of `/` join rooms.
-    pub fn sockets_join(&self, rooms: impl RoomNames) {
-        self.operator().sockets_join(rooms);
-    }
-
-    /// Makes all sockets of `/` leave rooms.
-    pub fn sockets_leave(&self, rooms: impl RoomNames) {
-        self.operator().sockets_leave(rooms);
-    }
-
-    /// Disconnects all sockets of `/`; with `close`, their connections too.
-    pub fn disconnect_sockets(&self, close: bool) {
-        self.operator().disconnect_sockets(close);
-    }
-
-    /// The sockets of `/`, on all cores.
-    pub async fn fetch_sockets(&self) -> Vec<RemoteSocket> {
-        self.operator().fetch_sockets().await
-    }
-
     fn operator(&self) -> BroadcastOperator {
         BroadcastOperator::new(self.0.main().scope.clone())
     }
 }
+
+broadcasts!(Server, "`/`");
 
 impl Inner {
     pub(super) fn main(&self) -> Rc<NspInner> {
