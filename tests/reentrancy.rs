@@ -67,9 +67,12 @@ fn websockets_call_everything(descriptors: Descriptors) {
                     count.fetch_add(1, Ordering::Relaxed);
                 });
             app.ws("/all", behavior);
-            app.ws("/quiet", Behavior::<()>::default().message(|ws, _| {
-                let _ = ws.send_text("quiet");
-            }));
+            app.ws(
+                "/quiet",
+                Behavior::<()>::default().message(|ws, _| {
+                    let _ = ws.send_text("quiet");
+                }),
+            );
         })
         .unwrap();
     let address = server.addresses()[0];
@@ -200,9 +203,8 @@ fn a_session_ends_once(descriptors: Descriptors) {
     let server = builder(options(descriptors, 1))
         .start(move |app| {
             let count = count.clone();
-            let handlers = engine::Handlers::default()
-                .message(|socket, _| socket.close())
-                .close(move |_, _| {
+            let handlers =
+                engine::Handlers::default().message(|socket, _| socket.close()).close(move |_, _| {
                     count.fetch_add(1, Ordering::Relaxed);
                 });
             engine::Server::attach(app, engine::Options::default(), handlers);
@@ -410,7 +412,11 @@ fn values_call_back_when_they_are_dropped(descriptors: Descriptors) {
         client.send_text("42[\"second\"]");
         client.send_text("421[\"drop\"]");
         while !client.text().starts_with("431[\"dropped\"]") {}
-        if round % 2 == 0 { client.reset() } else { client.send_text("1") }
+        if round % 2 == 0 {
+            client.reset()
+        } else {
+            client.send_text("1")
+        }
         let client = Client::websocket(address, "/farewell");
         if round % 2 == 0 { client.reset() } else { drop(client) }
     }

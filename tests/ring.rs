@@ -266,7 +266,10 @@ struct Follow {
 impl Follow {
     fn packet(&mut self, packet: &str) {
         let Some(number) = packet.strip_prefix("42[\"n\",").and_then(|rest| rest.strip_suffix(']')) else {
-            assert!(matches!(packet.as_bytes()[0], b'0' | b'2' | b'6') || packet.starts_with("40"), "{packet}");
+            assert!(
+                matches!(packet.as_bytes()[0], b'0' | b'2' | b'6') || packet.starts_with("40"),
+                "{packet}"
+            );
             return;
         };
         let number = number.parse().unwrap();
@@ -342,7 +345,9 @@ fn upgrade_once(address: SocketAddr, variant: usize) {
         let packet = ws.text();
         follow.packet(&packet);
     }
-    if variant % 4 == 0 { ws.reset() }
+    if variant % 4 == 0 {
+        ws.reset()
+    }
 }
 
 /// All of an upgrade in one segment, with a ping: what the WebSocket was owed by itself must leave before
@@ -388,7 +393,17 @@ fn watch_connections(app: &App, counts: &Arc<[AtomicUsize; 3]>) {
 fn churn_leaves_nothing_behind(descriptors: Descriptors) {
     let counts: Arc<[AtomicUsize; 3]> = Arc::default();
     let watched = counts.clone();
+    // Where data and the end of a connection come together, kernels may tell of the data only (see
+    // `send_failed` in src/runtime/turn.rs): then these timeouts end it.
+    let timeout = Duration::from_secs(1);
+    let limits = sockring::app::Options {
+        head_timeout: timeout,
+        body_timeout: timeout,
+        keep_alive: timeout,
+        ..sockring::app::Options::default()
+    };
     let server = builder(options(descriptors, 2))
+        .http(limits)
         .start(move |app| {
             watch_connections(app, &watched);
             app.get("/hello", |_, response| response.end("hello"));
@@ -397,7 +412,7 @@ fn churn_leaves_nothing_behind(descriptors: Descriptors) {
                 monoio::time::sleep(Duration::from_millis(30)).await;
                 response.end("late");
             });
-            app.ws("/echo", echo());
+            app.ws("/echo", echo().idle_timeout(timeout));
             engine_echo(app);
         })
         .unwrap();
@@ -414,7 +429,16 @@ fn churn_leaves_nothing_behind(descriptors: Descriptors) {
         thread.join().unwrap();
     }
     assert_eq!(Client::connect(address).get("/hello").text(), "hello");
-    thread::sleep(Duration::from_millis(4500)); if connections() > 0 { let o = std::process::Command::new("ss").arg("-tnpoe").output().unwrap(); let pid = format!("pid={}", std::process::id()); for l in String::from_utf8_lossy(&o.stdout).lines() { if l.contains(&pid) || l.contains(&address.port().to_string()) { eprintln!("SS {l}"); } } }
+    thread::sleep(Duration::from_millis(4500));
+    if connections() > 0 {
+        let o = std::process::Command::new("ss").arg("-tnpoe").output().unwrap();
+        let pid = format!("pid={}", std::process::id());
+        for l in String::from_utf8_lossy(&o.stdout).lines() {
+            if l.contains(&pid) || l.contains(&address.port().to_string()) {
+                eprintln!("SS {l}");
+            }
+        }
+    }
     eventually("all connections are gone", || connections() == 0);
     eventually("all descriptors are back", || support::descriptors() <= before);
     end(server);
@@ -474,7 +498,11 @@ fn surplus_connections_wait(descriptors: Descriptors) {
         }
         for (i, client) in surplus.iter_mut().enumerate() {
             let leaving = clients.remove(0);
-            if i % 2 == 0 { leaving.reset() } else { drop(leaving) }
+            if i % 2 == 0 {
+                leaving.reset()
+            } else {
+                drop(leaving)
+            }
             assert_eq!(client.answer().unwrap().status, 101);
         }
         clients.extend(surplus);
@@ -586,7 +614,11 @@ fn far_ahead_is_paused_then_served(descriptors: Descriptors) {
         if number % 4000 == 0 {
             let start = Instant::now();
             assert_eq!(other.get("/hello").text(), "hello");
-            assert!(start.elapsed() < Duration::from_millis(500), "the core was busy for {:?}", start.elapsed());
+            assert!(
+                start.elapsed() < Duration::from_millis(500),
+                "the core was busy for {:?}",
+                start.elapsed()
+            );
         }
     }
     ahead.join().unwrap();
@@ -614,14 +646,12 @@ fn pipelined_answers_wait_for_a_slow_reader(descriptors: Descriptors) {
 /// The time to leave is counted from the last progress, not from the first byte.
 fn a_slow_reader_of_a_last_answer_gets_all_of_it(descriptors: Descriptors) {
     const BYTES: usize = 3_000_000;
-    let server = builder(runtime::Options {
-        shutdown_timeout: Duration::from_millis(400),
-        ..options(descriptors, 1)
-    })
-    .start(|app| {
-        app.get("/large", |_, response| response.end(vec![b'l'; BYTES]));
-    })
-    .unwrap();
+    let server =
+        builder(runtime::Options { shutdown_timeout: Duration::from_millis(400), ..options(descriptors, 1) })
+            .start(|app| {
+                app.get("/large", |_, response| response.end(vec![b'l'; BYTES]));
+            })
+            .unwrap();
     let mut client = Client::with_receive_buffer(server.addresses()[0], 65_536);
     client.send(b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     let (mut read, mut chunk) = (0, vec![0; 60_000]);
@@ -766,7 +796,7 @@ fn timers_run_under_load(descriptors: Descriptors) {
             client.join().unwrap();
         }
         eprintln!("{path}: {fired} of 200 timers fired");
-        assert!(fired > 20, "{path}: {fired} of 200 timers fired");
+        assert!(fired > 60, "{path}: {fired} of 200 timers fired");
     }
     end(server);
 }

@@ -207,9 +207,7 @@ impl Socket {
 
     /// Removes all of this socket's handlers.
     pub fn remove_all_listeners(self) {
-        with_nsp(self, |nsp| {
-            nsp.with(self, |entry| entry.listeners.take())
-        });
+        with_nsp(self, |nsp| nsp.with(self, |entry| entry.listeners.take()));
     }
 
     /// The events that this socket has handlers for.

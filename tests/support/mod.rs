@@ -43,7 +43,8 @@ macro_rules! both {
 
 /// Whether this kernel closes direct descriptors at once.
 pub fn has_direct() -> bool {
-    let started = App::builder().listen("127.0.0.1:0").workers(1).descriptors(Descriptors::Direct).start(|_| ());
+    let started =
+        App::builder().listen("127.0.0.1:0").workers(1).descriptors(Descriptors::Direct).start(|_| ());
     match started {
         Ok(server) => {
             end(server);
@@ -65,8 +66,6 @@ pub fn options(descriptors: Descriptors, workers: usize) -> runtime::Options {
 pub fn builder(options: runtime::Options) -> Builder {
     App::builder().runtime(options).listen("127.0.0.1:0")
 }
-
-
 
 /// Stops a server; it must not take longer than its timeout.
 pub fn end(server: Running) {
