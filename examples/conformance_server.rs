@@ -66,18 +66,6 @@ fn engine(app: &App) {
     engine::Server::attach(app, quick("/engine.io"), echo);
 }
 
-/// A list that is the whole argument list.
-struct Spread(Vec<Value>);
-
-impl serde::Serialize for Spread {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use serde::ser::SerializeTuple;
-        let mut tuple = serializer.serialize_tuple(self.0.len())?;
-        self.0.iter().try_for_each(|arg| tuple.serialize_element(arg))?;
-        tuple.end()
-    }
-}
-
 fn socketio(app: &App) {
     let options = Options {
         engine: quick("/socket.io"),
@@ -86,8 +74,8 @@ fn socketio(app: &App) {
     };
     let io = Server::attach_app(app, options);
     io.on_connection(|socket: Socket, Data(auth): Data<Value>| socket.emit("auth", auth));
-    io.sockets_on("message", |socket: Socket, Args(args): Args| socket.emit("message-back", Spread(args)));
-    io.sockets_on("message-with-ack", |Args(args): Args, ack: Ack| ack.send(Spread(args)));
+    io.sockets_on("message", |socket: Socket, Args(args): Args| socket.emit("message-back", Args(args)));
+    io.sockets_on("message-with-ack", |Args(args): Args, ack: Ack| ack.send(Args(args)));
     io.of("/custom").on_connection(|socket: Socket, Data(auth): Data<Value>| socket.emit("auth", auth));
 }
 

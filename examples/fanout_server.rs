@@ -8,9 +8,6 @@ use clap::Parser;
 use sockring::app::{App, Behavior, Message};
 use sockring::io::{Ack, Args, Data, Options, Server, Socket, Value};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// The server of the load tests
 #[derive(Parser)]
 struct Flags {

@@ -237,18 +237,6 @@ fn operator(nsp: &Namespace, socket: Socket, spec: &Spec) -> BroadcastOperator {
     if spec.volatile { operator.volatile() } else { operator }
 }
 
-/// A list that is the whole argument list.
-struct Spread(Vec<Value>);
-
-impl Serialize for Spread {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use serde::ser::SerializeTuple;
-        let mut tuple = serializer.serialize_tuple(self.0.len())?;
-        self.0.iter().try_for_each(|arg| tuple.serialize_element(arg))?;
-        tuple.end()
-    }
-}
-
 #[derive(Deserialize)]
 struct Ask {
     event: String,
@@ -284,20 +272,20 @@ struct Script {
 fn emits(io: &Server, nsp: &Namespace) {
     let out = nsp.clone();
     nsp.sockets_on("emit-to", move |socket: Socket, Data(spec): Data<Spec>, ack: Ack| {
-        operator(&out, socket, &spec).emit(&spec.event, Spread(spec.args.clone()))?;
+        operator(&out, socket, &spec).emit(&spec.event, Args(spec.args.clone()))?;
         ack.send(())
     });
     nsp.sockets_on("ask-me", |socket: Socket, Data(ask): Data<Ask>, ack: Ack| async move {
         let timeout = Duration::from_millis(ask.timeout_ms.unwrap_or(u64::from(u32::MAX)));
         let from = socket.timeout(timeout);
         if ask.style.as_deref() == Some("promise") {
-            let first = from.emit_with_ack::<Value, _>(&ask.event, Spread(ask.args)).await;
+            let first = from.emit_with_ack::<Value, _>(&ask.event, Args(ask.args)).await;
             return ack.send(answer(first.map(|value| vec![value])));
         }
         let answered = move |result| {
             let _ = ack.send(answer(result));
         };
-        from.emit_with_callback(&ask.event, Spread(ask.args), answered)
+        from.emit_with_callback(&ask.event, Args(ask.args), answered)
     });
     #[derive(Deserialize)]
     struct Burst {
@@ -341,7 +329,7 @@ fn play(
     volatile: bool,
 ) -> Result<(), sockring::io::EncodeError> {
     let bytes = script.binary.then(|| Value::from(bytes::Bytes::from_static(&[1, 2, 3])));
-    let args = Spread(std::iter::once(Value::from(i as u64)).chain(bytes).collect());
+    let args = Args(std::iter::once(Value::from(i as u64)).chain(bytes).collect());
     let event = "volatile-back";
     let sent = match (script.broadcast, volatile) {
         (true, true) => nsp.to(socket.id()).volatile().emit(event, args),
@@ -353,8 +341,7 @@ fn play(
 }
 
 fn echo(socket: Socket, args: Vec<Value>, ack: Ack) -> Result<(), sockring::io::EncodeError> {
-    let sent =
-        if ack.is_expected() { ack.send(Spread(args)) } else { socket.emit("echo-back", Spread(args)) };
+    let sent = if ack.is_expected() { ack.send(Args(args)) } else { socket.emit("echo-back", Args(args)) };
     sent.map(drop)
 }
 
@@ -364,7 +351,7 @@ fn echoes(nsp: &Namespace) {
         sleep(50).await;
         echo(socket, args, ack)
     });
-    nsp.sockets_on("message", |socket: Socket, Args(args): Args| socket.send(Spread(args)));
+    nsp.sockets_on("message", |socket: Socket, Args(args): Args| socket.send(Args(args)));
     nsp.sockets_on("typed", |socket: Socket, Data((text, number)): Data<(String, i64)>| {
         socket.emit("typed-back", (text, number))
     });

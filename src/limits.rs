@@ -42,6 +42,9 @@ pub const DESCRIPTORS_SPARE: usize = 64;
 /// How often deadlines are looked at. Heartbeats and timeouts are late by at most this much.
 pub const TICK: Duration = Duration::from_millis(20);
 
+/// How long a connection that moves to another core may take to read what it is still owed.
+pub const DEPARTURE: Duration = Duration::from_secs(10);
+
 /// How long an error answer is given to reach a client that is still sending, before the socket is closed
 /// (RFC 9112 section 9.6): closing over unread data makes the kernel send a reset that eats the answer.
 pub const LINGER: Duration = Duration::from_millis(1500);
@@ -51,6 +54,10 @@ pub const LINGER_BYTES: u32 = 256 * 1024;
 
 /// Bytes that a slow socket's backlog hands to the kernel in one send.
 pub const BACKLOG_SEND_BYTES: usize = 128 * 1024;
+
+/// What a frame that waits for a client counts beside its bytes: the memory of its record. Without it a
+/// million empty pongs would weigh nothing.
+pub const FRAME_COST_BYTES: usize = 128;
 
 /// Joined buffers that are kept for the next turn, and the largest that is worth keeping.
 pub const JOINED_BUFFERS_KEPT: usize = 64;

@@ -326,7 +326,7 @@ fn upgrade_once(address: SocketAddr, variant: usize) {
     for _ in 0..variant % 5 {
         follow.payload(poller.get(&path).text());
     }
-    let hanging = variant % 2 == 0;
+    let hanging = variant.is_multiple_of(2);
     if hanging {
         poller.send(get(&path).as_bytes());
     }
@@ -336,7 +336,7 @@ fn upgrade_once(address: SocketAddr, variant: usize) {
     if hanging {
         follow.payload(poller.answer().unwrap().text());
     }
-    if variant % 3 == 0 {
+    if variant.is_multiple_of(3) {
         thread::sleep(Duration::from_millis(20));
     }
     ws.send_text("5");
@@ -345,7 +345,7 @@ fn upgrade_once(address: SocketAddr, variant: usize) {
         let packet = ws.text();
         follow.packet(&packet);
     }
-    if variant % 4 == 0 {
+    if variant.is_multiple_of(4) {
         ws.reset()
     }
 }

@@ -6,6 +6,11 @@ use clap::{Args, ValueEnum};
 use sockring::app::{App, Builder};
 use sockring::runtime;
 
+/// The library leaves the choice of an allocator to the program. This one suits many small objects that are
+/// made and dropped by the same thread.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Flags of every example.
 #[derive(Args)]
 pub(crate) struct Listen {

@@ -41,8 +41,9 @@ pub(crate) struct SlowArgs {
     /// Seconds of publishing
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
-    /// With --check: how much more the server may grow than without the slow reader
-    #[arg(long, default_value_t = 4.0)]
+    /// With --check: how much more the server may grow than without the slow reader. The default is the
+    /// server's own limit for one client (4 MiB), and as much again for the allocator
+    #[arg(long, default_value_t = 8.0)]
     growth_mib_max: f64,
     /// Exit with 1 if the others suffer or the server's memory grows
     #[arg(long)]

@@ -33,6 +33,8 @@ pub(crate) trait Layer {
     fn tick(&self, now: Millis);
     /// The server stops.
     fn shutdown(&self);
+    /// The server has stopped: drop what may hold handles on it.
+    fn stopped(&self);
 }
 
 pub(crate) struct Inner {
@@ -335,6 +337,14 @@ impl Service for Inner {
             self.swept.set(now);
             self.sweep(now);
         }
+    }
+
+    fn stopped(&self) {
+        for layer in self.layers.take() {
+            layer.stopped();
+        }
+        self.routes.take();
+        self.table.take();
     }
 
     fn shutdown(&self) {

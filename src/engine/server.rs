@@ -513,4 +513,8 @@ impl Layer for Inner {
     fn shutdown(&self) {
         self.close_all(CloseReason::ServerShuttingDown);
     }
+
+    fn stopped(&self) {
+        self.sessions.take();
+    }
 }

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 
 use super::Frame;
+use crate::limits;
 
 /// Frames that a socket could not take yet, by reference: a thousand stalled readers of one room share
-/// the bytes. The count of bytes is what the limit of the socket is compared with.
+/// the bytes.
 ///
 /// ```
 /// use sockring::fanout::{Backlog, Frame};
@@ -41,6 +42,11 @@ impl Backlog {
     /// Bytes that are still to be sent.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What it weighs against the limit of its client: its bytes, and the record of each frame.
+    pub fn cost(&self) -> usize {
+        self.bytes + self.frames.len() * limits::FRAME_COST_BYTES
     }
 
     /// Whether nothing waits.

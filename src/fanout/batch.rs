@@ -51,6 +51,7 @@ struct Node {
     parent: u32,
     newest_child: u32,
     bytes: usize,
+    frames: usize,
     joined: Option<Vec<u8>>,
     polling: Option<Vec<u8>>,
 }
@@ -85,13 +86,14 @@ impl Batch {
     }
 
     fn grow(&mut self, owed: Owed, frame: &Frame) -> u32 {
-        let bytes = self.bytes(owed) + frame.wire().len();
+        let (bytes, frames) = self.node(owed).map_or((0, 0), |node| (node.bytes, node.frames));
         self.frame_bytes += frame.wire().len();
         self.nodes.push(Node {
             frame: frame.clone(),
             parent: owed.0,
             newest_child: 0,
-            bytes,
+            bytes: bytes + frame.wire().len(),
+            frames: frames + 1,
             joined: None,
             polling: None,
         });
@@ -111,6 +113,11 @@ impl Batch {
     /// Bytes of the whole sequence in its WebSocket form.
     pub fn bytes(&self, owed: Owed) -> usize {
         self.node(owed).map_or(0, |node| node.bytes)
+    }
+
+    /// What the sequence weighs against the limit of a client: its bytes, and the record of each frame.
+    pub fn cost(&self, owed: Owed) -> usize {
+        self.node(owed).map_or(0, |node| node.bytes + node.frames * limits::FRAME_COST_BYTES)
     }
 
     /// The frames of the sequence, in order.

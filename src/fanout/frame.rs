@@ -17,7 +17,7 @@ use crate::protocol::ws::frame::{OpCode, header};
 /// ```
 /// use sockring::fanout::Frame;
 /// let frame = Frame::message(&[b"4", b"2[\"news\",1]"], &[]);
-/// assert_eq!(frame.wire(), b"\x81\x0d42[\"news\",1]");
+/// assert_eq!(frame.wire(), b"\x81\x0c42[\"news\",1]");
 /// assert_eq!(frame.polling(), b"42[\"news\",1]");
 /// ```
 #[derive(Clone, Debug)]

@@ -157,7 +157,7 @@ impl Outlets {
         let hot = &mut self.hot[slot as usize];
         if hot.state == State::Ready {
             // The limit counts what was owed before this frame, so that one large message always fits.
-            if self.batch.bytes(hot.owed) <= self.limit {
+            if self.batch.cost(hot.owed) <= self.limit {
                 hot.owed = self.batch.append(hot.owed, frame);
                 self.dirty.set(slot);
                 return Delivery::Sent;
@@ -176,7 +176,7 @@ impl Outlets {
             return Delivery::Dropped;
         }
         let backlog = self.backlogs[slot as usize].get_or_insert_default();
-        if backlog.bytes() > self.limit {
+        if backlog.cost() > self.limit {
             hot.state = State::Overflowed;
             self.overflowed.push(OutletId { slot, generation: hot.generation });
             return Delivery::Dropped;

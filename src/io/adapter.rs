@@ -24,8 +24,8 @@ pub struct BroadcastOptions {
 }
 
 /// Carries broadcasts to other servers. Called on the thread that emits, after the sockets of this process
-/// were served; must not block. What comes back from other servers enters through a
-/// [`Handle`](super::Handle) with [`local`](super::BroadcastOperator::local).
+/// were served; must not block. What comes in from other servers goes through
+/// [`Handle::deliver`](super::Handle::deliver).
 pub trait Adapter: Debug + Send + Sync {
     /// A broadcast of this process that is not `local`.
     fn broadcast(&self, nsp: &str, frame: &Frame, options: &BroadcastOptions);

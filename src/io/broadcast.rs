@@ -308,3 +308,72 @@ fn each_room(scope: &Scope, rooms: &[String], cores: Cores, f: impl Fn(RoomKey<'
         }
     }
 }
+
+/// The calls of a namespace that make or finish a broadcast, the same for everything that stands for one.
+/// `$all` says whose sockets they mean; the type has a method `operator`.
+macro_rules! broadcasts {
+    ($type:ty, $all:literal) => {
+        impl $type {
+            #[doc = concat!("Emits to all sockets of ", $all, ", on all cores.")]
+            ///
+            /// # Errors
+            ///
+            /// A reserved name, or arguments that cannot be written as JSON.
+            pub fn emit<T: serde::Serialize>(
+                &self,
+                event: &str,
+                args: T,
+            ) -> Result<$crate::fanout::Delivery, $crate::protocol::sio::EncodeError> {
+                self.operator().emit(event, args)
+            }
+
+            /// Narrows a broadcast to the members of rooms.
+            pub fn to(&self, rooms: impl $crate::io::RoomNames) -> $crate::io::BroadcastOperator {
+                self.operator().to(rooms)
+            }
+
+            /// The reference's `in`, which is a keyword here: the same as [`to`](Self::to).
+            #[doc(alias = "in")]
+            pub fn within(&self, rooms: impl $crate::io::RoomNames) -> $crate::io::BroadcastOperator {
+                self.operator().to(rooms)
+            }
+
+            /// Leaves the members of rooms out of a broadcast.
+            pub fn except(&self, rooms: impl $crate::io::RoomNames) -> $crate::io::BroadcastOperator {
+                self.operator().except(rooms)
+            }
+
+            /// Keeps a broadcast within this process.
+            pub fn local(&self) -> $crate::io::BroadcastOperator {
+                self.operator().local()
+            }
+
+            /// Lets a broadcast pass those by who cannot take it at once.
+            pub fn volatile(&self) -> $crate::io::BroadcastOperator {
+                self.operator().volatile()
+            }
+
+            #[doc = concat!("Makes all sockets of ", $all, " join rooms.")]
+            pub fn sockets_join(&self, rooms: impl $crate::io::RoomNames) {
+                self.operator().sockets_join(rooms);
+            }
+
+            #[doc = concat!("Makes all sockets of ", $all, " leave rooms.")]
+            pub fn sockets_leave(&self, rooms: impl $crate::io::RoomNames) {
+                self.operator().sockets_leave(rooms);
+            }
+
+            #[doc = concat!("Disconnects all sockets of ", $all, "; with `close`, their connections too.")]
+            pub fn disconnect_sockets(&self, close: bool) {
+                self.operator().disconnect_sockets(close);
+            }
+
+            #[doc = concat!("The sockets of ", $all, ", on all cores.")]
+            pub async fn fetch_sockets(&self) -> Vec<$crate::io::RemoteSocket> {
+                self.operator().fetch_sockets().await
+            }
+        }
+    };
+}
+
+pub(super) use broadcasts;

@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 
 use serde::de::DeserializeOwned;
+use serde::ser::{Serialize, SerializeTuple, Serializer};
 
 use super::{Ack, DisconnectReason, Failure, Socket};
 use crate::protocol::sio::{ArgsError, Value, from_args};
@@ -79,9 +80,18 @@ impl<T: DeserializeOwned> FromEvent for TryData<T> {
     }
 }
 
-/// All arguments, as they are.
+/// All arguments, as they are. Emitted, it is the list of arguments again: `socket.emit("back", args)`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Args(pub Vec<Value>);
+
+impl Serialize for Args {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // As a tuple, which is what a list of arguments is to `emit`.
+        let mut tuple = serializer.serialize_tuple(self.0.len())?;
+        self.0.iter().try_for_each(|arg| tuple.serialize_element(arg))?;
+        tuple.end()
+    }
+}
 
 impl FromEvent for Args {
     fn from_event(context: &EventContext<'_>) -> Result<Self, Failure> {

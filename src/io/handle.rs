@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
-
-use super::RemoteSocket;
-use super::broadcast::{BroadcastOperator, RoomNames, Scope};
-use crate::fanout::Delivery;
-use crate::protocol::sio::{EncodeError, NspName};
+use super::BroadcastOptions;
+use super::broadcast::{BroadcastOperator, Scope, broadcasts};
+use crate::fanout::{Delivery, Frame};
+use crate::protocol::sio::NspName;
 use crate::runtime::Running;
 
 /// A namespace of a running server, usable from any thread: a tokio application, a cron thread, a test.
@@ -52,65 +50,20 @@ impl Handle {
         Self(Arc::new(other))
     }
 
-    /// Emits to all sockets of the namespace.
-    ///
-    /// # Errors
-    ///
-    /// A reserved name, or arguments that cannot be written as JSON.
-    pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
-        self.operator().emit(event, args)
-    }
-
-    /// Narrows a broadcast to the members of rooms.
-    pub fn to(&self, rooms: impl RoomNames) -> BroadcastOperator {
-        self.operator().to(rooms)
-    }
-
-    /// The reference's `in`, which is a keyword here: the same as [`to`](Self::to).
-    #[doc(alias = "in")]
-    pub fn within(&self, rooms: impl RoomNames) -> BroadcastOperator {
-        self.operator().to(rooms)
-    }
-
-    /// Leaves the members of rooms out of a broadcast.
-    pub fn except(&self, rooms: impl RoomNames) -> BroadcastOperator {
-        self.operator().except(rooms)
-    }
-
-    /// Keeps a broadcast within this process.
-    pub fn local(&self) -> BroadcastOperator {
-        self.operator().local()
-    }
-
-    /// Lets a broadcast pass those by who cannot take it at once.
-    pub fn volatile(&self) -> BroadcastOperator {
-        self.operator().volatile()
-    }
-
-    /// Makes all sockets of the namespace join rooms.
-    pub fn sockets_join(&self, rooms: impl RoomNames) {
-        self.operator().sockets_join(rooms);
-    }
-
-    /// Makes all sockets of the namespace leave rooms.
-    pub fn sockets_leave(&self, rooms: impl RoomNames) {
-        self.operator().sockets_leave(rooms);
-    }
-
-    /// Disconnects all sockets of the namespace; with `close`, their connections too.
-    pub fn disconnect_sockets(&self, close: bool) {
-        self.operator().disconnect_sockets(close);
-    }
-
-    /// The sockets of the namespace, on all cores.
-    pub async fn fetch_sockets(&self) -> Vec<RemoteSocket> {
-        self.operator().fetch_sockets().await
+    /// Gives the sockets of this process what another server has broadcast: how an
+    /// [`Adapter`](super::Adapter) brings in what it receives. `frame` is a whole packet.
+    pub fn deliver(&self, frame: &Frame, options: &BroadcastOptions) -> Delivery {
+        let operator = self.operator().to(&options.rooms).except(&options.except);
+        let operator = if options.volatile { operator.volatile() } else { operator };
+        operator.send(frame)
     }
 
     fn operator(&self) -> BroadcastOperator {
         BroadcastOperator::new(self.0.clone())
     }
 }
+
+broadcasts!(Handle, "the namespace");
 
 fn scope(shared: Arc<crate::runtime::Shared>, path: Arc<str>, nsp: NspName) -> Scope {
     let space = shared.directory.space(&format!("{path}\0{nsp}"));

@@ -10,22 +10,19 @@ use std::time::{Duration, SystemTime};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use serde::Serialize;
 use slab::Slab;
 use smallvec::SmallVec;
 
 use super::ack::{Ack, PendingAck};
-use super::broadcast::{BroadcastOperator, RoomNames, Scope, Selection};
+use super::broadcast::{BroadcastOperator, Scope, Selection, broadcasts};
 use super::extract::{BoxedHandler, Called, EventContext, Handler, boxed};
 use super::listeners::Listeners;
 use super::server::by_index;
-use super::{
-    DisconnectReason, EventError, Failure, Handle, Handshake, RemoteSocket, Socket, SocketData, SocketId,
-};
+use super::{DisconnectReason, EventError, Failure, Handle, Handshake, Socket, SocketData, SocketId};
 use crate::app::Request;
 use crate::engine::{self, SocketSid};
 use crate::fanout::{Delivery, Frame, Outlets, RoomKey, Rooms};
-use crate::protocol::sio::{self, EncodeError, Value};
+use crate::protocol::sio::{self, Value};
 use crate::runtime::{self, Core};
 use crate::time::Millis;
 
@@ -88,61 +85,6 @@ impl Namespace {
         self
     }
 
-    /// Emits to all sockets of the namespace, on all cores.
-    ///
-    /// # Errors
-    ///
-    /// A reserved name, or arguments that cannot be written as JSON.
-    pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
-        self.operator().emit(event, args)
-    }
-
-    /// Narrows a broadcast to the members of rooms.
-    pub fn to(&self, rooms: impl RoomNames) -> BroadcastOperator {
-        self.operator().to(rooms)
-    }
-
-    /// The reference's `in`, which is a keyword here: the same as [`to`](Self::to).
-    #[doc(alias = "in")]
-    pub fn within(&self, rooms: impl RoomNames) -> BroadcastOperator {
-        self.operator().to(rooms)
-    }
-
-    /// Leaves the members of rooms out of a broadcast.
-    pub fn except(&self, rooms: impl RoomNames) -> BroadcastOperator {
-        self.operator().except(rooms)
-    }
-
-    /// Keeps a broadcast within this process.
-    pub fn local(&self) -> BroadcastOperator {
-        self.operator().local()
-    }
-
-    /// Lets a broadcast pass those by who cannot take it at once.
-    pub fn volatile(&self) -> BroadcastOperator {
-        self.operator().volatile()
-    }
-
-    /// Makes all sockets of the namespace join rooms.
-    pub fn sockets_join(&self, rooms: impl RoomNames) {
-        self.operator().sockets_join(rooms);
-    }
-
-    /// Makes all sockets of the namespace leave rooms.
-    pub fn sockets_leave(&self, rooms: impl RoomNames) {
-        self.operator().sockets_leave(rooms);
-    }
-
-    /// Disconnects all sockets of the namespace; with `close`, their connections too.
-    pub fn disconnect_sockets(&self, close: bool) {
-        self.operator().disconnect_sockets(close);
-    }
-
-    /// The sockets of the namespace, on all cores.
-    pub async fn fetch_sockets(&self) -> Vec<RemoteSocket> {
-        self.operator().fetch_sockets().await
-    }
-
     /// How many sockets this core has in the namespace.
     pub fn local_sockets(&self) -> usize {
         self.0.rooms.borrow().members(ALL).len()
@@ -157,6 +99,8 @@ impl Namespace {
         BroadcastOperator::new(self.0.scope.clone())
     }
 }
+
+broadcasts!(Namespace, "the namespace");
 
 /// The room of all sockets of a namespace. Nobody else can name it: see [`escape`].
 pub(super) const ALL: &str = "\0all";
@@ -238,6 +182,16 @@ impl NspInner {
             marks: RefCell::default(),
             generation: Cell::new(0),
         }
+    }
+
+    /// Drops all handlers: they may hold handles on this very namespace.
+    pub(super) fn retire(&self) {
+        self.connection.take();
+        self.middlewares.take();
+        self.listeners.take();
+        self.on_error.take();
+        self.acks.take();
+        self.sockets.take();
     }
 
     fn socket(&self, slot: u32, generation: u32) -> Socket {

@@ -1,6 +1,6 @@
 //! A Socket.IO server on one core.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, VecDeque};
@@ -10,15 +10,15 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::broadcast::{BroadcastOperator, RoomNames, Scope};
+use super::broadcast::{BroadcastOperator, Scope, broadcasts};
 use super::client::Client;
 use super::extract::Handler;
 use super::namespace::{Namespace, NspInner};
-use super::{Handle, Options, RemoteSocket, Socket, client_files};
+use super::{Handle, Options, Socket, client_files};
 use crate::app::{App, Layer};
 use crate::engine::{self, CloseReason, Events, IdPool, Message};
-use crate::fanout::{Delivery, OutletId};
-use crate::protocol::sio::{EncodeError, NspName, Parser};
+use crate::fanout::OutletId;
+use crate::protocol::sio::{NspName, Parser};
 use crate::runtime::Core;
 use crate::time::Millis;
 
@@ -75,7 +75,6 @@ pub(super) struct Inner {
     /// Acknowledgements that are awaited, by the time at which they are given up.
     pub(super) ack_deadlines: RefCell<BinaryHeap<Reverse<(Millis, u16, u64)>>>,
     engine: RefCell<Option<engine::Server>>,
-    stopping: Cell<bool>,
 }
 
 impl Server {
@@ -98,7 +97,6 @@ impl Server {
             unjoined: RefCell::default(),
             ack_deadlines: RefCell::default(),
             engine: RefCell::default(),
-            stopping: Cell::new(false),
         });
         SERVERS.with_borrow_mut(|servers| servers.push(inner.clone()));
         inner.namespace_or_new("/").sockets.replace(Slab::with_capacity(app.core().table_reserve()));
@@ -157,65 +155,12 @@ impl Server {
         self
     }
 
-    /// Emits to all sockets of `/`, on all cores.
-    ///
-    /// # Errors
-    ///
-    /// A reserved name, or arguments that cannot be written as JSON.
-    pub fn emit<T: serde::Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
-        self.operator().emit(event, args)
-    }
-
-    /// Narrows a broadcast to the members of rooms.
-    pub fn to(&self, rooms: impl RoomNames) -> BroadcastOperator {
-        self.operator().to(rooms)
-    }
-
-    /// The reference's `in`, which is a keyword here: the same as [`to`](Self::to).
-    #[doc(alias = "in")]
-    pub fn within(&self, rooms: impl RoomNames) -> BroadcastOperator {
-        self.operator().to(rooms)
-    }
-
-    /// Leaves the members of rooms out of a broadcast.
-    pub fn except(&self, rooms: impl RoomNames) -> BroadcastOperator {
-        self.operator().except(rooms)
-    }
-
-    /// Keeps a broadcast within this process.
-    pub fn local(&self) -> BroadcastOperator {
-        self.operator().local()
-    }
-
-    /// Lets a broadcast pass those by who cannot take it at once.
-    pub fn volatile(&self) -> BroadcastOperator {
-        self.operator().volatile()
-    }
-
-    /// Makes all sockets of `/` join rooms.
-    pub fn sockets_join(&self, rooms: impl RoomNames) {
-        self.operator().sockets_join(rooms);
-    }
-
-    /// Makes all sockets of `/` leave rooms.
-    pub fn sockets_leave(&self, rooms: impl RoomNames) {
-        self.operator().sockets_leave(rooms);
-    }
-
-    /// Disconnects all sockets of `/`; with `close`, their connections too.
-    pub fn disconnect_sockets(&self, close: bool) {
-        self.operator().disconnect_sockets(close);
-    }
-
-    /// The sockets of `/`, on all cores.
-    pub async fn fetch_sockets(&self) -> Vec<RemoteSocket> {
-        self.operator().fetch_sockets().await
-    }
-
     fn operator(&self) -> BroadcastOperator {
         BroadcastOperator::new(self.0.main().scope.clone())
     }
 }
+
+broadcasts!(Server, "`/`");
 
 impl Inner {
     pub(super) fn main(&self) -> Rc<NspInner> {
@@ -297,7 +242,11 @@ impl Layer for Upward {
         self.0.expire(now);
     }
 
-    fn shutdown(&self) {
-        self.0.stopping.set(true);
+    fn shutdown(&self) {}
+
+    fn stopped(&self) {
+        // The engine's events lead back here, and handlers may hold servers and namespaces.
+        self.0.engine.take();
+        self.0.namespaces.borrow().iter().for_each(|nsp| nsp.retire());
     }
 }

@@ -1,7 +1,7 @@
 //! One core: its ring, its connections, what they are owed, and the verbs that layers above use.
 
 use std::any::Any;
-use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
@@ -49,6 +49,8 @@ pub trait Service {
     fn tick(&self, now: Millis);
     /// The server stops: close what is open, soon.
     fn shutdown(&self);
+    /// The server has stopped: drop what may hold handles on it.
+    fn stopped(&self);
 }
 
 /// What all cores of a server share.
@@ -93,7 +95,8 @@ pub struct Core {
     pub(super) buffers: RefCell<ReceiveBuffers>,
     pub(super) connections: RefCell<Slab<Connection>>,
     pub(super) outlets: RefCell<Outlets>,
-    pub(super) service: OnceCell<Rc<dyn Service>>,
+    /// Gone once the worker has stopped: the service holds the core, and one of them must let go.
+    service: RefCell<Option<Rc<dyn Service>>>,
     pub(super) bell: Bell,
     pub(super) inbox: RefCell<VecDeque<Completion>>,
     pub(super) work: RefCell<Work>,
@@ -159,7 +162,7 @@ impl Core {
             buffers: RefCell::new(setup.buffers),
             connections: RefCell::new(Slab::with_capacity(reserve)),
             outlets: RefCell::new(Outlets::new(setup.backpressure_bytes, reserve)),
-            service: OnceCell::new(),
+            service: RefCell::default(),
             bell: Bell::default(),
             inbox: RefCell::default(),
             work: RefCell::default(),
@@ -361,7 +364,7 @@ impl Core {
     /// Moves a connection to another core: it is gone here at once, and [`Service::arrived`] runs there
     /// with the parcel. What it is owed leaves before it does.
     pub fn hand_over(&self, id: ConnectionId, core: usize, bytes: Vec<u8>, note: Box<dyn Any + Send>) {
-        let deadline = Deadline::after(self.now(), self.shutdown_timeout);
+        let deadline = Deadline::after(self.now(), limits::DEPARTURE);
         let tag = self.with(id, |connection| {
             let parcel = Parcel { bytes, peer: connection.peer.into(), note };
             connection.moving = Some(Box::new(Moving { core, parcel }));
@@ -452,13 +455,20 @@ impl Core {
         }
     }
 
-    pub(super) fn service(&self) -> Option<&Rc<dyn Service>> {
-        self.service.get()
+    pub(super) fn service(&self) -> Option<Rc<dyn Service>> {
+        self.service.borrow().clone()
     }
 
     /// Sets what the runtime calls. Once, before the first turn.
     pub(super) fn install(&self, service: Rc<dyn Service>) {
-        let _ = self.service.set(service);
+        self.service.replace(Some(service));
+    }
+
+    /// The worker has stopped: handlers, which may hold handles on everything, are dropped.
+    pub(super) fn retire(&self) {
+        if let Some(service) = self.service.take() {
+            survived(|| service.stopped());
+        }
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Why a server did not start.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
@@ -10,7 +11,7 @@ use std::net::SocketAddr;
 /// let error = StartError::NoListener;
 /// assert!(error.to_string().contains("listen"));
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// The kernel has no io_uring.
@@ -75,6 +76,13 @@ pub enum StartError {
     /// A thread could not be started, or ended while it started.
     #[error("a worker thread could not be started: {0}")]
     Thread(String),
+}
+
+/// A `main` that returns this error prints its debug form: that must name the cure as well.
+impl fmt::Debug for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 fn cure(error: &io::Error) -> &'static str {

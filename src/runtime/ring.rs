@@ -356,7 +356,7 @@ impl Ring {
             // SAFETY: the bytes are borrowed until this function returns, and by then the queue is empty:
             // `submit_or_abort` sees to it on either way out. With MSG_DONTWAIT and without link, async or
             // drain flags the kernel carries a send out, or fails it, inside the enter that submits it, and
-            // never looks at its bytes afterwards (docs/ARCHITECTURE.md, rule R1 and its test).
+            // never looks at its bytes afterwards (rule R1 of docs/ARCHITECTURE.md; tested below).
             if let Err(error) = unsafe { self.push(&entry) } {
                 self.submit_or_abort();
                 return Err(error);
@@ -447,7 +447,59 @@ impl AcceptSlots {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+
     use super::*;
+
+    /// R1, and the reason that `burst` is sound: the bytes are overwritten as soon as it returns, while the
+    /// peer reads as slowly or quickly as it likes, and the stream is right to the last byte.
+    #[test]
+    fn a_burst_does_not_look_at_its_bytes_afterwards() {
+        const TOTAL: usize = 8 << 20;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut reader = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (writer, _) = listener.accept().unwrap();
+        let expected = |at: usize| (at.wrapping_mul(2_654_435_761) >> 7) as u8;
+        let reading = thread::spawn(move || {
+            let (mut at, mut buffer) = (0, vec![0; 70_000]);
+            loop {
+                let read = reader.read(&mut buffer).unwrap();
+                assert!(buffer[..read].iter().enumerate().all(|(i, byte)| *byte == expected(at + i)), "{at}");
+                at += read;
+                if read == 0 {
+                    return at;
+                }
+            }
+        });
+        let (ring, _buffers) = Ring::new(None).unwrap();
+        let mut ring = ring;
+        let target = Target::Normal(writer.as_raw_fd());
+        let tag = Tag { kind: Kind::Send, generation: 1, slot: 0 };
+        let (mut at, mut failures, mut short) = (0, VecDeque::new(), 0);
+        while at < TOTAL {
+            let len = (1 + at % 200_000).min(TOTAL - at);
+            let mut bytes: Vec<u8> = (at..at + len).map(expected).collect();
+            ring.burst(&[Send { target, bytes: &bytes, tag }]).unwrap();
+            bytes.fill(0xEE);
+            drop(bytes);
+            ring.reap(&mut failures, usize::MAX);
+            match failures.pop_front().map(|failure| failure.result) {
+                None => at += len,
+                Some(again) if again == -libc::EAGAIN => short += 1,
+                Some(sent) => {
+                    assert!(sent >= 0, "{sent}");
+                    at += sent as usize;
+                    short += 1;
+                }
+            }
+            assert!(failures.is_empty(), "one answer at most for one send");
+        }
+        drop(writer);
+        assert_eq!(reading.join().unwrap(), TOTAL);
+        assert!(short > 0, "the socket was never full: the test has shown nothing");
+    }
 
     #[test]
     fn tags_survive_the_kernel() {

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::sync::mpsc;
@@ -342,18 +342,19 @@ impl Worker {
             core.work.borrow_mut().parked.extend((0..accepts).map(|_| listener.as_raw_fd()));
         }
         let _ = ready.send(Ok(()));
-        monoio::spawn(tick(core.clone()));
+        monoio::spawn(tick(Rc::downgrade(&core)));
         let outcome = turns(&core, &bell, &mut self.listeners).await;
-        // The service holds handlers that hold who knows what: it goes before the ring does.
+        core.retire();
         core.shared.rings[core.index].store(-1, Ordering::Release);
         outcome.map_err(|source| StartError::Ring { source })
     }
 }
 
 /// Tells the turn that some time has passed.
-async fn tick(core: Rc<Core>) {
+async fn tick(core: Weak<Core>) {
     loop {
         monoio::time::sleep(limits::TICK).await;
+        let Some(core) = core.upgrade() else { return };
         core.ticked.set(true);
         core.ring_bell();
     }

@@ -1,0 +1,84 @@
+//! What a broadcast costs before the kernel sees it: noting what members are owed, and joining it once.
+//!
+//! `cargo bench --bench fanout`. A send costs some 5,000 ns; what is measured here must vanish beside it.
+
+use std::hint::black_box;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use sockring::fanout::{Directory, Frame, Outlets, RoomKey, Rooms, Via};
+
+const MEMBERS: u32 = 5_000;
+
+fn room(outlets: &mut Outlets) -> Rooms {
+    let mut rooms = Rooms::default();
+    for member in 0..MEMBERS {
+        let outlet = outlets.open(Via::Connection(member));
+        rooms.join(member, outlet.slot(), "room");
+    }
+    rooms
+}
+
+/// Pushes `frames` to every member and prepares the bytes of every send, as a turn does.
+fn turn(outlets: &mut Outlets, rooms: &Rooms, frames: &[Frame], dirty: &mut Vec<u32>) -> usize {
+    for frame in frames {
+        for member in rooms.members("room") {
+            let _ = outlets.push_slot(member.outlet, frame);
+        }
+    }
+    dirty.clear();
+    outlets.take_dirty(dirty);
+    let mut bytes = 0;
+    for slot in dirty.iter() {
+        let owed = outlets.owed(*slot);
+        outlets.batch.prepare(owed);
+        bytes += outlets.batch.prepared(owed).len();
+        outlets.settle(*slot);
+    }
+    outlets.batch.clear();
+    bytes
+}
+
+fn broadcast(c: &mut Criterion) {
+    let mut outlets = Outlets::new(1 << 20, MEMBERS as usize);
+    let rooms = room(&mut outlets);
+    let payload = [b'x'; 128];
+    let frames: Vec<Frame> = (0..16).map(|_| Frame::message(&[b"4", &payload], &[])).collect();
+    let mut dirty = Vec::new();
+    let mut group = c.benchmark_group("broadcast to 5,000 members, per delivery");
+    for count in [1, 16] {
+        group.throughput(Throughput::Elements(u64::from(MEMBERS) * count as u64));
+        group.bench_function(format!("{count} in one turn"), |b| {
+            b.iter(|| turn(&mut outlets, &rooms, black_box(&frames[..count]), &mut dirty));
+        });
+    }
+    group.finish();
+}
+
+fn membership(c: &mut Criterion) {
+    let mut outlets = Outlets::new(1 << 20, 0);
+    let mut rooms = room(&mut outlets);
+    c.bench_function("join and leave a room of 5,000", |b| {
+        b.iter(|| {
+            rooms.join(MEMBERS, 0, black_box("room"));
+            rooms.leave(MEMBERS, "room")
+        });
+    });
+    let names: Vec<String> = (0..10_000).map(|i| format!("room {i}")).collect();
+    c.bench_function("leave 10,000 rooms", |b| {
+        let joined = || {
+            let mut rooms = Rooms::default();
+            for name in &names {
+                rooms.join(0, 0, name);
+            }
+            rooms
+        };
+        b.iter_batched(joined, |mut rooms| rooms.leave_all(0, |_| ()), BatchSize::LargeInput);
+    });
+    let directory = Directory::default();
+    let key = RoomKey { space: 0, room: "room" };
+    directory.enter(key, 1);
+    c.bench_function("cores of a room", |b| b.iter(|| directory.cores(black_box(key))));
+}
+
+criterion_group!(benches, broadcast, membership);
+criterion_main!(benches);
