@@ -393,7 +393,17 @@ fn watch_connections(app: &App, counts: &Arc<[AtomicUsize; 3]>) {
 fn churn_leaves_nothing_behind(descriptors: Descriptors) {
     let counts: Arc<[AtomicUsize; 3]> = Arc::default();
     let watched = counts.clone();
+    // Where data and the end of a connection come together, kernels may tell of the data only (see
+    // `send_failed` in src/runtime/turn.rs): then these timeouts end it.
+    let timeout = Duration::from_secs(1);
+    let limits = sockring::app::Options {
+        head_timeout: timeout,
+        body_timeout: timeout,
+        keep_alive: timeout,
+        ..sockring::app::Options::default()
+    };
     let server = builder(options(descriptors, 2))
+        .http(limits)
         .start(move |app| {
             watch_connections(app, &watched);
             app.get("/hello", |_, response| response.end("hello"));
@@ -402,7 +412,7 @@ fn churn_leaves_nothing_behind(descriptors: Descriptors) {
                 monoio::time::sleep(Duration::from_millis(30)).await;
                 response.end("late");
             });
-            app.ws("/echo", echo());
+            app.ws("/echo", echo().idle_timeout(timeout));
             engine_echo(app);
         })
         .unwrap();
@@ -786,7 +796,7 @@ fn timers_run_under_load(descriptors: Descriptors) {
             client.join().unwrap();
         }
         eprintln!("{path}: {fired} of 200 timers fired");
-        assert!(fired > 20, "{path}: {fired} of 200 timers fired");
+        assert!(fired > 60, "{path}: {fired} of 200 timers fired");
     }
     end(server);
 }

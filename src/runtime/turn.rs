@@ -680,10 +680,15 @@ impl Core {
             sent if sent >= 0 => outlets.spill(outlet, sent as usize),
             again if again == -libc::EAGAIN => outlets.spill(outlet, 0),
             _ => {
-                // The receive is about to say so too, behind what the peer has sent before; if none is
-                // armed, or the connection is on its way out, nobody else would.
-                if connection.receive != Receive::Armed || connection.phase != Phase::Open {
-                    let id = ConnectionId { slot, generation: connection.generation };
+                let id = ConnectionId { slot, generation: connection.generation };
+                if connection.receive == Receive::Armed && connection.phase == Phase::Open {
+                    // The receive says so too, behind what the peer has sent before. But a multishot receive
+                    // can miss an end that comes together with data (liburing issue 1549; seen here on 6.18
+                    // with TCP, once in some ten thousand connections): armed again, it looks.
+                    let tag = connection.tag(Kind::Receive, slot);
+                    self.queue(|ring| ring.cancel(tag));
+                } else {
+                    // Nobody else would say so.
                     self.work.borrow_mut().dead.push(id);
                 }
                 return;

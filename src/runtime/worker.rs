@@ -23,6 +23,7 @@ use super::turn::Scratch;
 use super::{Descriptors, Options, StartError, probe};
 use crate::fanout::{Doorbell, Task};
 use crate::limits;
+use crate::time::Millis;
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Core>>> = const { RefCell::new(None) };
@@ -364,6 +365,7 @@ async fn turns(core: &Rc<Core>, eventfd: &EventFd, listeners: &mut Vec<Socket>) 
     let mut scratch = Scratch::default();
     let file = Rc::new(monoio::fs::File::from_std(std::fs::File::from(eventfd.duplicate()?))?);
     let mut signal = Signal::new(file);
+    let mut parked = core.now();
     core.ring.borrow_mut().disable_eventfd();
     loop {
         core.turn(&mut scratch)?;
@@ -380,10 +382,17 @@ async fn turns(core: &Rc<Core>, eventfd: &EventFd, listeners: &mut Vec<Socket>) 
         let more =
             core.bell.is_rung() || core.ring.borrow_mut().has_work() || !core.inbox.borrow().is_empty();
         if more || !core.shared.mesh.sleep(core.index) {
-            // The next turn comes through monoio's park, or timers and user tasks would starve. The bell
-            // must not cut that short: under load a handler rings it in every turn.
+            // The next turn comes through monoio's driver, or other tasks would starve. The bell must not cut
+            // that short: under load a handler rings it in every turn.
             eventfd.ring();
             poll_fn(|cx| signal.poll(cx)).await;
+            // Timers are looked at only where monoio parks, which it does not while a task can run, and this
+            // turn may have spawned some. They have run by now: a second round finds nothing else to do.
+            if core.now() >= parked + PARK_MS {
+                parked = core.now();
+                eventfd.ring();
+                poll_fn(|cx| signal.poll(cx)).await;
+            }
         } else {
             poll_fn(|cx| {
                 if core.bell.poll(cx) {
@@ -397,6 +406,9 @@ async fn turns(core: &Rc<Core>, eventfd: &EventFd, listeners: &mut Vec<Socket>) 
         core.ring.borrow_mut().disable_eventfd();
     }
 }
+
+/// How late timers may be on a busy core because of turns that follow each other.
+const PARK_MS: Millis = 2;
 
 /// The read of the eventfd, kept across turns: dropping it would cost a cancellation each time.
 struct Signal {
