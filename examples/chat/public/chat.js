@@ -76,13 +76,16 @@ if (socket) {
   socket.on("typing", ({ username, typing }) => (typing ? rememberTypist(username) : forgetTypist(username)));
 }
 
-/** Emits with an acknowledgement; a refusal and a silence both come back as {ok: false, error}. */
-async function ask(event, ...args) {
-  try {
-    return await socket.timeout(ACK_TIMEOUT_MS).emitWithAck(event, ...args);
-  } catch {
-    return { ok: false, error: "The server did not answer.", lost: true };
-  }
+/**
+ * Emits with an acknowledgement; a refusal and a silence both come back as {ok: false, error}. `onReply` runs before
+ * the next event does: what comes after an `await` may run later than events that the server has sent behind the reply.
+ */
+function ask(event, arg, onReply = (reply) => reply) {
+  return new Promise((resolve) => {
+    socket.timeout(ACK_TIMEOUT_MS).emit(event, arg, (lost, reply) => {
+      resolve(onReply(lost ? { ok: false, error: "The server did not answer.", lost: true } : reply));
+    });
+  });
 }
 
 function showState(state) {
@@ -117,9 +120,12 @@ ui.leave.addEventListener("click", () => {
 });
 
 /** Logs in as `me.name` and goes to `me.room`; runs after the form and again after every reconnection. */
-async function logIn() {
+function logIn() {
   const { id } = socket;
-  const reply = await ask("login", me.name);
+  return ask("login", me.name, (reply) => enter(id, reply));
+}
+
+function enter(id, reply) {
   if (socket.id !== id || !me.name) return; // that connection is gone, its successor logs in by itself
   if (!reply.ok) {
     if (me.inside && me.retries++ < LOGIN_RETRIES_MAX) {
@@ -141,8 +147,8 @@ async function logIn() {
   ui.chat.hidden = false;
   ui.leave.hidden = false;
   showRoom(reply);
-  if (wanted !== reply.room) await switchRoom(wanted);
-  if (first) focusMessage();
+  const settled = wanted === reply.room ? Promise.resolve() : switchRoom(wanted);
+  if (first) settled.then(focusMessage);
 }
 
 function showLogin(error) {
@@ -183,10 +189,11 @@ ui["new-room"].addEventListener("submit", async (event) => {
 async function switchRoom(room) {
   if (!socket.connected) return complain("Not connected: rooms can be changed once the connection is back.");
   stopTyping();
-  const reply = await ask("switch-room", room);
-  if (!reply.ok) return complain(reply.error || "The server refused this room.");
-  showRoom(reply);
-  return true;
+  return ask("switch-room", room, (reply) => {
+    if (!reply.ok) return complain(reply.error || "The server refused this room.");
+    showRoom(reply);
+    return true;
+  });
 }
 
 /** Shows the room that a login or a switch has led to. */
