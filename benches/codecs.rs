@@ -13,6 +13,9 @@ use sockring::protocol::ws::mask;
 use sockring::protocol::ws::message::{Decoder, Limits};
 use sockring::protocol::{eio, sio};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const KEY: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
 
 /// What Chrome sends to open a session, shortened by nothing.

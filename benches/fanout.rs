@@ -7,6 +7,9 @@ use std::hint::black_box;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use sockring::fanout::{Directory, Frame, Outlets, RoomKey, Rooms, Via};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const MEMBERS: u32 = 5_000;
 
 fn room(outlets: &mut Outlets) -> Rooms {
