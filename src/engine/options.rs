@@ -41,6 +41,9 @@ pub struct Options {
     pub transports: Vec<Transport>,
     /// Whether a polling session may move to WebSocket.
     pub allow_upgrades: bool,
+    /// Whether clients of Engine.IO v3, which those of Socket.IO v2 are, are let in (the reference's
+    /// `allowEIO3`); no by default.
+    pub allow_eio3: bool,
     /// CORS headers; none by default.
     pub cors: Option<Cors>,
     /// Asked before a session opens; see [`allow_request`](Self::allow_request).
@@ -57,6 +60,7 @@ impl Default for Options {
             max_http_buffer_size: 1_000_000,
             transports: vec![Transport::Polling, Transport::WebSocket],
             allow_upgrades: true,
+            allow_eio3: false,
             cors: None,
             allow_request: None,
         }

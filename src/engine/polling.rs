@@ -2,13 +2,14 @@
 
 use std::rc::Rc;
 
-use super::server::{Inner, Link};
+use super::server::{Entry, Inner, Link};
+use super::translate;
 use super::verify::{Refusal, Verdict};
 use super::websocket::Carrier;
 use super::{CloseReason, Socket, Transport};
 use crate::app::{Request, Response, WebSocket};
-use crate::fanout::OutletId;
-use crate::protocol::eio::decode_payload;
+use crate::fanout::{Backlog, Frame, OutletId};
+use crate::protocol::eio::{Dialect, Revision};
 use crate::time::Millis;
 
 /// A session's polling transport.
@@ -24,8 +25,6 @@ pub(super) struct Polling {
 
 /// How long a session that was closed without a waiting poll is kept, so that the next poll can be told.
 const CLOSE_TIMEOUT_MS: Millis = 30_000;
-
-const SEPARATOR: u8 = crate::protocol::eio::SEPARATOR;
 
 impl Inner {
     /// A request below the engine's path that is no WebSocket handshake.
@@ -83,7 +82,8 @@ impl Inner {
             self.core.close_outlet(outlet);
             return response.status(503).end("");
         };
-        let body = self.open_packet(socket);
+        let open = Frame::message(&[&self.open_packet(socket)], &[]);
+        let body = translate::payload(self.dialect(socket), [open].iter());
         payload(with_headers(response, self.cors_headers(&request)), body);
         self.events.connection(socket);
     }
@@ -102,7 +102,7 @@ impl Inner {
             return self.close(socket, CloseReason::TransportError);
         }
         let Some(outlet) = self.with(socket, |entry| entry.outlet) else { return };
-        let backlog = self.take_backlog(outlet);
+        let backlog = self.take_backlog(socket, outlet);
         if !backlog.is_empty() {
             payload(response, backlog);
             return self.events.drain(socket);
@@ -118,25 +118,40 @@ impl Inner {
     }
 
     /// What has waited for a poll, as the body of its answer.
-    fn take_backlog(&self, outlet: OutletId) -> Vec<u8> {
+    fn take_backlog(&self, socket: Socket, outlet: OutletId) -> Vec<u8> {
+        let dialect = self.dialect(socket);
         let mut outlets = self.core.outlets();
-        outlets.backlog(outlet.slot()).map(|backlog| backlog.take_polling(usize::MAX)).unwrap_or_default()
+        let Some(backlog) = outlets.backlog(outlet.slot()) else { return Vec::new() };
+        if dialect.revision == Revision::V4 {
+            return backlog.take_polling(usize::MAX);
+        }
+        let frames: Vec<Frame> = std::iter::from_fn(|| Backlog::pop(backlog)).collect();
+        translate::payload(dialect, frames.iter())
+    }
+
+    /// What the session is owed in this turn, as the body of a poll's answer; what comes waits for the next.
+    fn take_owed(&self, dialect: Dialect, outlet: OutletId) -> Vec<u8> {
+        let mut outlets = self.core.outlets();
+        let owed = outlets.owed(outlet.slot());
+        let body = match dialect.revision {
+            Revision::V4 => outlets.batch.polling(owed).to_vec(),
+            Revision::V3 => translate::payload(dialect, outlets.batch.frames(owed).iter().copied()),
+        };
+        outlets.settle(outlet.slot());
+        outlets.block(outlet.slot());
+        body
     }
 
     /// The session is owed something and a poll may be waiting.
     pub(super) fn answer_poll(&self, slot: u32, outlet: OutletId) {
-        let get = match self.sessions.borrow_mut().get_mut(slot as usize).map(|entry| &mut entry.link) {
-            Some(Link::Polling(polling)) => polling.get.take(),
+        let get = match self.sessions.borrow_mut().get_mut(slot as usize) {
+            Some(Entry { link: Link::Polling(polling), dialect, .. }) => {
+                polling.get.take().map(|response| (response, *dialect))
+            }
             _ => None,
         };
-        let mut outlets = self.core.outlets();
-        let Some(response) = get else { return outlets.block(outlet.slot()) };
-        let owed = outlets.owed(outlet.slot());
-        let body = outlets.batch.polling(owed).to_vec();
-        outlets.settle(outlet.slot());
-        outlets.block(outlet.slot());
-        drop(outlets);
-        payload(response, body);
+        let Some((response, dialect)) = get else { return self.core.outlets().block(outlet.slot()) };
+        payload(response, self.take_owed(dialect, outlet));
     }
 
     /// Answers a waiting poll with what is owed, or with a noop, so that a client that is changing over can
@@ -151,18 +166,13 @@ impl Inner {
     /// behind them, and would see the close first.
     fn end_poll(&self, socket: Socket, packet: &[u8]) -> bool {
         let get = self.with(socket, |entry| match &mut entry.link {
-            Link::Polling(polling) => Some((polling.get.take()?, entry.outlet)),
+            Link::Polling(polling) => Some((polling.get.take()?, entry.outlet, entry.dialect)),
             Link::WebSocket(_) => None,
         });
-        let Some(Some((response, outlet))) = get else { return false };
-        let mut outlets = self.core.outlets();
-        let owed = outlets.owed(outlet.slot());
-        let body = outlets.batch.polling(owed).to_vec();
-        outlets.settle(outlet.slot());
-        outlets.block(outlet.slot());
-        drop(outlets);
+        let Some(Some((response, outlet, dialect))) = get else { return false };
+        let body = self.take_owed(dialect, outlet);
         let nothing = body.is_empty();
-        payload(response, if nothing { packet.to_vec() } else { body });
+        payload(response, if nothing { translate::digits(dialect, packet) } else { body });
         nothing
     }
 
@@ -171,31 +181,19 @@ impl Inner {
             return response.status(400).end(Refusal::UnknownSid.body());
         }
         let content_type = request.header("content-type").unwrap_or_default();
-        if content_type.starts_with("application/octet-stream") {
+        let binary = content_type.starts_with("application/octet-stream");
+        let revision = self.dialect(socket).revision;
+        if binary && revision == Revision::V4 {
             response.status(400).end("");
             return self.close(socket, CloseReason::TransportError);
         }
-        self.read_payload(socket, request.body());
-        response.header("Content-Type", "text/html").end("ok");
-    }
-
-    fn read_payload(&self, socket: Socket, body: &[u8]) {
-        let Ok(text) = simdutf8::basic::from_utf8(body) else {
-            return self.close(socket, CloseReason::ParseError);
-        };
-        for packet in decode_payload(text) {
-            match packet {
-                Ok(packet) => {
-                    if !self.packet(socket, &packet) {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!("a polling session is closed: {error}");
-                    return self.close(socket, CloseReason::ParseError);
-                }
-            }
+        let read =
+            translate::read_payload(revision, binary, request.body(), |packet| self.packet(socket, packet));
+        if let Err(error) = read {
+            tracing::debug!("a polling session is closed: {error}");
+            self.close(socket, CloseReason::ParseError);
         }
+        response.header("Content-Type", "text/html").end("ok");
     }
 
     /// Ends a polling session: a waiting poll is told at once, otherwise the next one is. `false`: the answer
@@ -231,12 +229,12 @@ impl Inner {
     fn say_goodbye(&self, socket: Socket, response: Response) {
         let outlet = self.sessions.borrow().get(socket.slot as usize).map(|entry| entry.outlet);
         let Some(outlet) = outlet else { return response.status(400).end("") };
-        let backlog = self.take_backlog(outlet);
+        let backlog = self.take_backlog(socket, outlet);
         if !backlog.is_empty() {
             // The close follows with the next poll, as in `end_poll`.
             return payload(response, backlog);
         }
-        payload(response, vec![b'6', SEPARATOR, b'1']);
+        payload(response, translate::digits(self.dialect(socket), b"61"));
         self.take(socket);
     }
 }
@@ -250,7 +248,7 @@ fn with_headers(
 
 fn payload(response: Response, body: Vec<u8>) {
     response
-        .header("Content-Type", "text/plain; charset=UTF-8")
+        .header("Content-Type", translate::content_type(&body))
         .header("Cache-Control", "no-store")
         .end(body);
 }

@@ -13,12 +13,13 @@ use slab::Slab;
 use super::polling::Polling;
 use super::session::{Due, Heard, Session};
 use super::sid::{Pool, SocketSid};
+use super::translate;
 use super::verify::{Asked, Known, Refusal, Verdict, verify};
 use super::websocket::{self, Carrier};
 use super::{CloseReason, Message, Options, Socket, Transport};
 use crate::app::{App, Layer, Request, WebSocket};
 use crate::fanout::{Delivery, Frame, OutletId};
-use crate::protocol::eio::{Open, Packet};
+use crate::protocol::eio::{Dialect, Open, Packet, Revision};
 use crate::protocol::query;
 use crate::runtime::{self, Core};
 use crate::time::Millis;
@@ -139,6 +140,7 @@ impl Server {
             next: Cell::new(Millis::MAX),
             pollers: RefCell::default(),
             ping: Frame::message(&[b"2"], &[]),
+            pong: Frame::message(&[b"3"], &[]),
         });
         SERVERS.with_borrow_mut(|servers| servers.push(inner.clone()));
         let websocket = websocket::behavior(&inner);
@@ -186,6 +188,7 @@ pub(crate) struct Inner {
     /// The sessions whose outlets no connection carries.
     pub(super) pollers: RefCell<HashMap<u32, u32, RandomState>>,
     ping: Frame,
+    pong: Frame,
 }
 
 /// One session.
@@ -195,6 +198,7 @@ pub(super) struct Entry {
     pub(super) session: Session,
     pub(super) outlet: OutletId,
     pub(super) link: Link,
+    pub(super) dialect: Dialect,
     pub(super) request: Request,
 }
 
@@ -249,12 +253,12 @@ impl Inner {
         let asked = Asked {
             transport: query::find(raw, "transport"),
             sid: query::find(raw, "sid"),
-            eio: query::find(raw, "EIO"),
+            revision: Revision::of_query(query::find(raw, "EIO").as_deref()),
             get: request.method() == "GET",
             upgrade,
             origin: request.header("origin"),
         };
-        verify(&asked, &self.options.transports, |sid| self.known(sid))
+        verify(&asked, &self.options.transports, self.options.allow_eio3, |sid| self.known(sid))
     }
 
     fn known(&self, sid: &SocketSid) -> Known {
@@ -264,7 +268,9 @@ impl Inner {
         }
         let sessions = self.sessions.borrow();
         match sessions.get(sid.slot() as usize) {
-            Some(entry) if entry.sid == *sid => Known::Here(entry.session.transport()),
+            Some(entry) if entry.sid == *sid => {
+                Known::Here(entry.session.transport(), entry.session.revision())
+            }
             _ => Known::Nowhere,
         }
     }
@@ -296,23 +302,27 @@ impl Inner {
         let generation = self.generation.get();
         self.generation.set(generation.wrapping_add(1));
         let millis = |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        let dialect = translate::dialect(&request);
         let session = Session::new(
             self.core.now(),
             transport,
+            dialect.revision,
             millis(self.options.ping_interval),
             millis(self.options.ping_timeout),
         );
         let deadline = session.deadline();
-        vacant.insert(Entry {
+        let entry = vacant.insert(Entry {
             sid: SocketSid::from_parts(random, self.core.index() as u8, slot),
             generation,
             session,
             outlet,
             link,
+            dialect,
             request,
         });
+        let carried = entry.is_carried();
         drop(sessions);
-        if transport == Transport::Polling {
+        if !carried {
             self.pollers.borrow_mut().insert(outlet.slot(), slot);
         }
         self.set_deadline(slot, deadline);
@@ -364,6 +374,11 @@ impl Inner {
         }
         match heard {
             Heard::Nothing => true,
+            Heard::Ping => {
+                // The client says how many: they count against what may wait for it.
+                let _ = self.send(socket, &self.pong);
+                true
+            }
             Heard::Message => {
                 match packet {
                     Packet::Text { data, .. } => self.events.message(socket, Message::Text(data)),
@@ -392,8 +407,11 @@ impl Inner {
             if !self.close_polling(socket, reason) {
                 return;
             }
-        } else if let Some(Entry { link: Link::WebSocket(ws), .. }) = self.take(socket) {
-            ws.close(1005, "");
+        } else {
+            self.forward_all(socket);
+            if let Some(Entry { link: Link::WebSocket(ws), .. }) = self.take(socket) {
+                ws.close(1005, "");
+            }
         }
         self.events.close(socket, reason);
     }
@@ -415,7 +433,7 @@ impl Inner {
         if let Some(probe) = entry.take_probe() {
             probe.close(1005, "");
         }
-        if matches!(entry.link, Link::Polling(_)) {
+        if !entry.is_carried() {
             self.pollers.borrow_mut().remove(&entry.outlet.slot());
             self.core.close_outlet(entry.outlet);
         }
@@ -481,7 +499,9 @@ impl Inner {
 impl Layer for Inner {
     fn owed(&self, outlet: OutletId) {
         let slot = self.pollers.borrow().get(&outlet.slot()).copied();
-        if let Some(slot) = slot {
+        if let Some(slot) = slot
+            && !self.forward(slot, outlet)
+        {
             self.answer_poll(slot, outlet);
         }
     }

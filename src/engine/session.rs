@@ -3,7 +3,7 @@
 use super::CloseReason;
 use super::heartbeat::{Beat, Heartbeat};
 use super::upgrade::{Late, Upgrade};
-use crate::protocol::eio::{Packet, PacketType};
+use crate::protocol::eio::{Packet, PacketType, Revision};
 use crate::time::Millis;
 
 /// How a session's packets travel.
@@ -30,14 +30,15 @@ impl Transport {
 ///
 /// ```
 /// use sockring::engine::{Due, Heard, Session, Transport};
-/// use sockring::protocol::eio::decode_text;
-/// let mut session = Session::new(0, Transport::Polling, 25_000, 20_000);
+/// use sockring::protocol::eio::{Revision, decode_text};
+/// let mut session = Session::new(0, Transport::Polling, Revision::V4, 25_000, 20_000);
 /// assert_eq!(session.handle_packet(10, &decode_text("4hello").unwrap()), Heard::Message);
 /// assert_eq!(session.handle_timeout(25_000), Some(Due::Ping));
 /// ```
 #[derive(Debug)]
 pub struct Session {
     transport: Transport,
+    revision: Revision,
     heartbeat: Heartbeat,
     upgrade: Upgrade,
 }
@@ -47,6 +48,8 @@ pub struct Session {
 pub enum Heard {
     /// It was for the session itself.
     Nothing,
+    /// It is a ping, which is to be answered with a pong.
+    Ping,
     /// It is a message for the application.
     Message,
     /// The session ends.
@@ -68,17 +71,28 @@ pub enum Due {
 
 impl Session {
     /// A session that opened at `now`; the heartbeat's interval and timeout are in milliseconds.
-    pub fn new(now: Millis, transport: Transport, ping_interval: u32, ping_timeout: u32) -> Self {
-        Self {
-            transport,
-            heartbeat: Heartbeat::new(now, ping_interval, ping_timeout),
-            upgrade: Upgrade::default(),
-        }
+    pub fn new(
+        now: Millis,
+        transport: Transport,
+        revision: Revision,
+        ping_interval: u32,
+        ping_timeout: u32,
+    ) -> Self {
+        let heartbeat = match revision {
+            Revision::V3 => Heartbeat::listening(now, ping_interval, ping_timeout),
+            Revision::V4 => Heartbeat::new(now, ping_interval, ping_timeout),
+        };
+        Self { transport, revision, heartbeat, upgrade: Upgrade::default() }
     }
 
     /// How packets travel now.
     pub fn transport(&self) -> Transport {
         self.transport
+    }
+
+    /// The version of the protocol, the same as long as the session lives.
+    pub fn revision(&self) -> Revision {
+        self.revision
     }
 
     /// The upgrade, for packets of the transport that is to take over.
@@ -98,17 +112,24 @@ impl Session {
 
     /// A packet came on the session's transport.
     pub fn handle_packet(&mut self, now: Millis, packet: &Packet<'_>) -> Heard {
-        if let Packet::Text { kind: PacketType::Pong, .. } = packet {
-            self.heartbeat.handle_pong(now);
-            return Heard::Nothing;
+        match (self.revision, packet) {
+            (Revision::V4, Packet::Text { kind: PacketType::Pong, .. }) => {
+                self.heartbeat.handle_pong(now);
+                return Heard::Nothing;
+            }
+            (Revision::V3, Packet::Text { kind: PacketType::Ping, .. }) => {
+                self.heartbeat.handle_ping(now);
+                return Heard::Ping;
+            }
+            _ => {}
         }
         self.heartbeat.handle_activity(now);
         match packet {
             Packet::Binary(_) | Packet::Text { kind: PacketType::Message, .. } => Heard::Message,
             Packet::Text { kind, .. } => match kind {
                 PacketType::Close => Heard::Close(CloseReason::TransportClose),
-                // The server pings in this version of the protocol.
-                PacketType::Ping => Heard::Close(CloseReason::TransportError),
+                // In each version of the protocol only one side pings.
+                PacketType::Ping | PacketType::Pong => Heard::Close(CloseReason::TransportError),
                 _ => Heard::Nothing,
             },
         }
@@ -142,7 +163,7 @@ mod tests {
 
     #[test]
     fn packets_of_an_open_session() {
-        let mut session = Session::new(0, Transport::WebSocket, 300, 200);
+        let mut session = Session::new(0, Transport::WebSocket, Revision::V4, 300, 200);
         for (text, heard) in [
             ("4", Heard::Message),
             ("3", Heard::Nothing),
@@ -158,8 +179,22 @@ mod tests {
     }
 
     #[test]
+    fn clients_of_version_3_ping() {
+        let mut session = Session::new(0, Transport::Polling, Revision::V3, 300, 200);
+        assert_eq!(session.handle_timeout(499), None, "the server does not ping");
+        assert_eq!(hear(&mut session, 400, "4x"), Heard::Message);
+        assert_eq!(session.deadline(), 500);
+        assert_eq!(hear(&mut session, 499, "2"), Heard::Ping);
+        assert_eq!(hear(&mut session, 500, "2probe"), Heard::Ping);
+        assert_eq!(session.handle_timeout(999), None);
+        assert_eq!(hear(&mut session, 999, "3"), Heard::Close(CloseReason::TransportError));
+        session.handle_upgraded();
+        assert_eq!(session.handle_timeout(1000), Some(Due::Close));
+    }
+
+    #[test]
     fn the_heartbeat_goes_on_while_the_session_upgrades() {
-        let mut session = Session::new(0, Transport::Polling, 300, 200);
+        let mut session = Session::new(0, Transport::Polling, Revision::V4, 300, 200);
         session.upgrade().begin(250, 10_000);
         session.upgrade().handle_packet(260, &decode_text("2probe").unwrap());
         assert_eq!(session.deadline(), 300);
@@ -175,7 +210,7 @@ mod tests {
         /// lives, and the deadline always lies ahead once everything due was handled.
         #[test]
         fn an_answering_client_lives(steps in prop::collection::vec((1u64..190, 0usize..4), 1..200)) {
-            let mut session = Session::new(0, Transport::WebSocket, 300, 200);
+            let mut session = Session::new(0, Transport::WebSocket, Revision::V4, 300, 200);
             let mut now = 0;
             for (pass, packet) in steps {
                 now += pass;

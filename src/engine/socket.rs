@@ -4,6 +4,7 @@ use super::server::with_server;
 use super::session::Transport;
 use crate::app::Request;
 use crate::fanout::{Delivery, Frame, OutletId};
+use crate::protocol::eio::Revision;
 
 /// A message of a session, lent for the length of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,12 @@ impl Socket {
     /// How packets travel now; `None` once the session has ended.
     pub fn transport(self) -> Option<Transport> {
         with_server(self, |server| server.with(self, |entry| entry.session.transport())).flatten()
+    }
+
+    /// The version of the protocol that the client speaks; `None` once the session has ended. See
+    /// [`Options::allow_eio3`](super::Options::allow_eio3).
+    pub fn protocol(self) -> Option<Revision> {
+        with_server(self, |server| server.with(self, |entry| entry.session.revision())).flatten()
     }
 
     /// The request that opened the session.

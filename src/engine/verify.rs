@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::Transport;
 use super::sid::SocketSid;
+use crate::protocol::eio::Revision;
 
 /// Why a request is refused: the error table of engine.io.
 ///
@@ -70,7 +71,7 @@ impl Refusal {
 pub(super) struct Asked<'a> {
     pub(super) transport: Option<Cow<'a, str>>,
     pub(super) sid: Option<Cow<'a, str>>,
-    pub(super) eio: Option<Cow<'a, str>>,
+    pub(super) revision: Revision,
     pub(super) get: bool,
     /// Whether the request is a WebSocket handshake.
     pub(super) upgrade: bool,
@@ -91,7 +92,7 @@ pub(super) enum Verdict {
 
 /// What the core knows about a session id.
 pub(super) enum Known {
-    Here(Transport),
+    Here(Transport, Revision),
     Elsewhere(usize),
     Nowhere,
 }
@@ -100,6 +101,7 @@ pub(super) enum Known {
 pub(super) fn verify(
     asked: &Asked<'_>,
     transports: &[Transport],
+    allow_eio3: bool,
     known: impl FnOnce(&SocketSid) -> Known,
 ) -> Result<Verdict, Refusal> {
     let transport = match asked.transport.as_deref() {
@@ -116,30 +118,28 @@ pub(super) fn verify(
     {
         return Err(Refusal::BadRequest);
     }
-    let Some(sid) = &asked.sid else { return verify_handshake(asked, transport) };
+    let Some(sid) = &asked.sid else { return verify_handshake(asked, transport, allow_eio3) };
     let sid = SocketSid::parse(sid).ok_or(Refusal::UnknownSid)?;
     match known(&sid) {
         Known::Nowhere => return Err(Refusal::UnknownSid),
         Known::Elsewhere(core) => return Ok(Verdict::Elsewhere(core)),
         // A poll must not reach a session that has moved to WebSocket.
-        Known::Here(current) if !asked.upgrade && current != transport => return Err(Refusal::BadRequest),
-        Known::Here(_) => {}
-    }
-    // The version of the protocol must not change in mid-session (engine.io 6.6.11).
-    if asked.eio.as_deref() != Some("4") {
-        return Err(Refusal::BadRequest);
+        Known::Here(current, _) if !asked.upgrade && current != transport => return Err(Refusal::BadRequest),
+        // The version of the protocol must not change in mid-session (engine.io 6.6.11).
+        Known::Here(_, revision) if revision != asked.revision => return Err(Refusal::BadRequest),
+        Known::Here(..) => {}
     }
     Ok(Verdict::Session(sid))
 }
 
-fn verify_handshake(asked: &Asked<'_>, transport: Transport) -> Result<Verdict, Refusal> {
+fn verify_handshake(asked: &Asked<'_>, transport: Transport, allow_eio3: bool) -> Result<Verdict, Refusal> {
     if !asked.get {
         return Err(Refusal::BadHandshakeMethod);
     }
     if transport == Transport::WebSocket && !asked.upgrade {
         return Err(Refusal::BadRequest);
     }
-    if asked.eio.as_deref() != Some("4") {
+    if asked.revision == Revision::V3 && !allow_eio3 {
         return Err(Refusal::UnsupportedProtocol);
     }
     Ok(Verdict::Handshake)
@@ -153,20 +153,21 @@ mod tests {
 
     fn asked<'a>(transport: &'a str, sid: Option<&'a str>, get: bool, upgrade: bool) -> Asked<'a> {
         let (transport, sid) = (Some(transport.into()), sid.map(Cow::from));
-        Asked { transport, sid, eio: Some("4".into()), get, upgrade, origin: None }
+        Asked { transport, sid, revision: Revision::V4, get, upgrade, origin: None }
     }
 
     #[test]
     fn the_table_of_errors() {
-        let nowhere = |asked: &Asked<'_>| verify(asked, &BOTH, |_| Known::Nowhere);
+        let nowhere = |asked: &Asked<'_>| verify(asked, &BOTH, false, |_| Known::Nowhere);
         for transport in ["", "constructor", "__proto__", "webtransport"] {
             assert_eq!(nowhere(&asked(transport, None, true, false)), Err(Refusal::UnknownTransport));
         }
         assert_eq!(nowhere(&asked("polling", Some("__proto__"), true, false)), Err(Refusal::UnknownSid));
         assert_eq!(nowhere(&asked("polling", None, false, false)), Err(Refusal::BadHandshakeMethod));
         assert_eq!(nowhere(&asked("websocket", None, true, false)), Err(Refusal::BadRequest));
-        let old = Asked { eio: Some("3".into()), ..asked("polling", None, true, false) };
+        let old = Asked { revision: Revision::V3, ..asked("polling", None, true, false) };
         assert_eq!(nowhere(&old), Err(Refusal::UnsupportedProtocol));
+        assert_eq!(verify(&old, &BOTH, true, |_| Known::Nowhere), Ok(Verdict::Handshake));
         let evil = Asked { origin: Some("http://a\x01"), ..asked("polling", None, true, false) };
         assert_eq!(nowhere(&evil), Err(Refusal::BadRequest));
         assert_eq!(nowhere(&asked("polling", None, true, false)), Ok(Verdict::Handshake));
@@ -176,13 +177,15 @@ mod tests {
     fn sessions_here_and_elsewhere() {
         let text = SocketSid::from_parts([1; 12], 2, 9).to_string();
         let poll = asked("polling", Some(&text), true, false);
-        assert_eq!(verify(&poll, &BOTH, |sid| Known::Elsewhere(sid.core())), Ok(Verdict::Elsewhere(2)));
-        let upgraded = verify(&poll, &BOTH, |_| Known::Here(Transport::WebSocket));
+        assert_eq!(verify(&poll, &BOTH, true, |sid| Known::Elsewhere(sid.core())), Ok(Verdict::Elsewhere(2)));
+        let upgraded = verify(&poll, &BOTH, true, |_| Known::Here(Transport::WebSocket, Revision::V4));
         assert_eq!(upgraded, Err(Refusal::BadRequest));
         let probe = asked("websocket", Some(&text), true, true);
         assert!(matches!(
-            verify(&probe, &BOTH, |_| Known::Here(Transport::Polling)),
+            verify(&probe, &BOTH, true, |_| Known::Here(Transport::Polling, Revision::V4)),
             Ok(Verdict::Session(_))
         ));
+        let old = verify(&probe, &BOTH, true, |_| Known::Here(Transport::Polling, Revision::V3));
+        assert_eq!(old, Err(Refusal::BadRequest), "the version does not change");
     }
 }

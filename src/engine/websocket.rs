@@ -6,16 +6,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::server::{Entry, Inner, Link};
+use super::translate;
 use super::upgrade::Step;
 use super::verify::{Refusal, Verdict};
 use super::{CloseReason, Socket, Transport};
 use crate::app::{self, Behavior, Closed, Request, Upgrade, WebSocket};
 use crate::fanout::Frame;
-use crate::protocol::eio::{Packet, decode_text};
+use crate::protocol::eio::{Dialect, EioError, Packet, Revision, decode_text, v3};
 
 /// What a WebSocket of the engine carries.
 pub(super) struct Carrier {
     role: Cell<Role>,
+    /// How its client speaks through it.
+    dialect: Dialect,
     /// The request of a session that is about to open.
     request: Cell<Option<Request>>,
 }
@@ -33,8 +36,8 @@ enum Role {
 }
 
 impl Carrier {
-    fn new(role: Role, request: Option<Request>) -> Self {
-        Self { role: Cell::new(role), request: Cell::new(request) }
+    fn new(role: Role, dialect: Dialect, request: Option<Request>) -> Self {
+        Self { role: Cell::new(role), dialect, request: Cell::new(request) }
     }
 }
 
@@ -45,7 +48,9 @@ pub(super) fn behavior(server: &Rc<Inner>) -> Behavior<Carrier> {
         .open(move |ws| open.websocket_open(ws))
         .message(move |ws, data| message.websocket_message(ws, data))
         .drain(move |ws| {
-            if let Some(Role::Session(socket)) = role(ws) {
+            if let Some(Role::Session(socket)) = role(ws)
+                && drain.refill(socket)
+            {
                 drain.events.drain(socket);
             }
         })
@@ -61,22 +66,23 @@ fn role(ws: WebSocket<Carrier>) -> Option<Role> {
 
 impl Inner {
     fn websocket_request(self: &Rc<Self>, request: Request, handshake: Upgrade<Carrier>) {
+        let dialect = translate::dialect(&request);
         match self.verify(&request, true) {
             Err(refusal) => refuse(handshake, &refusal),
             Ok(Verdict::Elsewhere(core)) => handshake.hand_over(core),
             Ok(Verdict::Session(sid)) => match self.find(&sid) {
                 Some(socket) if self.options.allow_upgrades => {
-                    handshake.accept(Carrier::new(Role::Probe(socket), None));
+                    handshake.accept(Carrier::new(Role::Probe(socket), dialect, None));
                 }
                 _ => refuse(handshake, &Refusal::BadRequest),
             },
             Ok(Verdict::Handshake) => match &self.options.allow_request {
-                None => handshake.accept(Carrier::new(Role::New, Some(request))),
+                None => handshake.accept(Carrier::new(Role::New, dialect, Some(request))),
                 Some(allow) => {
                     let allowed = allow(request.clone());
                     self.core.spawn(async move {
                         match allowed.await {
-                            Ok(()) => handshake.accept(Carrier::new(Role::New, Some(request))),
+                            Ok(()) => handshake.accept(Carrier::new(Role::New, dialect, Some(request))),
                             Err(message) => refuse(handshake, &Refusal::Forbidden(Some(message.into()))),
                         }
                     });
@@ -91,7 +97,12 @@ impl Inner {
             Role::New => {
                 let Some(request) = carrier.request.take() else { return };
                 let link = Link::WebSocket(ws);
+                let plain = carrier.dialect == Dialect::default();
+                let outlet = if plain { outlet } else { self.core.open_outlet() };
                 let Some(socket) = self.open(request, Transport::WebSocket, link, outlet) else {
+                    if !plain {
+                        self.core.close_outlet(outlet);
+                    }
                     return ws.close(1013, "try again later");
                 };
                 carrier.role.set(Role::Session(socket));
@@ -121,20 +132,17 @@ impl Inner {
     }
 
     fn websocket_message(&self, ws: WebSocket<Carrier>, message: app::Message<'_>) {
-        let packet = match message {
-            app::Message::Text(text) => decode_text(text),
-            app::Message::Binary(data) => Ok(Packet::Binary(Cow::Borrowed(data))),
-        };
-        match (role(ws), packet) {
-            (Some(Role::Session(socket)), Ok(packet)) => {
+        let Some(carrier) = ws.data() else { return };
+        match (carrier.role.get(), decode(carrier.dialect.revision, message)) {
+            (Role::Session(socket), Ok(packet)) => {
                 self.packet(socket, &packet);
             }
-            (Some(Role::Session(socket)), Err(error)) => {
+            (Role::Session(socket), Err(error)) => {
                 tracing::debug!("a WebSocket session is closed: {error}");
                 self.close(socket, CloseReason::ParseError);
             }
-            (Some(Role::Probe(socket)), Ok(packet)) => self.probe_packet(ws, socket, &packet),
-            (Some(Role::Probe(socket)), Err(_)) => self.abort_upgrade(ws, socket),
+            (Role::Probe(socket), Ok(packet)) => self.probe_packet(ws, socket, &packet),
+            (Role::Probe(socket), Err(_)) => self.abort_upgrade(ws, socket),
             _ => {}
         }
     }
@@ -162,14 +170,20 @@ impl Inner {
     /// The session moves: what waits for it leaves through the WebSocket from now on.
     fn complete_upgrade(&self, ws: WebSocket<Carrier>, socket: Socket) {
         self.release_poll(socket);
+        let Some(carrier) = ws.data() else { return };
         let outlet = self.with(socket, |entry| {
             entry.session.handle_upgraded();
             let old = std::mem::replace(&mut entry.link, Link::WebSocket(ws));
             debug_assert!(matches!(old, Link::Polling(_)));
+            entry.dialect = carrier.dialect;
             entry.outlet
         });
-        let (Some(outlet), Some(carrier)) = (outlet, ws.data()) else { return };
+        let Some(outlet) = outlet else { return };
         carrier.role.set(Role::Session(socket));
+        if carrier.dialect != Dialect::default() {
+            self.refill(socket);
+            return;
+        }
         self.pollers.borrow_mut().remove(&outlet.slot());
         self.core.carry(ws.connection(), outlet);
     }
@@ -195,6 +209,16 @@ impl Inner {
             }
             _ => {}
         }
+    }
+}
+
+/// The packet of a WebSocket message. Version 4 has no type before binary.
+fn decode(revision: Revision, message: app::Message<'_>) -> Result<Packet<'_>, EioError> {
+    match (revision, message) {
+        (Revision::V4, app::Message::Text(text)) => decode_text(text),
+        (Revision::V4, app::Message::Binary(data)) => Ok(Packet::Binary(Cow::Borrowed(data))),
+        (Revision::V3, app::Message::Text(text)) => v3::decode_text(text),
+        (Revision::V3, app::Message::Binary(data)) => v3::decode_binary(data),
     }
 }
 
