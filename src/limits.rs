@@ -46,7 +46,8 @@ pub const TICK: Duration = Duration::from_millis(20);
 /// default. A proxy sends it before anything else, so all that this bounds is who connects and says nothing.
 pub const PREFACE: Duration = Duration::from_secs(10);
 
-/// Listeners of one server: far more than one machine has addresses for, and few enough to be numbered in 16 bits.
+/// Listeners of one server: far more than one machine has addresses for, and few enough to be numbered
+/// in 16 bits.
 pub const LISTENERS_MAX: usize = 1024;
 
 /// How long a connection that moves to another core may take to read what it is still owed.
