@@ -19,7 +19,7 @@ use super::buffers::ReceiveBuffers;
 use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
 use super::doorbell::Bell;
 use super::ring::{Completion, GENERATION_MASK, Kind, Ring, Target};
-use crate::fanout::{Delivery, Directory, Frame, Mesh, OutletId, Outlets, Task, Via};
+use crate::fanout::{Delivery, Directory, Frame, Mesh, OutletId, Outlets, Queue, Task, Via};
 use crate::limits;
 use crate::time::Millis;
 
@@ -100,7 +100,7 @@ pub struct Core {
     pub(super) bell: Bell,
     pub(super) inbox: RefCell<VecDeque<Completion>>,
     pub(super) work: RefCell<Work>,
-    pub(super) outgoing: RefCell<Vec<Vec<Task>>>,
+    pub(super) outgoing: RefCell<Vec<Queue>>,
     pub(super) generation: Cell<u32>,
     pub(super) capacity: usize,
     pub(super) direct: bool,
@@ -166,7 +166,7 @@ impl Core {
             bell: Bell::default(),
             inbox: RefCell::default(),
             work: RefCell::default(),
-            outgoing: RefCell::new((0..workers).map(|_| Vec::new()).collect()),
+            outgoing: RefCell::new((0..workers).map(|_| Queue::default()).collect()),
             generation: Cell::new(0),
             capacity: setup.capacity,
             direct: setup.direct,
@@ -217,13 +217,10 @@ impl Core {
     /// Asks a core to do something, in the order in which this core asks it; on this core itself, in its
     /// next turn. `false`: that core is stuck and its mailbox is full, the task was dropped.
     pub fn post(&self, core: usize, task: Task) -> bool {
-        let mut outgoing = self.outgoing.borrow_mut();
-        if outgoing[core].len() >= limits::MAILBOX_TASKS {
-            return false;
-        }
-        outgoing[core].push(task);
+        // A task that comes back is dropped here, behind the borrow: what it holds may call back.
+        let posted = self.outgoing.borrow_mut()[core].push(task);
         self.bell.ring();
-        true
+        posted.is_ok()
     }
 
     /// The peer's address; `None` when the connection is gone or a Unix socket's.

@@ -11,14 +11,14 @@ use smallvec::SmallVec;
 use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
 use super::core::{Core, Work, survived};
 use super::ring::{Completion, Kind, Send, Tag, Target};
-use crate::fanout::{Outlets, Owed, Task, Via};
+use crate::fanout::{Outlets, Owed, Queue, Task, Via};
 use crate::limits;
 use crate::time::Millis;
 
 /// Buffers that a worker keeps from turn to turn.
 #[derive(Default)]
 pub(super) struct Scratch {
-    tasks: Vec<Task>,
+    tasks: Queue,
     pub(super) dirty: Vec<u32>,
     pub(super) failed: VecDeque<Completion>,
     pub(super) backlog: Vec<u8>,
@@ -245,8 +245,8 @@ impl Core {
     fn run_tasks(&self, scratch: &mut Scratch) -> io::Result<()> {
         let mut tasks = mem::take(&mut scratch.tasks);
         self.shared.mesh.take(self.index, &mut tasks);
-        for task in tasks.drain(..) {
-            survived(task);
+        for task in tasks.drain() {
+            survived(|| task.run());
             self.flush_much(scratch)?;
         }
         scratch.tasks = tasks;
@@ -447,7 +447,7 @@ impl Core {
                 // SAFETY: the descriptor was the connection's, which is gone. A task that is dropped
                 // because its core has ended closes it.
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-                let arrive: Task = Box::new(move || {
+                let arrive = Task::new(move || {
                     if let Some(core) = super::current() {
                         core.arrived(key, fd.into_raw_fd());
                     }
