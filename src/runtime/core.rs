@@ -211,7 +211,9 @@ impl Core {
 
     /// Runs a future on this core, beside the turns. A panic in it ends the future only.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
-        monoio::spawn(guarded(future));
+        monoio::spawn(async move {
+            outlived(future).await;
+        });
     }
 
     /// Asks a core to do something, in the order in which this core asks it; on this core itself, in its
@@ -478,14 +480,15 @@ pub(crate) fn survived(f: impl FnOnce()) -> bool {
     catch_unwind(AssertUnwindSafe(f)).is_ok()
 }
 
-async fn guarded(future: impl Future<Output = ()>) {
+/// Runs a future that calls handlers to its end; `None` if it panicked, which the panic hook has reported.
+pub(crate) async fn outlived<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|cx| {
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(poll) => poll,
+            Ok(poll) => poll.map(Some),
             // The future is not polled again.
-            Err(_) => std::task::Poll::Ready(()),
+            Err(_) => std::task::Poll::Ready(None),
         }
     })
-    .await;
+    .await
 }

@@ -19,8 +19,8 @@ mod turn;
 mod worker;
 
 pub use connection::{ConnectionId, Ended, Parcel};
-pub(crate) use core::survived;
 pub use core::{Core, Service, Shared};
+pub(crate) use core::{outlived, survived};
 pub use error::StartError;
 pub use options::{Descriptors, Options};
 pub use worker::{MakeService, Running, current, start};
