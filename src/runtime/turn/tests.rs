@@ -23,6 +23,7 @@ fn core(direct: bool) -> Rc<Core> {
         backpressure_bytes: 1 << 20,
         shutdown_timeout: Duration::from_secs(1),
         epoch: Instant::now(),
+        listeners: Vec::new(),
     })
 }
 
@@ -35,7 +36,7 @@ fn a_connection_that_is_lost_on_its_way_ends() {
     let core = core(true);
     core.ring.borrow_mut().insert_direct(3, accepted.as_raw_fd());
     // `accepted` stands for the descriptor in the other core's table.
-    let id = core.admit(Target::Direct(3), None);
+    let id = core.admit(Target::Direct(3), None, 0);
     let key = core.shared.parcels(1).insert(Parcel::placeholder(0)) as u32;
     {
         let mut connections = core.connections.borrow_mut();
