@@ -65,6 +65,9 @@ suites! {
     features_over_an_upgrade_on_3_workers: "feature_server" [], 3 =>
         "socketio.test.mjs" [("TRANSPORT", "upgrade")];
 
+    versions_of_the_client: "feature_server" [], 1 => "versions.test.mjs" [];
+    versions_of_the_client_on_3_workers: "feature_server" [], 3 => "versions.test.mjs" [];
+
     engine_protocol: "conformance_server" ENGINE, 1 => "engine.test.mjs" [];
     engine_protocol_on_3_workers: "conformance_server" ENGINE, 3 => "engine.test.mjs" [];
     engine_v3: "conformance_server" ENGINE3, 1 => "engine3.test.mjs" [];

@@ -2,8 +2,8 @@
 
 use crate::time::Millis;
 
-/// The heartbeat of one session: the server pings, the client answers in time. Before version 4 of the protocol
-/// the client pings instead: see [`listening`](Self::listening). Pure.
+/// The heartbeat of one session: the server pings, the client answers in time. Before version 4 of the
+/// protocol the client pings instead: see [`listening`](Self::listening). Pure.
 ///
 /// ```
 /// use sockring::engine::{Beat, Heartbeat};

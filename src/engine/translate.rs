@@ -1,9 +1,10 @@
 //! Sessions whose packets are not written as version 4 writes them: clients of version 3, and those that want
 //! base64 over WebSocket.
 //!
-//! A broadcast makes frames of version 4 for everybody, and owes them to outlets. The outlet of such a session
-//! stays the layer's own whatever carries the session, like that of a polling one: here each frame that it is
-//! owed gets its other form, which the frame keeps for the next, and goes on to the outlet of the connection.
+//! A broadcast makes frames of version 4 for everybody, and owes them to outlets. The outlet of such a
+//! session stays the layer's own whatever carries the session, like that of a polling one: here each frame
+//! that it is owed gets its other form, which the frame keeps for the next, and goes on to the outlet of the
+//! connection.
 
 use smallvec::SmallVec;
 
@@ -54,8 +55,8 @@ pub(super) fn digits(dialect: Dialect, packets: &[u8]) -> Vec<u8> {
     payload(dialect, frames.iter())
 }
 
-/// The content type of a body that [`payload`] has made. A binary one begins with 0 or 1; all others begin with
-/// a digit or `b`.
+/// The content type of a body that [`payload`] has made. A binary one begins with 0 or 1; all others begin
+/// with a digit or `b`.
 pub(super) fn content_type(body: &[u8]) -> &'static str {
     match body.first() {
         Some(0 | 1) => "application/octet-stream",
@@ -63,7 +64,7 @@ pub(super) fn content_type(body: &[u8]) -> &'static str {
     }
 }
 
-/// Calls `each` with the packets of a POST until it says `false`. `binary`: what the request says of its body.
+/// Calls `each` with the packets of a POST until it says `false`. `binary`: what the request says of it.
 pub(super) fn read_payload(
     revision: Revision,
     binary: bool,
