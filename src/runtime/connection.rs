@@ -44,6 +44,7 @@ pub struct Parcel {
     pub bytes: Vec<u8>,
     /// The peer's address; `None` for a Unix socket.
     pub peer: Option<SocketAddr>,
+    pub(super) listener: u16,
     /// Whatever the layer above wants to tell itself.
     pub note: Box<dyn Any + Send>,
 }
@@ -54,12 +55,17 @@ pub(super) struct Connection {
     pub(super) generation: u32,
     pub(super) outlet: OutletId,
     pub(super) peer: Peer,
+    /// The number of the listener that it came through, for what its connections have in common.
+    pub(super) listener: u16,
     pub(super) receive: Receive,
     /// Whether a poll for writability is armed.
     pub(super) polled: bool,
     pub(super) phase: Phase,
     pub(super) moving: Option<Box<Moving>>,
 }
+
+// There is one for each socket, and a cache line holds it.
+const _: () = assert!(size_of::<Connection>() <= 64);
 
 /// An address in 20 bytes instead of 32: there is one for each connection.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +117,10 @@ impl Deadline {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// A header of the PROXY protocol is to come first: the layer above knows nothing of it yet.
+    Preface {
+        deadline: Deadline,
+    },
     Open,
     /// The layer above is done with it: it closes when everything owed has left.
     Closing {

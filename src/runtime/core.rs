@@ -6,18 +6,19 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use slab::Slab;
 
 use super::buffers::ReceiveBuffers;
 use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
 use super::doorbell::Bell;
+use super::listener::Listening;
 use super::ring::{Completion, GENERATION_MASK, Kind, Ring, Target};
 use crate::fanout::{Class, Delivery, Directory, Frame, Mesh, OutletId, Outlets, Task, Via};
 use crate::limits;
@@ -93,8 +94,11 @@ pub struct Core {
     // The ring goes before the buffers that the kernel fills through it.
     pub(super) ring: RefCell<Ring>,
     pub(super) buffers: RefCell<ReceiveBuffers>,
+    pub(super) listeners: RefCell<Vec<Listening>>,
     pub(super) connections: RefCell<Slab<Connection>>,
     pub(super) outlets: RefCell<Outlets>,
+    /// What came of a header of the PROXY protocol that is not complete, by slot.
+    pub(super) prefaces: RefCell<HashMap<u32, Vec<u8>>>,
     /// Gone once the worker has stopped: the service holds the core, and one of them must let go.
     service: RefCell<Option<Rc<dyn Service>>>,
     pub(super) bell: Bell,
@@ -125,9 +129,9 @@ pub(super) struct Work {
     /// Connections whose send has failed, with nobody else to say so.
     pub(super) dead: Vec<ConnectionId>,
     /// Listeners that wait for a free slot before they get another accept.
-    pub(super) parked: VecDeque<RawFd>,
+    pub(super) parked: VecDeque<u16>,
     /// Listeners whose accepts found no descriptor or no memory.
-    pub(super) resting: Vec<RawFd>,
+    pub(super) resting: Vec<u16>,
     /// Whether a phase with a deadline may exist.
     pub(super) deadlines: bool,
 }
@@ -144,6 +148,7 @@ pub(super) struct Setup {
     pub(super) shared: Arc<Shared>,
     pub(super) ring: Ring,
     pub(super) buffers: ReceiveBuffers,
+    pub(super) listeners: Vec<Listening>,
     pub(super) capacity: usize,
     pub(super) direct: bool,
     pub(super) backpressure_bytes: usize,
@@ -160,7 +165,9 @@ impl Core {
             shared: setup.shared,
             ring: RefCell::new(setup.ring),
             buffers: RefCell::new(setup.buffers),
+            listeners: RefCell::new(setup.listeners),
             connections: RefCell::new(Slab::with_capacity(reserve)),
+            prefaces: RefCell::default(),
             outlets: RefCell::new(Outlets::new(setup.backpressure_bytes, reserve)),
             service: RefCell::default(),
             bell: Bell::default(),
@@ -371,7 +378,8 @@ impl Core {
     pub fn hand_over(&self, id: ConnectionId, core: usize, bytes: Vec<u8>, note: Box<dyn Any + Send>) {
         let deadline = Deadline::after(self.now(), limits::DEPARTURE);
         let tag = self.with(id, |connection| {
-            let parcel = Parcel { bytes, peer: connection.peer.into(), note };
+            let (peer, listener) = (connection.peer.into(), connection.listener);
+            let parcel = Parcel { bytes, peer, listener, note };
             connection.moving = Some(Box::new(Moving { core, parcel }));
             connection.phase = Phase::Moving { deadline };
             connection.stop_receive(id.slot)
@@ -404,7 +412,7 @@ impl Core {
     }
 
     /// Takes a socket in.
-    pub(super) fn admit(&self, target: Target, peer: Option<SocketAddr>) -> ConnectionId {
+    pub(super) fn admit(&self, target: Target, peer: Option<SocketAddr>, listener: u16) -> ConnectionId {
         let generation = self.generation.get();
         self.generation.set((generation + 1) & GENERATION_MASK);
         let mut connections = self.connections.borrow_mut();
@@ -416,6 +424,7 @@ impl Core {
             generation,
             outlet,
             peer: peer.into(),
+            listener,
             receive: Receive::Idle,
             polled: false,
             phase: Phase::Open,
@@ -440,6 +449,9 @@ impl Core {
     pub(super) fn remove(&self, slot: u32) {
         let Some(connection) = self.connections.borrow_mut().try_remove(slot as usize) else { return };
         self.outlets.borrow_mut().close(connection.outlet);
+        if let Phase::Preface { .. } = connection.phase {
+            self.prefaces.borrow_mut().remove(&slot);
+        }
         self.queue(|ring| {
             if connection.receive == Receive::Armed {
                 ring.cancel(connection.tag(Kind::Receive, slot))?;

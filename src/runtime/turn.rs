@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
 use super::core::{Core, Work, survived};
+use super::listener::Listening;
 use super::ring::{Completion, Kind, Send, Tag, Target};
 use crate::fanout::{Outlets, Owed, Task, Via};
 use crate::limits;
@@ -96,10 +97,7 @@ impl Core {
     }
 
     fn accepted(&self, number: u32, result: i32) {
-        let (listener, peer) = self.ring.borrow_mut().accepted(number);
-        if listener < 0 {
-            return;
-        }
+        let Some((listener, peer)) = self.ring.borrow_mut().accepted(number) else { return };
         let exhausted = matches!(-result, libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS);
         if exhausted {
             // It would fail again at once: the next tick tries.
@@ -124,11 +122,9 @@ impl Core {
             // It was told nothing, and may try another server.
             return self.queue(|ring| ring.close(target));
         }
-        let id = self.admit(target, peer);
+        let id = self.admit(target, peer, listener);
         self.arm_receive(id);
-        if let Some(service) = self.service() {
-            survived(|| service.opened(id));
-        }
+        self.begin(id);
     }
 
     fn received(&self, id: ConnectionId, completion: &mut Completion) {
@@ -189,7 +185,7 @@ impl Core {
     }
 
     /// Hands bytes to whoever is to have them.
-    fn feed(&self, id: ConnectionId, bytes: &mut [u8]) {
+    pub(super) fn feed(&self, id: ConnectionId, bytes: &mut [u8]) {
         let mut connections = self.connections.borrow_mut();
         let Some(connection) = connections.get_mut(id.slot as usize) else { return };
         match (&mut connection.phase, &mut connection.moving) {
@@ -199,6 +195,10 @@ impl Core {
                 if !survived(|| service.received(id, bytes)) {
                     self.end(id, Ended::Panic);
                 }
+            }
+            (Phase::Preface { .. }, _) => {
+                drop(connections);
+                self.read_preface(id, bytes);
             }
             (Phase::Moving { .. }, Some(moving)) => moving.parcel.bytes.extend_from_slice(bytes),
             (Phase::Lingering { bytes: left, deadline }, _) => {
@@ -231,7 +231,10 @@ impl Core {
             // What is owed still leaves; a dead peer is noticed by the send.
             Phase::Closing { .. } if why == Ended::Eof => {}
             Phase::Departed => {}
-            Phase::Closing { .. } | Phase::Lingering { .. } | Phase::Moving { .. } => self.remove(id.slot),
+            Phase::Preface { .. }
+            | Phase::Closing { .. }
+            | Phase::Lingering { .. }
+            | Phase::Moving { .. } => self.remove(id.slot),
         }
     }
 
@@ -292,6 +295,7 @@ impl Core {
         }
         self.stop_at.set(Some(now + self.shutdown_timeout.as_millis() as Millis));
         self.queue(|ring| ring.cancel_accepts());
+        self.drop_prefaces();
         if let Some(service) = self.service() {
             survived(|| service.shutdown());
         }
@@ -317,6 +321,7 @@ impl Core {
         for (slot, connection) in connections.iter() {
             if let Phase::Closing { deadline, .. }
             | Phase::Lingering { deadline, .. }
+            | Phase::Preface { deadline }
             | Phase::Moving { deadline } = connection.phase
             {
                 work.deadlines = true;
@@ -348,6 +353,7 @@ impl Core {
                 Phase::Moving { .. } if done && receive == Receive::Idle => self.depart(slot),
                 Phase::Closing { deadline, .. }
                 | Phase::Lingering { deadline, .. }
+                | Phase::Preface { deadline }
                 | Phase::Moving { deadline }
                     if deadline.is_over(now) =>
                 {
@@ -417,7 +423,10 @@ impl Core {
         let open = self.connections.borrow().len();
         while !work.parked.is_empty() && open + self.ring.borrow().accepts_armed() < self.capacity {
             let Some(listener) = work.parked.pop_front() else { return };
-            self.queue(|ring| ring.accept(listener, self.direct));
+            let fd = self.listeners.borrow().get(usize::from(listener)).and_then(Listening::raw_fd);
+            if let Some(fd) = fd {
+                self.queue(|ring| ring.accept(fd, listener, self.direct));
+            }
         }
     }
 
@@ -499,7 +508,7 @@ impl Core {
         let (Some(parcel), Some(service)) = (parcel, self.service()) else {
             return self.queue(|ring| ring.close(target));
         };
-        let id = self.admit(target, parcel.peer);
+        let id = self.admit(target, parcel.peer, parcel.listener);
         // What the parcel holds is fed first; at the end of the turn comes what the socket holds.
         self.want_receive(id);
         if !survived(|| service.arrived(id, parcel)) {
@@ -800,7 +809,7 @@ const BACKLOG_SENDS: usize = 8;
 impl Parcel {
     /// Stands in for a parcel that lies in the other core's mailbox.
     fn placeholder(key: u32) -> Self {
-        Self { bytes: Vec::new(), peer: None, note: Box::new(key) }
+        Self { bytes: Vec::new(), peer: None, listener: 0, note: Box::new(key) }
     }
 
     fn placeholder_key(&self) -> usize {

@@ -1,0 +1,190 @@
+//! An HTTP/1.1 connection: request after request, one answered at a time (RFC 9112 section 9).
+
+mod answer;
+mod deadlines;
+mod serve;
+
+use std::rc::Rc;
+
+use super::request::Params;
+use super::routes::Route;
+use super::service::Inner;
+use crate::protocol::http::{ChunkedDecoder, Framing, Head, HttpError};
+
+/// What one connection has sent and not been answered yet. Empty, and without a buffer, while it idles.
+#[derive(Default)]
+pub(super) struct Http {
+    /// Bytes from the start of the request that is being read or answered, behind those in front that
+    /// belong to requests which were answered.
+    buffer: Vec<u8>,
+    answered: usize,
+    /// A request whose head is complete and whose body is not.
+    partial: Option<Box<Partial>>,
+    /// The request that a handler is answering.
+    pending: Option<Box<Pending>>,
+    sequence: u32,
+    paused: bool,
+    /// Whether the next request waits until the client has taken the answers to those before.
+    held: bool,
+    /// Whether [`Inner::advance`] is at work further up the stack.
+    advancing: bool,
+}
+
+struct Partial {
+    head: Head,
+    head_bytes: usize,
+    /// Bytes of the buffer that the body's decoder has seen.
+    scanned: usize,
+    body: Vec<u8>,
+    chunks: Option<ChunkedDecoder>,
+    route: Option<(Rc<Route>, Params)>,
+    continued: bool,
+    /// Whether the body's deadline was set.
+    timed: bool,
+}
+
+struct Pending {
+    /// Bytes of the buffer that belong to the request.
+    bytes: usize,
+    keep_alive: bool,
+    head_only: bool,
+    on_abort: Option<Box<dyn FnOnce()>>,
+}
+
+/// A request that is complete.
+struct Complete {
+    head: Head,
+    body: Vec<u8>,
+    route: Option<(Rc<Route>, Params)>,
+    sequence: u32,
+}
+
+enum Progress {
+    /// Nothing to do until more comes, or until the pending request is answered.
+    Wait,
+    Continue,
+    Failed(HttpError),
+    Complete(Complete),
+}
+
+/// Bytes that a client may send ahead while a request of its connection is being answered. Beyond it we
+/// stop reading, and TCP makes the client wait.
+const AHEAD_BYTES: usize = 64 * 1024;
+
+/// Bytes of answers that may wait for a client before its next request is read: a client that sends many
+/// requests before it reads the first answer is slow, and no reason to keep all the answers.
+const OWED_BYTES: usize = 64 * 1024;
+
+impl Http {
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.pending.is_none() && self.unread().is_empty()
+    }
+
+    /// What was received from the start of the current request on.
+    fn unread(&self) -> &[u8] {
+        &self.buffer[self.answered..]
+    }
+
+    /// Takes out what [`unread`](Self::unread) shows.
+    fn take_unread(&mut self) -> Vec<u8> {
+        let mut unread = std::mem::take(&mut self.buffer);
+        unread.drain(..std::mem::take(&mut self.answered));
+        unread
+    }
+
+    /// The client went away.
+    pub(super) fn aborted(self) {
+        if let Some(on_abort) = self.pending.and_then(|pending| pending.on_abort) {
+            on_abort();
+        }
+    }
+
+    /// One step of reading. `route` tells the route of a head and the most that its body may hold.
+    fn step(
+        &mut self,
+        app: &Inner,
+        route: impl FnOnce(&Head) -> (Option<(Rc<Route>, Params)>, usize),
+    ) -> Result<Progress, HttpError> {
+        if self.pending.is_some() || self.held || self.unread().is_empty() {
+            return Ok(Progress::Wait);
+        }
+        let mut partial = match self.partial.take() {
+            Some(partial) => partial,
+            None => {
+                let Some((head, head_bytes)) = Head::parse(self.unread(), &app.options.head)? else {
+                    return Ok(Progress::Wait);
+                };
+                let (route, limit) = route(&head);
+                head.framing().check(limit as u64)?;
+                let chunks = (head.framing() == Framing::Chunked).then(|| ChunkedDecoder::new(limit));
+                Box::new(Partial {
+                    head,
+                    head_bytes,
+                    scanned: head_bytes,
+                    body: Vec::new(),
+                    chunks,
+                    route,
+                    continued: false,
+                    timed: false,
+                })
+            }
+        };
+        if let Some(bytes) = partial.read_body(self.unread())? {
+            return Ok(Progress::Complete(self.complete(*partial, bytes)));
+        }
+        let ask = partial.head.expects_continue() && !partial.continued;
+        partial.continued = true;
+        self.partial = Some(partial);
+        Ok(if ask { Progress::Continue } else { Progress::Wait })
+    }
+
+    fn complete(&mut self, partial: Partial, bytes: usize) -> Complete {
+        let Partial { head, body, route, .. } = partial;
+        self.sequence = self.sequence.wrapping_add(1);
+        self.pending = Some(Box::new(Pending {
+            bytes,
+            keep_alive: head.keep_alive(),
+            head_only: head.method() == "HEAD",
+            on_abort: None,
+        }));
+        Complete { head, body, route, sequence: self.sequence }
+    }
+
+    /// Forgets the answered request; whether the connection goes on.
+    fn finish(&mut self) -> Option<Box<Pending>> {
+        let pending = self.pending.take()?;
+        self.answered = (self.answered + pending.bytes).min(self.buffer.len());
+        if self.answered == self.buffer.len() {
+            (self.buffer, self.answered) = (Vec::new(), 0);
+        } else if self.answered > self.buffer.len() / 2 {
+            // Not after each request: thousands of small ones may be here.
+            self.buffer.drain(..std::mem::take(&mut self.answered));
+        }
+        Some(pending)
+    }
+}
+
+impl Partial {
+    /// The length of the request in the buffer, once its body is complete.
+    fn read_body(&mut self, buffer: &[u8]) -> Result<Option<usize>, HttpError> {
+        if let Some(chunks) = &mut self.chunks {
+            let (used, done) = chunks.decode(&buffer[self.scanned..], &mut self.body)?;
+            self.scanned += used;
+            return Ok(done.then_some(self.scanned));
+        }
+        let length = match self.head.framing() {
+            Framing::Length(length) => usize::try_from(length).unwrap_or(usize::MAX),
+            _ => 0,
+        };
+        let end = self.head_bytes.saturating_add(length);
+        if buffer.len() < end {
+            return Ok(None);
+        }
+        self.body = buffer[self.head_bytes..end].to_vec();
+        Ok(Some(end))
+    }
+}

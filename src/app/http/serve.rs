@@ -1,0 +1,195 @@
+//! Reading requests and calling their handlers.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::{AHEAD_BYTES, Complete, Http, OWED_BYTES, Progress};
+use crate::app::request::Params;
+use crate::app::routes::{Route, Target};
+use crate::app::service::{Inner, State, Whole};
+use crate::app::websocket::Socket;
+use crate::app::{Request, Response};
+use crate::fanout::Frame;
+use crate::protocol::http::Head;
+use crate::protocol::ws::handshake;
+use crate::runtime::ConnectionId;
+
+impl Inner {
+    /// Reads and dispatches requests until there is nothing to do.
+    pub(in crate::app) fn advance(&self, id: ConnectionId) {
+        let mut first = true;
+        let whole = Whole::begin(self, id);
+        loop {
+            let owed = self.core.owed_bytes(id);
+            let progress = self.entry(id, |entry| {
+                let State::Http(http) = &mut entry.state else { return Progress::Wait };
+                if first && std::mem::replace(&mut http.advancing, true) {
+                    return Progress::Wait;
+                }
+                http.held = owed > OWED_BYTES;
+                let progress = http.step(self, |head| self.route_for(head));
+                let progress = progress.unwrap_or_else(Progress::Failed);
+                if matches!(progress, Progress::Wait) {
+                    http.advancing = false;
+                    self.set_deadline(http, &mut entry.deadline);
+                    self.balance(id, http);
+                }
+                progress
+            });
+            first = false;
+            match progress {
+                None | Some(Progress::Wait) => break,
+                Some(Progress::Continue) => {
+                    let _ = self.core.send(id, &Frame::raw(&b"HTTP/1.1 100 Continue\r\n\r\n"[..]));
+                }
+                Some(Progress::Failed(error)) => {
+                    tracing::debug!("a request was refused: {error}");
+                    self.refuse_and_close(id, error.status());
+                    break;
+                }
+                Some(Progress::Complete(complete)) => self.dispatch(id, complete),
+            }
+        }
+        whole.end();
+    }
+
+    /// What waited for the client has left: its next request may be read.
+    pub(in crate::app) fn http_drained(&self, id: ConnectionId) {
+        let held = self.entry(id, |entry| match &mut entry.state {
+            State::Http(http) => http.held && !http.advancing,
+            State::WebSocket(_) => false,
+        });
+        if held == Some(true) {
+            self.advance(id);
+        }
+    }
+
+    /// Stops reading from a client that sends far ahead of its answers, and goes on when it may.
+    fn balance(&self, id: ConnectionId, http: &mut Http) {
+        let ahead = match &http.pending {
+            Some(pending) => http.unread().len() - pending.bytes,
+            None if http.held => http.unread().len(),
+            None => 0,
+        };
+        if http.held && http.pending.is_none() && !http.unread().is_empty() {
+            self.core.notify_drained(id);
+        }
+        if ahead > AHEAD_BYTES && !http.paused {
+            http.paused = true;
+            self.core.pause(id);
+        } else if ahead <= AHEAD_BYTES && http.paused {
+            http.paused = false;
+            self.core.resume(id);
+        }
+    }
+
+    fn route_for(&self, head: &Head) -> (Option<(Rc<Route>, Params)>, usize) {
+        let route = self.find_route(head.path(), |target| match target {
+            Target::WebSocket(_) => head.is_websocket_upgrade(),
+            Target::Http { method, .. } => match method {
+                None => true,
+                Some("GET") => matches!(head.method(), "GET" | "HEAD"),
+                Some(method) => *method == head.method(),
+            },
+        });
+        let limit = match &route {
+            Some((route, _)) => match &route.target {
+                Target::Http { body_bytes, .. } => body_bytes.unwrap_or(self.options.body_bytes),
+                Target::WebSocket(_) => 0,
+            },
+            None => self.options.body_bytes,
+        };
+        (route, limit)
+    }
+
+    fn dispatch(&self, id: ConnectionId, complete: Complete) {
+        let Complete { head, body, route, sequence } = complete;
+        let Some((route, params)) = route else { return self.no_route(id, sequence, &head) };
+        let Some(app) = crate::app::current() else { return };
+        match &route.target {
+            Target::Http { handler, .. } => {
+                let request = Request::new(head, Bytes::from(body), self.core.peer(id), params);
+                handler(request, Response::new(app.0, id, sequence));
+            }
+            Target::WebSocket(behavior) => {
+                let key = match handshake::check(&head) {
+                    Ok(handshake) => handshake.key.to_owned(),
+                    Err(error) => {
+                        let headers = error.header().map(|(name, value)| (name.into(), value.into()));
+                        let body = Bytes::from(error.to_string());
+                        return self.respond(id, sequence, error.status(), headers.as_slice(), &body);
+                    }
+                };
+                let request = Request::new(head, Bytes::new(), self.core.peer(id), params);
+                behavior.clone().upgrade(app.0, id, sequence, request, key);
+            }
+        }
+    }
+
+    /// 404, or 405 when the path has routes for other methods, or 426 when it has a WebSocket.
+    fn no_route(&self, id: ConnectionId, sequence: u32, head: &Head) {
+        let mut allowed = Vec::new();
+        let mut websocket = false;
+        for route in self.routes_for(head.path()) {
+            match &route.target {
+                Target::Http { method: Some(method), .. } => allowed.push(*method),
+                Target::Http { .. } => {}
+                Target::WebSocket(_) => websocket = true,
+            }
+        }
+        if head.target() == "*" {
+            return self.respond(id, sequence, 204, &[], &Bytes::new());
+        }
+        let header = |name: &'static str, value: String| (Cow::Borrowed(name), Cow::Owned(value));
+        if !allowed.is_empty() {
+            if allowed.contains(&"GET") {
+                allowed.push("HEAD");
+            }
+            let headers = [header("Allow", allowed.join(", "))];
+            return self.respond(id, sequence, 405, &headers, &Bytes::from_static(b"Method Not Allowed"));
+        }
+        if websocket {
+            let headers = [header("Upgrade", "websocket".into())];
+            return self.respond(id, sequence, 426, &headers, &Bytes::from_static(b"Upgrade Required"));
+        }
+        self.respond(id, sequence, 404, &[], &Bytes::from_static(b"Not Found"));
+    }
+
+    pub(in crate::app) fn hand_over(&self, id: ConnectionId, sequence: u32, core: usize) {
+        if !self.awaits(id, sequence) {
+            return;
+        }
+        if let Some(State::Http(mut http)) = self.forget(id).map(|entry| entry.state) {
+            self.core.hand_over(id, core, http.take_unread(), Box::new(()));
+        }
+    }
+
+    /// Turns the connection into a WebSocket: the 101, and what the client has sent behind its request.
+    pub(in crate::app) fn switch(
+        &self,
+        id: ConnectionId,
+        sequence: u32,
+        response: Vec<u8>,
+        socket: Socket,
+    ) -> Option<Vec<u8>> {
+        if !self.awaits(id, sequence) {
+            return None;
+        }
+        let deadline = socket.first_deadline(self.core.now());
+        let ahead = self.entry(id, |entry| {
+            let State::Http(http) = &mut entry.state else { return Vec::new() };
+            http.finish();
+            let ahead = http.take_unread();
+            if http.paused {
+                self.core.resume(id);
+            }
+            entry.state = State::WebSocket(socket);
+            entry.deadline = deadline;
+            ahead
+        })?;
+        let _ = self.core.send(id, &Frame::raw(response));
+        Some(ahead)
+    }
+}
