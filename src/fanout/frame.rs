@@ -39,7 +39,7 @@ struct Deflated {
     /// `None`: no part of the message is worth it, and the plain form is sent.
     frame: Option<Frame>,
     /// The form for other settings.
-    next: OnceLock<Box<Deflated>>,
+    next: OnceLock<Box<Self>>,
 }
 
 #[derive(Debug)]

@@ -143,7 +143,8 @@ impl Deflater {
 /// # Ok::<(), WsError>(())
 /// ```
 pub struct Inflater {
-    inflate: Inflate,
+    /// Made for the first message.
+    inflate: Option<Inflate>,
     context: bool,
     out: Vec<u8>,
 }
@@ -158,8 +159,7 @@ impl Inflater {
     /// For messages that are compressed each by itself, of any number of clients.
     #[must_use]
     pub fn alone() -> Self {
-        // The largest window reads what was compressed with any.
-        Self { inflate: Inflate::new(false, 15), context: false, out: Vec::new() }
+        Self { inflate: None, context: false, out: Vec::new() }
     }
 
     /// For the messages of one client, each of which may refer to those before it.
@@ -174,6 +174,12 @@ impl Inflater {
         self.context
     }
 
+    /// Whether it has inflated anything; until then it owns no memory.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        self.inflate.is_some()
+    }
+
     /// Inflates a message's payload, which is lent until the next call. `limit` counts bytes of the message.
     ///
     /// # Errors
@@ -182,14 +188,21 @@ impl Inflater {
     /// [`WsError::Corrupt`] for what is no DEFLATE. One that keeps context is of no use afterwards.
     pub fn message(&mut self, payload: &[u8], limit: usize) -> Result<&[u8], WsError> {
         self.release();
-        if !self.context {
-            self.inflate.reset(false);
+        // A compressor writes at least one byte; an empty payload is no reason to disturb the state.
+        if payload.is_empty() {
+            self.out.clear();
+            return Ok(&self.out);
+        }
+        match &mut self.inflate {
+            // The largest window reads what was compressed with any.
+            inflate @ None => *inflate = Some(Inflate::new(false, 15)),
+            Some(inflate) if !self.context => inflate.reset(false),
+            Some(_) => {}
         }
         let mut written = 0;
-        // A compressor writes at least one byte; an empty payload is no reason to disturb the state.
-        if !payload.is_empty() {
+        if let Some(inflate) = &mut self.inflate {
             for piece in [payload, &TAIL] {
-                written = self.inflate_piece(piece, written, limit)?;
+                written = inflate_piece(inflate, piece, &mut self.out, written, limit)?;
             }
         }
         self.out.truncate(written);
@@ -202,41 +215,43 @@ impl Inflater {
             self.out = Vec::new();
         }
     }
+}
 
-    fn inflate_piece(
-        &mut self,
-        mut input: &[u8],
-        mut written: usize,
-        limit: usize,
-    ) -> Result<usize, WsError> {
-        loop {
-            if self.out.len() == written {
-                // One byte beyond the limit tells a message that reaches it from one that passes it.
-                let room = written.saturating_mul(2).max(FIRST_ROOM).min(limit.saturating_add(1));
-                let room = room.max(written + 1);
-                self.out.reserve_exact(room - written);
-                self.out.resize(room, 0);
-            }
-            let into = self.out.get_mut(written..).unwrap_or_default();
-            let (before_in, before_out) = (self.inflate.total_in(), self.inflate.total_out());
-            let status = self.inflate.decompress(input, into, InflateFlush::SyncFlush);
-            let used = (self.inflate.total_in() - before_in) as usize;
-            let made = (self.inflate.total_out() - before_out) as usize;
-            input = input.get(used..).unwrap_or_default();
-            written += made;
-            if written > limit {
-                return Err(WsError::TooBig);
-            }
-            match status {
-                // A block marked as the last one (RFC 7692 7.2.3.4): what follows begins anew.
-                Ok(Status::StreamEnd) => self.inflate.reset(false),
-                Ok(_) => {}
-                Err(_) => return Err(WsError::Corrupt),
-            }
-            let stuck = used == 0 && made == 0;
-            if stuck || (input.is_empty() && written < self.out.len()) {
-                return Ok(written);
-            }
+/// Inflates `input` behind the first `written` bytes of `out`, and tells how many there are then.
+fn inflate_piece(
+    inflate: &mut Inflate,
+    mut input: &[u8],
+    out: &mut Vec<u8>,
+    mut written: usize,
+    limit: usize,
+) -> Result<usize, WsError> {
+    loop {
+        if out.len() == written {
+            // One byte beyond the limit tells a message that reaches it from one that passes it.
+            let room = written.saturating_mul(2).max(FIRST_ROOM).min(limit.saturating_add(1));
+            let room = room.max(written + 1);
+            out.reserve_exact(room - written);
+            out.resize(room, 0);
+        }
+        let into = out.get_mut(written..).unwrap_or_default();
+        let (before_in, before_out) = (inflate.total_in(), inflate.total_out());
+        let status = inflate.decompress(input, into, InflateFlush::SyncFlush);
+        let used = (inflate.total_in() - before_in) as usize;
+        let made = (inflate.total_out() - before_out) as usize;
+        input = input.get(used..).unwrap_or_default();
+        written += made;
+        if written > limit {
+            return Err(WsError::TooBig);
+        }
+        match status {
+            // A block marked as the last one (RFC 7692 7.2.3.4): what follows begins anew.
+            Ok(Status::StreamEnd) => inflate.reset(false),
+            Ok(_) => {}
+            Err(_) => return Err(WsError::Corrupt),
+        }
+        let stuck = used == 0 && made == 0;
+        if stuck || (input.is_empty() && written < out.len()) {
+            return Ok(written);
         }
     }
 }

@@ -398,30 +398,25 @@ mod tests {
             client_max_window_bits: 10,
             ..PerMessageDeflate::default()
         };
+        let pmd = "permessage-deflate";
         let answers = [
             // It could not be told to use a smaller window.
-            ("permessage-deflate", None),
+            ("", None),
+            ("; client_no_context_takeover", Some("; client_no_context_takeover; server_max_window_bits=11")),
+            ("; client_max_window_bits", Some("; server_max_window_bits=11; client_max_window_bits=10")),
             (
-                "permessage-deflate; client_no_context_takeover",
-                Some("permessage-deflate; client_no_context_takeover; server_max_window_bits=11"),
+                "; client_max_window_bits=9; server_max_window_bits=15",
+                Some("; server_max_window_bits=11; client_max_window_bits=9"),
             ),
             (
-                "permessage-deflate; client_max_window_bits",
-                Some("permessage-deflate; server_max_window_bits=11; client_max_window_bits=10"),
-            ),
-            (
-                "permessage-deflate; client_max_window_bits=9; server_max_window_bits=15",
-                Some("permessage-deflate; server_max_window_bits=11; client_max_window_bits=9"),
-            ),
-            (
-                "permessage-deflate; client_max_window_bits=12; server_max_window_bits=8; server_no_context_takeover",
-                Some(
-                    "permessage-deflate; server_no_context_takeover; server_max_window_bits=8; client_max_window_bits=10",
-                ),
+                "; client_max_window_bits=12; server_max_window_bits=8; server_no_context_takeover",
+                Some("; server_no_context_takeover; server_max_window_bits=8; client_max_window_bits=10"),
             ),
         ];
         for (offer, expected) in answers {
-            assert_eq!(answer(&[offer], &options).as_deref(), expected, "{offer}");
+            let offer = format!("{pmd}{offer}");
+            let expected = expected.map(|expected| format!("{pmd}{expected}"));
+            assert_eq!(answer(&[&offer], &options), expected, "{offer}");
         }
     }
 

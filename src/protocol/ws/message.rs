@@ -403,6 +403,12 @@ fn check(header: &FrameHeader, assembling: Option<&Assembly>, limits: &Limits) -
     if fragments >= limits.fragments { Err(WsError::TooManyFragments) } else { Ok(()) }
 }
 
+/// Whether a close frame may say `code` (RFC 6455 7.4.1, 7.4.2, and the codes registered since).
+#[must_use]
+pub fn is_close_code(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
 /// Gives unmasked bytes their meaning.
 fn message(op: OpCode, payload: &[u8]) -> Result<Message<'_>, WsError> {
     let text = |bytes| simdutf8::basic::from_utf8(bytes).map_err(|_| WsError::InvalidUtf8);
@@ -415,8 +421,7 @@ fn message(op: OpCode, payload: &[u8]) -> Result<Message<'_>, WsError> {
             [_] => return Err(WsError::CloseLength),
             [high, low, reason @ ..] => {
                 let code = u16::from_be_bytes([*high, *low]);
-                //= RFC 6455 7.4.1, 7.4.2, and the codes registered since
-                if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+                if !is_close_code(code) {
                     return Err(WsError::CloseCode(code));
                 }
                 Message::Close(Some((code, text(reason)?)))
