@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Cors, Transport};
-use crate::app::Request;
+use crate::app::{PerMessageDeflate, Request};
 
 /// Decides about handshakes: `Ok` lets the client in, `Err` is the message of the refusal.
 pub type AllowRequest = Rc<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Result<(), String>>>>>;
@@ -44,6 +44,9 @@ pub struct Options {
     /// Whether clients of Engine.IO v3, which those of Socket.IO v2 are, are let in (the reference's
     /// `allowEIO3`); no by default.
     pub allow_eio3: bool,
+    /// permessage-deflate for WebSockets that offer it; none by default. Unlike the reference's, its own
+    /// defaults keep no context: see [`PerMessageDeflate`].
+    pub per_message_deflate: Option<PerMessageDeflate>,
     /// CORS headers; none by default.
     pub cors: Option<Cors>,
     /// Asked before a session opens; see [`allow_request`](Self::allow_request).
@@ -61,6 +64,7 @@ impl Default for Options {
             transports: vec![Transport::Polling, Transport::WebSocket],
             allow_upgrades: true,
             allow_eio3: false,
+            per_message_deflate: None,
             cors: None,
             allow_request: None,
         }
