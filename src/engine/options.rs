@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::decide::{Decide, Decision};
 use super::{Cookie, Cors, Transport};
-use crate::app::Request;
+use crate::app::{PerMessageDeflate, Request};
 use crate::fanout::Frame;
 
 /// Decides about handshakes: `Ok` lets the client in, `Err` is the message of the refusal.
@@ -66,6 +66,9 @@ pub struct Options {
     pub transports: Vec<Transport>,
     /// Whether a polling session may move to WebSocket.
     pub allow_upgrades: bool,
+    /// permessage-deflate for WebSockets that offer it; none by default. Unlike the reference's, its own
+    /// defaults keep no context: see [`PerMessageDeflate`].
+    pub per_message_deflate: Option<PerMessageDeflate>,
     /// Compression of polling answers; on by default, from 1024 bytes on.
     pub http_compression: Option<HttpCompression>,
     /// A message that every session gets right behind its handshake; see
@@ -92,6 +95,7 @@ impl Default for Options {
             max_http_buffer_size: 1_000_000,
             transports: vec![Transport::Polling, Transport::WebSocket],
             allow_upgrades: true,
+            per_message_deflate: None,
             http_compression: Some(HttpCompression::default()),
             initial_packet: None,
             cookie: None,
