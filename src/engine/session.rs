@@ -8,6 +8,7 @@ use crate::time::Millis;
 
 /// How a session's packets travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Transport {
     /// HTTP long-polling.
     Polling,
@@ -22,6 +23,16 @@ impl Transport {
             Self::Polling => "polling",
             Self::WebSocket => "websocket",
         }
+    }
+
+    /// The transport of a name on the wire. WebTransport will have none here: it asks for nothing over HTTP.
+    pub(super) fn from_query(name: &str) -> Option<Self> {
+        [Self::Polling, Self::WebSocket].into_iter().find(|transport| transport.as_str() == name)
+    }
+
+    /// Whether its requests are handshakes of another protocol.
+    pub(super) fn upgrades(self) -> bool {
+        self == Self::WebSocket
     }
 }
 

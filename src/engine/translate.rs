@@ -114,10 +114,15 @@ impl Inner {
         self.sessions.borrow().get(socket.slot as usize).map(|entry| entry.dialect).unwrap_or_default()
     }
 
+    /// The outlet of a connection that is not that of its session.
+    pub(super) fn own_outlet(&self, socket: Socket) -> Option<OutletId> {
+        self.with(socket, |entry| entry.translated()).flatten()?.0.outlet()
+    }
+
     /// A session is owed something. `false`: it is not one whose frames are translated.
-    pub(super) fn forward(&self, slot: u32, outlet: OutletId) -> bool {
-        let found = self.sessions.borrow().get(slot as usize).and_then(Entry::translated);
-        let Some((ws, dialect)) = found else { return false };
+    pub(super) fn forward(&self, socket: Socket) -> bool {
+        let found = self.with(socket, |entry| Some((entry.translated()?, entry.outlet))).flatten();
+        let Some(((ws, dialect), outlet)) = found else { return false };
         let Some(own) = ws.outlet() else { return true };
         let mut outlets = self.core.outlets();
         if outlets.is_blocked(own.slot()) {

@@ -9,7 +9,6 @@ use super::server::Inner;
 use super::{DisconnectReason, Socket};
 use crate::engine::{self, CloseReason, Message};
 use crate::fanout::Frame;
-use crate::protocol::eio::Revision;
 use crate::protocol::query::Query;
 use crate::protocol::sio::{self, Body, Decoder, Packet, Value};
 use crate::time::Millis;
@@ -31,7 +30,7 @@ const NAMESPACES_PER_CLIENT: usize = 100;
 impl Inner {
     pub(super) fn client_connected(&self, conn: engine::Socket) {
         let deadline = self.core.now() + self.options.connect_timeout.as_millis() as Millis;
-        let v2 = conn.protocol() == Some(Revision::V3);
+        let v2 = conn.protocol() == Some(3);
         let client = Client { conn, decoder: Decoder::new(), v2, sockets: SmallVec::new() };
         let mut clients = self.clients.borrow_mut();
         let slot = conn.slot as usize;

@@ -24,7 +24,6 @@ use super::{DisconnectReason, EventError, Failure, Handle, Handshake, Socket, So
 use crate::app::Request;
 use crate::engine::{self, SocketSid};
 use crate::fanout::{Delivery, Frame, Outlets, RoomKey, Rooms};
-use crate::protocol::eio::Revision;
 use crate::protocol::sio::{self, Value};
 use crate::runtime::{self, Core};
 use crate::time::Millis;
@@ -239,7 +238,7 @@ impl NspInner {
         auth: Option<Value>,
     ) -> Option<Socket> {
         let outlet = conn.outlet()?;
-        let v2 = conn.protocol() == Some(Revision::V3);
+        let v2 = conn.protocol() == Some(3);
         let mut sockets = self.sockets.borrow_mut();
         let vacant = sockets.vacant_entry();
         let slot = vacant.key() as u32;
