@@ -4,6 +4,8 @@ use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+#[cfg(feature = "tls")]
+use super::secure::Session;
 use super::ring::{GENERATION_MASK, Kind, Tag, Target};
 use crate::fanout::OutletId;
 use crate::time::Millis;
@@ -46,6 +48,20 @@ pub struct Parcel {
     pub peer: Option<SocketAddr>,
     /// Whatever the layer above wants to tell itself.
     pub note: Box<dyn Any + Send>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<Box<Session>>,
+}
+
+impl Parcel {
+    pub(super) fn new(bytes: Vec<u8>, peer: Option<SocketAddr>, note: Box<dyn Any + Send>) -> Self {
+        Self {
+            bytes,
+            peer,
+            note,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -59,6 +75,8 @@ pub(super) struct Connection {
     pub(super) polled: bool,
     pub(super) phase: Phase,
     pub(super) moving: Option<Box<Moving>>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<Box<Session>>,
 }
 
 /// An address in 20 bytes instead of 32: there is one for each connection.
@@ -151,6 +169,12 @@ impl Connection {
             }
             Receive::Stopping | Receive::Idle => None,
         }
+    }
+
+    /// Whether what comes must be decrypted for somebody who reads it.
+    #[cfg(feature = "tls")]
+    pub(super) fn decrypts(&self) -> bool {
+        self.tls.is_some() && matches!(self.phase, Phase::Open | Phase::Moving { .. })
     }
 
     pub(super) fn tag(&self, kind: Kind, slot: u32) -> Tag {

@@ -106,6 +106,11 @@ pub struct Core {
     pub(super) direct: bool,
     pub(super) ticked: Cell<bool>,
     pub(super) stop_at: Cell<Option<Millis>>,
+    #[cfg(feature = "tls")]
+    pub(super) secure: RefCell<super::secure::Buffers>,
+    /// Steps of TLS handshakes since a turn last asked.
+    #[cfg(feature = "tls")]
+    pub(super) handshakes: Cell<usize>,
     pub(super) shutdown_timeout: Duration,
     epoch: Instant,
     now: Cell<Millis>,
@@ -172,6 +177,10 @@ impl Core {
             direct: setup.direct,
             ticked: Cell::new(false),
             stop_at: Cell::new(None),
+            #[cfg(feature = "tls")]
+            secure: RefCell::default(),
+            #[cfg(feature = "tls")]
+            handshakes: Cell::new(0),
             shutdown_timeout: setup.shutdown_timeout,
             epoch: setup.epoch,
             now: Cell::new(0),
@@ -366,7 +375,7 @@ impl Core {
     pub fn hand_over(&self, id: ConnectionId, core: usize, bytes: Vec<u8>, note: Box<dyn Any + Send>) {
         let deadline = Deadline::after(self.now(), limits::DEPARTURE);
         let tag = self.with(id, |connection| {
-            let parcel = Parcel { bytes, peer: connection.peer.into(), note };
+            let parcel = Parcel::new(bytes, connection.peer.into(), note);
             connection.moving = Some(Box::new(Moving { core, parcel }));
             connection.phase = Phase::Moving { deadline };
             connection.stop_receive(id.slot)
@@ -415,6 +424,8 @@ impl Core {
             polled: false,
             phase: Phase::Open,
             moving: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         });
         ConnectionId { slot, generation }
     }

@@ -15,6 +15,10 @@ mod error;
 mod options;
 mod probe;
 mod ring;
+#[cfg(feature = "tls")]
+mod secure;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod turn;
 mod worker;
 

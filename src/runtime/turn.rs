@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
 use super::core::{Core, Work, survived};
 use super::ring::{Completion, Kind, Send, Tag, Target};
-use crate::fanout::{Outlets, Owed, Task, Via};
+use crate::fanout::{Backlog, Outlets, Owed, Task, Via};
 use crate::limits;
 use crate::time::Millis;
 
@@ -51,6 +51,8 @@ impl Core {
             while let Some(completion) = self.next_completion() {
                 handled += 1;
                 self.complete(completion);
+                #[cfg(feature = "tls")]
+                (handled += self.handshakes.take() * limits::HANDSHAKE_COMPLETIONS);
                 self.flush_much(scratch)?;
             }
             // One enter runs at most 20 task works (R10).
@@ -188,8 +190,17 @@ impl Core {
         self.work.borrow_mut().wanted.push(id);
     }
 
-    /// Hands bytes to whoever is to have them.
+    /// Takes bytes from a socket.
     fn feed(&self, id: ConnectionId, bytes: &mut [u8]) {
+        #[cfg(feature = "tls")]
+        if self.connection(id.slot).is_some_and(|connection| connection.decrypts()) {
+            return self.receive_secure(id, bytes);
+        }
+        self.deliver(id, bytes);
+    }
+
+    /// Hands bytes to whoever is to have them.
+    pub(super) fn deliver(&self, id: ConnectionId, bytes: &mut [u8]) {
         let mut connections = self.connections.borrow_mut();
         let Some(connection) = connections.get_mut(id.slot as usize) else { return };
         match (&mut connection.phase, &mut connection.moving) {
@@ -340,6 +351,12 @@ impl Core {
                 let outlets = self.outlets.borrow();
                 (outlets.owed(outlet.slot()) != Owed::NOTHING, outlets.waiting(outlet.slot()) == 0)
             };
+            #[cfg(feature = "tls")]
+            if matches!(phase, Phase::Closing { deadline, .. } if done && !deadline.is_over(now))
+                && self.finish_secure(slot)
+            {
+                continue;
+            }
             match phase {
                 Phase::Closing { deadline, linger: true } if done && !deadline.is_over(now) => {
                     self.begin_linger(slot, now);
@@ -426,7 +443,10 @@ impl Core {
         let mut connections = self.connections.borrow_mut();
         let Some(connection) = connections.get_mut(slot as usize) else { return };
         let Some(moving) = connection.moving.take() else { return };
-        let Moving { core, parcel } = *moving;
+        #[cfg_attr(not(feature = "tls"), expect(unused_mut))]
+        let Moving { core, mut parcel } = *moving;
+        #[cfg(feature = "tls")]
+        (parcel.tls = connection.tls.take());
         let target = connection.target;
         let (key, generation) = (self.shared.parcels(core).insert(parcel) as u32, connection.generation);
         match target {
@@ -474,9 +494,12 @@ impl Core {
             return;
         }
         let parcel = self.shared.parcels(moving.core).try_remove(key);
-        let Some(parcel) = parcel else { return self.remove(id.slot) };
+        #[cfg_attr(not(feature = "tls"), expect(unused_mut))]
+        let Some(mut parcel) = parcel else { return self.remove(id.slot) };
         if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize) {
             connection.phase = Phase::Open;
+            #[cfg(feature = "tls")]
+            (connection.tls = parcel.tls.take());
         }
         self.arm_receive(id);
         if let Some(service) = self.service() {
@@ -496,10 +519,13 @@ impl Core {
         }
         let target = if self.direct { Target::Direct(descriptor as u32) } else { Target::Normal(descriptor) };
         let parcel = self.shared.parcels(self.index).try_remove(key as usize);
-        let (Some(parcel), Some(service)) = (parcel, self.service()) else {
+        #[cfg_attr(not(feature = "tls"), expect(unused_mut))]
+        let (Some(mut parcel), Some(service)) = (parcel, self.service()) else {
             return self.queue(|ring| ring.close(target));
         };
         let id = self.admit(target, parcel.peer);
+        #[cfg(feature = "tls")]
+        self.with(id, |connection| connection.tls = parcel.tls.take());
         // What the parcel holds is fed first; at the end of the turn comes what the socket holds.
         self.want_receive(id);
         if !survived(|| service.arrived(id, parcel)) {
@@ -629,11 +655,18 @@ impl Core {
             outlets.batch.prepare(owed);
         }
         let mut sends: SmallVec<[Send<'_>; limits::SENDS_PER_ENTER]> = SmallVec::new();
+        #[cfg(feature = "tls")]
+        let mut secure: SmallVec<[u32; limits::SENDS_PER_ENTER]> = SmallVec::new();
         for slot in some {
             let bytes = outlets.batch.prepared(outlets.owed(*slot));
             let Via::Connection(at) = outlets.via(*slot) else { continue };
             let Some(connection) = connections.get(at as usize) else { continue };
             if !bytes.is_empty() && !matches!(connection.phase, Phase::Departed | Phase::Lingering { .. }) {
+                #[cfg(feature = "tls")]
+                if connection.tls.is_some() {
+                    secure.push(*slot);
+                    continue;
+                }
                 sends.push(Send { target: connection.target, bytes, tag: connection.tag(Kind::Send, at) });
             }
         }
@@ -641,7 +674,11 @@ impl Core {
         drop((sends, connections));
         self.reap_failures(failed);
         while let Some(completion) = failed.pop_front() {
-            self.send_failed(completion, &mut outlets);
+            self.send_failed(completion, &mut outlets, Outlets::spill);
+        }
+        #[cfg(feature = "tls")]
+        if !secure.is_empty() {
+            self.burst_secure(&secure, &mut outlets, failed)?;
         }
         for slot in some {
             // The others were offered to layers, and may be owed something again since then.
@@ -653,7 +690,7 @@ impl Core {
     }
 
     /// Moves the completions of failed sends into `failed`; all others wait for the next turn.
-    fn reap_failures(&self, failed: &mut VecDeque<Completion>) {
+    pub(super) fn reap_failures(&self, failed: &mut VecDeque<Completion>) {
         let mut inbox = self.inbox.borrow_mut();
         self.ring.borrow_mut().reap(failed, usize::MAX);
         for _ in 0..failed.len() {
@@ -667,8 +704,13 @@ impl Core {
         }
     }
 
-    /// A socket did not take everything: keep the rest and ask to be told, or find it dead.
-    fn send_failed(&self, completion: Completion, outlets: &mut Outlets) {
+    /// A socket did not take everything: keep the rest, by `spill`, and ask to be told, or find it dead.
+    pub(super) fn send_failed(
+        &self,
+        completion: Completion,
+        outlets: &mut Outlets,
+        spill: impl FnOnce(&mut Outlets, u32, usize),
+    ) {
         let slot = completion.tag.slot;
         let mut connections = self.connections.borrow_mut();
         let Some(connection) = connections.get_mut(slot as usize) else { return };
@@ -677,8 +719,8 @@ impl Core {
         }
         let outlet = connection.outlet.slot();
         match completion.result {
-            sent if sent >= 0 => outlets.spill(outlet, sent as usize),
-            again if again == -libc::EAGAIN => outlets.spill(outlet, 0),
+            sent if sent >= 0 => spill(outlets, outlet, sent as usize),
+            again if again == -libc::EAGAIN => spill(outlets, outlet, 0),
             _ => {
                 let id = ConnectionId { slot, generation: connection.generation };
                 if connection.receive == Receive::Armed && connection.phase == Phase::Open {
@@ -740,14 +782,24 @@ impl Core {
         }
     }
 
+    /// Copies what is to be sent next; whether it is sealed, and not in the backlog any more.
+    fn copy_backlog(&self, id: ConnectionId, backlog: &mut Backlog, out: &mut Vec<u8>) -> bool {
+        #[cfg(feature = "tls")]
+        if self.seal_backlog(id, backlog, out) {
+            return true;
+        }
+        let _ = id;
+        backlog.copy_to(out, limits::BACKLOG_SEND_BYTES);
+        false
+    }
+
     /// Whether the backlog is empty now.
     fn drain_backlog(&self, id: ConnectionId, slot: u32, scratch: &mut Scratch) -> io::Result<bool> {
         for _ in 0..BACKLOG_SENDS {
             scratch.backlog.clear();
             let mut outlets = self.outlets.borrow_mut();
-            if let Some(backlog) = outlets.backlog(slot) {
-                backlog.copy_to(&mut scratch.backlog, limits::BACKLOG_SEND_BYTES);
-            }
+            let sealed =
+                outlets.backlog(slot).is_some_and(|backlog| self.copy_backlog(id, backlog, &mut scratch.backlog));
             if scratch.backlog.is_empty() {
                 outlets.unblock(slot);
                 return Ok(true);
@@ -764,7 +816,11 @@ impl Core {
             let failure = scratch.failed.pop_front().map(|completion| completion.result);
             let Some(backlog) = outlets.backlog(slot) else { return Ok(false) };
             let sent = failure.map_or(scratch.backlog.len(), |result| result.max(0) as usize);
-            backlog.consume(sent);
+            if sealed {
+                backlog.seal(&scratch.backlog[sent..]);
+            } else {
+                backlog.consume(sent);
+            }
             if sent > 0 {
                 self.note_progress(id);
             }
@@ -800,7 +856,7 @@ const BACKLOG_SENDS: usize = 8;
 impl Parcel {
     /// Stands in for a parcel that lies in the other core's mailbox.
     fn placeholder(key: u32) -> Self {
-        Self { bytes: Vec::new(), peer: None, note: Box::new(key) }
+        Self::new(Vec::new(), None, Box::new(key))
     }
 
     fn placeholder_key(&self) -> usize {
