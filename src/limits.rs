@@ -42,6 +42,14 @@ pub const DESCRIPTORS_SPARE: usize = 64;
 /// How often deadlines are looked at. Heartbeats and timeouts are late by at most this much.
 pub const TICK: Duration = Duration::from_millis(20);
 
+/// How long a proxy may take to send its header of the PROXY protocol: as long as a request's head by
+/// default. A proxy sends it before anything else, so all that this bounds is who connects and says nothing.
+pub const PREFACE: Duration = Duration::from_secs(10);
+
+/// Listeners of one server: far more than one machine has addresses for, and few enough to be numbered
+/// in 16 bits.
+pub const LISTENERS_MAX: usize = 1024;
+
 /// How long a connection that moves to another core may take to read what it is still owed.
 pub const DEPARTURE: Duration = Duration::from_secs(10);
 

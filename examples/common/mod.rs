@@ -55,8 +55,8 @@ pub(crate) fn serve(
     setup: impl Fn(&App) + Send + Sync + 'static,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let running = builder.start(setup)?;
-    for address in running.addresses() {
-        println!("listening on {address}");
+    for endpoint in running.endpoints() {
+        println!("listening on {endpoint}");
     }
     running.run_until_signal()?;
     Ok(())

@@ -1,13 +1,14 @@
 //! From a few choices to a running server.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::service::Inner;
 use super::{App, Options};
-use crate::runtime::{self, Descriptors, Running, StartError};
+use crate::runtime::{self, Descriptors, Listener, Running, StartError};
 
 /// Chooses addresses, workers and limits; made by [`App::builder`].
 ///
@@ -33,10 +34,46 @@ impl Builder {
     /// be resolved is reported by [`start`](Self::start).
     #[must_use]
     pub fn listen(mut self, address: impl ToSocketAddrs + std::fmt::Debug) -> Self {
-        match address.to_socket_addrs() {
-            Ok(mut addresses) => self.runtime.listen.extend(addresses.next()),
+        match Listener::tcp(&address) {
+            Ok(listener) => self.runtime.listen.push(listener),
             Err(error) => self.unresolved = Some((format!("{address:?}"), error)),
         }
+        self
+    }
+
+    /// Adds an address to listen on for https and wss. [`Listener::tls`] does the same for other listeners.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn listen_tls(
+        mut self,
+        address: impl ToSocketAddrs + std::fmt::Debug,
+        tls: impl std::borrow::Borrow<runtime::tls::Tls>,
+    ) -> Self {
+        match Listener::tcp(&address) {
+            Ok(listener) => self.runtime.listen.push(listener.tls(tls.borrow())),
+            Err(error) => self.unresolved = Some((format!("{address:?}"), error)),
+        }
+        self
+    }
+
+    /// Adds the path of a Unix socket to listen on; see [`Listener::unix`], which also sets permissions.
+    #[must_use]
+    pub fn listen_unix(self, path: impl Into<PathBuf>) -> Self {
+        self.listener(Listener::unix(path))
+    }
+
+    /// Adds something to listen on: a `std::net::TcpListener` or `std::os::unix::net::UnixListener` that
+    /// is there already, or a [`Listener`] with settings of its own.
+    #[must_use]
+    pub fn listener(mut self, listener: impl Into<Listener>) -> Self {
+        self.runtime.listen.push(listener.into());
+        self
+    }
+
+    /// Adds several listeners, such as those of [`Listener::inherited`].
+    #[must_use]
+    pub fn listeners(mut self, listeners: impl IntoIterator<Item = Listener>) -> Self {
+        self.runtime.listen.extend(listeners);
         self
     }
 
@@ -54,10 +91,10 @@ impl Builder {
         self
     }
 
-    /// Replaces the runtime's options; the addresses given to [`listen`](Self::listen) are kept.
+    /// Replaces the runtime's options; what was given to listen on is kept.
     #[must_use]
     pub fn runtime(mut self, mut options: runtime::Options) -> Self {
-        let listen: Vec<SocketAddr> = std::mem::take(&mut self.runtime.listen);
+        let listen = std::mem::take(&mut self.runtime.listen);
         options.listen.splice(0..0, listen);
         self.runtime = options;
         self

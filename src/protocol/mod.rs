@@ -8,6 +8,7 @@
 //! | module | turns | into | text |
 //! |---|---|---|---|
 //! | [`http`] | bytes of a connection | heads, de-chunked bodies; responses back | RFC 9112, 9110 |
+//! | [`proxy`] | the first bytes of a proxy's connection | the client's address | PROXY protocol 1 and 2 |
 //! | [`query`] | the part behind `?` | decoded pairs | WHATWG URL, as Node reads it |
 //! | [`ws`] | bytes after the 101 | messages; frames back | RFC 6455 |
 //! | [`eio`] | a message or a polling body | Engine.IO packets and back | engine.io-protocol v4 |
@@ -27,6 +28,7 @@
 
 pub mod eio;
 pub mod http;
+pub mod proxy;
 pub mod query;
 pub mod sio;
 pub mod ws;

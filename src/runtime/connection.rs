@@ -46,20 +46,27 @@ pub struct Parcel {
     pub bytes: Vec<u8>,
     /// The peer's address; `None` for a Unix socket.
     pub peer: Option<SocketAddr>,
+    pub(super) listener: u16,
     /// Whatever the layer above wants to tell itself.
     pub note: Box<dyn Any + Send>,
     #[cfg(feature = "tls")]
-    pub(super) tls: Option<Box<Session>>,
+    pub(super) session: Option<Box<Session>>,
 }
 
 impl Parcel {
-    pub(super) fn new(bytes: Vec<u8>, peer: Option<SocketAddr>, note: Box<dyn Any + Send>) -> Self {
+    pub(super) fn new(
+        bytes: Vec<u8>,
+        peer: Option<SocketAddr>,
+        listener: u16,
+        note: Box<dyn Any + Send>,
+    ) -> Self {
         Self {
             bytes,
             peer,
+            listener,
             note,
             #[cfg(feature = "tls")]
-            tls: None,
+            session: None,
         }
     }
 }
@@ -70,14 +77,17 @@ pub(super) struct Connection {
     pub(super) generation: u32,
     pub(super) outlet: OutletId,
     pub(super) peer: Peer,
+    /// The number of the listener that it came through, for what its connections have in common.
+    pub(super) listener: u16,
     pub(super) receive: Receive,
     /// Whether a poll for writability is armed.
     pub(super) polled: bool,
     pub(super) phase: Phase,
     pub(super) moving: Option<Box<Moving>>,
-    #[cfg(feature = "tls")]
-    pub(super) tls: Option<Box<Session>>,
 }
+
+// There is one for each socket, and a cache line holds it.
+const _: () = assert!(size_of::<Connection>() <= 64);
 
 /// An address in 20 bytes instead of 32: there is one for each connection.
 #[derive(Clone, Copy, Debug)]
@@ -129,6 +139,10 @@ impl Deadline {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// A header of the PROXY protocol is to come first: the layer above knows nothing of it yet.
+    Preface {
+        deadline: Deadline,
+    },
     Open,
     /// The layer above is done with it: it closes when everything owed has left.
     Closing {
@@ -169,12 +183,6 @@ impl Connection {
             }
             Receive::Stopping | Receive::Idle => None,
         }
-    }
-
-    /// Whether what comes must be decrypted for somebody who reads it.
-    #[cfg(feature = "tls")]
-    pub(super) fn decrypts(&self) -> bool {
-        self.tls.is_some() && matches!(self.phase, Phase::Open | Phase::Moving { .. })
     }
 
     pub(super) fn tag(&self, kind: Kind, slot: u32) -> Tag {

@@ -6,18 +6,19 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use slab::Slab;
 
 use super::buffers::ReceiveBuffers;
 use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
 use super::doorbell::Bell;
+use super::listener::Listening;
 use super::ring::{Completion, GENERATION_MASK, Kind, Ring, Target};
 use crate::fanout::{Delivery, Directory, Frame, Mesh, OutletId, Outlets, Task, Via};
 use crate::limits;
@@ -93,8 +94,11 @@ pub struct Core {
     // The ring goes before the buffers that the kernel fills through it.
     pub(super) ring: RefCell<Ring>,
     pub(super) buffers: RefCell<ReceiveBuffers>,
+    pub(super) listeners: RefCell<Vec<Listening>>,
     pub(super) connections: RefCell<Slab<Connection>>,
     pub(super) outlets: RefCell<Outlets>,
+    /// What came of a header of the PROXY protocol that is not complete, by slot.
+    pub(super) prefaces: RefCell<HashMap<u32, Vec<u8>>>,
     /// Gone once the worker has stopped: the service holds the core, and one of them must let go.
     service: RefCell<Option<Rc<dyn Service>>>,
     pub(super) bell: Bell,
@@ -106,6 +110,8 @@ pub struct Core {
     pub(super) direct: bool,
     pub(super) ticked: Cell<bool>,
     pub(super) stop_at: Cell<Option<Millis>>,
+    #[cfg(feature = "tls")]
+    pub(super) sessions: RefCell<super::secure::Sessions>,
     #[cfg(feature = "tls")]
     pub(super) secure: RefCell<super::secure::Buffers>,
     /// Steps of TLS handshakes since a turn last asked.
@@ -130,9 +136,9 @@ pub(super) struct Work {
     /// Connections whose send has failed, with nobody else to say so.
     pub(super) dead: Vec<ConnectionId>,
     /// Listeners that wait for a free slot before they get another accept.
-    pub(super) parked: VecDeque<RawFd>,
+    pub(super) parked: VecDeque<u16>,
     /// Listeners whose accepts found no descriptor or no memory.
-    pub(super) resting: Vec<RawFd>,
+    pub(super) resting: Vec<u16>,
     /// Whether a phase with a deadline may exist.
     pub(super) deadlines: bool,
 }
@@ -149,6 +155,7 @@ pub(super) struct Setup {
     pub(super) shared: Arc<Shared>,
     pub(super) ring: Ring,
     pub(super) buffers: ReceiveBuffers,
+    pub(super) listeners: Vec<Listening>,
     pub(super) capacity: usize,
     pub(super) direct: bool,
     pub(super) backpressure_bytes: usize,
@@ -165,7 +172,9 @@ impl Core {
             shared: setup.shared,
             ring: RefCell::new(setup.ring),
             buffers: RefCell::new(setup.buffers),
+            listeners: RefCell::new(setup.listeners),
             connections: RefCell::new(Slab::with_capacity(reserve)),
+            prefaces: RefCell::default(),
             outlets: RefCell::new(Outlets::new(setup.backpressure_bytes, reserve)),
             service: RefCell::default(),
             bell: Bell::default(),
@@ -177,6 +186,8 @@ impl Core {
             direct: setup.direct,
             ticked: Cell::new(false),
             stop_at: Cell::new(None),
+            #[cfg(feature = "tls")]
+            sessions: RefCell::default(),
             #[cfg(feature = "tls")]
             secure: RefCell::default(),
             #[cfg(feature = "tls")]
@@ -238,6 +249,16 @@ impl Core {
     /// The peer's address; `None` when the connection is gone or a Unix socket's.
     pub fn peer(&self, id: ConnectionId) -> Option<SocketAddr> {
         self.with(id, |connection| connection.peer).and_then(Option::from)
+    }
+
+    /// For a connection with TLS, the certificates with which the peer has identified itself, its own first;
+    /// an empty list if it has not. `None` for one without TLS.
+    pub fn peer_certificates(&self, id: ConnectionId) -> Option<Vec<Vec<u8>>> {
+        self.with(id, |_| ())?;
+        #[cfg(feature = "tls")]
+        return self.sessions.borrow().peer_certificates(id.slot);
+        #[cfg(not(feature = "tls"))]
+        return None;
     }
 
     /// Owes a connection a frame, to leave at the end of this turn.
@@ -375,7 +396,8 @@ impl Core {
     pub fn hand_over(&self, id: ConnectionId, core: usize, bytes: Vec<u8>, note: Box<dyn Any + Send>) {
         let deadline = Deadline::after(self.now(), limits::DEPARTURE);
         let tag = self.with(id, |connection| {
-            let parcel = Parcel::new(bytes, connection.peer.into(), note);
+            let (peer, listener) = (connection.peer.into(), connection.listener);
+            let parcel = Parcel::new(bytes, peer, listener, note);
             connection.moving = Some(Box::new(Moving { core, parcel }));
             connection.phase = Phase::Moving { deadline };
             connection.stop_receive(id.slot)
@@ -408,7 +430,7 @@ impl Core {
     }
 
     /// Takes a socket in.
-    pub(super) fn admit(&self, target: Target, peer: Option<SocketAddr>) -> ConnectionId {
+    pub(super) fn admit(&self, target: Target, peer: Option<SocketAddr>, listener: u16) -> ConnectionId {
         let generation = self.generation.get();
         self.generation.set((generation + 1) & GENERATION_MASK);
         let mut connections = self.connections.borrow_mut();
@@ -420,12 +442,11 @@ impl Core {
             generation,
             outlet,
             peer: peer.into(),
+            listener,
             receive: Receive::Idle,
             polled: false,
             phase: Phase::Open,
             moving: None,
-            #[cfg(feature = "tls")]
-            tls: None,
         });
         ConnectionId { slot, generation }
     }
@@ -446,6 +467,11 @@ impl Core {
     pub(super) fn remove(&self, slot: u32) {
         let Some(connection) = self.connections.borrow_mut().try_remove(slot as usize) else { return };
         self.outlets.borrow_mut().close(connection.outlet);
+        #[cfg(feature = "tls")]
+        self.sessions.borrow_mut().take(slot);
+        if let Phase::Preface { .. } = connection.phase {
+            self.prefaces.borrow_mut().remove(&slot);
+        }
         self.queue(|ring| {
             if connection.receive == Receive::Armed {
                 ring.cancel(connection.tag(Kind::Receive, slot))?;

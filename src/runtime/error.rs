@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+
+use super::Endpoint;
 
 /// Why a server did not start. Each names the cause and the cure.
 ///
@@ -50,8 +51,8 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// The address.
-        address: SocketAddr,
+        /// The address or path.
+        address: Endpoint,
         /// What the kernel answered.
         source: io::Error,
     },
@@ -68,6 +69,10 @@ pub enum StartError {
     /// Nothing to listen on was given.
     #[error("nothing to listen on: give at least one address to `listen`")]
     NoListener,
+
+    /// The number of listeners is out of range.
+    #[error("{0} listeners asked for: at most {max} are possible", max = crate::limits::LISTENERS_MAX)]
+    Listeners(usize),
 
     /// The number of workers is out of range.
     #[error("{0} workers asked for: between 1 and {max} are possible", max = crate::limits::WORKERS_MAX)]

@@ -12,7 +12,9 @@ mod connection;
 mod core;
 mod doorbell;
 mod error;
+mod listener;
 mod options;
+mod preface;
 mod probe;
 mod ring;
 #[cfg(feature = "tls")]
@@ -26,5 +28,6 @@ pub use connection::{ConnectionId, Ended, Parcel};
 pub(crate) use core::survived;
 pub use core::{Core, Service, Shared};
 pub use error::StartError;
+pub use listener::{Endpoint, Listener};
 pub use options::{Descriptors, Options};
 pub use worker::{MakeService, Running, current, start};

@@ -1,7 +1,8 @@
 //! What an operator sets about sockets, threads and limits.
 
-use std::net::SocketAddr;
 use std::time::Duration;
+
+use super::Listener;
 
 /// Where accepted sockets live.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,8 +26,8 @@ pub enum Descriptors {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Addresses to listen on; port 0 takes a free one.
-    pub listen: Vec<SocketAddr>,
+    /// What to listen on.
+    pub listen: Vec<Listener>,
     /// Threads; 0 means one for each core of the process's affinity mask.
     pub workers: usize,
     /// Whether each worker is bound to one core of the affinity mask.
@@ -39,6 +40,7 @@ pub struct Options {
     pub backlog: i32,
     /// Whether another server of the same user may listen on the same port, and share its connections, as
     /// a new process does that takes over from an old one. Otherwise a port that is taken is an error.
+    /// The same goes for the path of a Unix socket, which the new server takes away from the old one.
     pub share_port: bool,
     /// `SO_SNDBUF` of every socket; the kernel doubles it. At the kernel's own default a stalled reader
     /// absorbs 4.3 MB of kernel memory, and some 500 of them exhaust a machine's TCP memory; with 64 KiB

@@ -303,12 +303,12 @@ impl Ring {
         }
     }
 
-    /// Arms one more accept on a listener; the completion's slot is the number that
+    /// Arms one more accept on the listener of a number; the completion's slot is the number that
     /// [`accepted`](Self::accepted) takes.
-    pub(super) fn accept(&mut self, listener: RawFd, direct: bool) -> io::Result<()> {
+    pub(super) fn accept(&mut self, fd: RawFd, listener: u16, direct: bool) -> io::Result<()> {
         let (number, address, len) = self.accepts.take(listener);
         let tag = Tag { kind: Kind::Accept, generation: 0, slot: number };
-        let mut accept = opcode::Accept::new(types::Fd(listener), address, len);
+        let mut accept = opcode::Accept::new(types::Fd(fd), address, len);
         if direct {
             accept = accept.file_index(Some(types::DestinationSlot::auto_target()));
         } else {
@@ -319,8 +319,8 @@ impl Ring {
         unsafe { self.push(&accept.build().user_data(tag.bits())) }
     }
 
-    /// An accept has completed: its listener and the peer's address. Its number is free again.
-    pub(super) fn accepted(&mut self, number: u32) -> (RawFd, Option<SocketAddr>) {
+    /// An accept has completed: its listener's number and the peer's address. Its own number is free again.
+    pub(super) fn accepted(&mut self, number: u32) -> Option<(u16, Option<SocketAddr>)> {
         self.accepts.give_back(number)
     }
 
@@ -401,7 +401,8 @@ struct AcceptSlots {
 }
 
 struct AcceptSlot {
-    listener: Option<RawFd>,
+    /// The number of the listener that an accept is armed on.
+    listener: Option<u16>,
     /// Boxed: the kernel holds its address while `slots` grows.
     address: Box<UnsafeCell<Address>>,
 }
@@ -413,7 +414,7 @@ struct Address {
 
 impl AcceptSlots {
     /// A slot for an accept on `listener`, with the pointers that the kernel writes through.
-    fn take(&mut self, listener: RawFd) -> (u32, *mut libc::sockaddr, *mut libc::socklen_t) {
+    fn take(&mut self, listener: u16) -> (u32, *mut libc::sockaddr, *mut libc::socklen_t) {
         let number = self.free.pop().unwrap_or_else(|| {
             let storage = SockAddrStorage::zeroed();
             let address = Box::new(UnsafeCell::new(Address { storage, len: 0 }));
@@ -431,9 +432,9 @@ impl AcceptSlots {
         }
     }
 
-    fn give_back(&mut self, number: u32) -> (RawFd, Option<SocketAddr>) {
-        let Some(slot) = self.slots.get_mut(number as usize) else { return (-1, None) };
-        let Some(listener) = slot.listener.take() else { return (-1, None) };
+    fn give_back(&mut self, number: u32) -> Option<(u16, Option<SocketAddr>)> {
+        let slot = self.slots.get_mut(number as usize)?;
+        let listener = slot.listener.take()?;
         self.armed -= 1;
         self.free.push(number);
         // SAFETY: the accept on this slot has completed, so the kernel writes here no more.
@@ -441,7 +442,7 @@ impl AcceptSlots {
         let storage = mem::replace(&mut address.storage, SockAddrStorage::zeroed());
         // SAFETY: the kernel wrote an address of `len` bytes into a storage that is large enough for any.
         let peer = unsafe { SockAddr::new(storage, address.len) };
-        (listener, peer.as_socket())
+        Some((listener, peer.as_socket()))
     }
 }
 

@@ -12,11 +12,10 @@ use std::mem;
 use std::ops::Range;
 
 use rustls::Error;
-use rustls::pki_types::CertificateDer;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
 
-use super::connection::{Connection, ConnectionId, Ended, Phase};
+use super::connection::{ConnectionId, Ended, Parcel, Phase};
 use super::core::{Core, survived};
 use super::ring::{Completion, Kind, Send, Tag, Target};
 use super::tls::Tls;
@@ -106,10 +105,6 @@ impl Session {
 
     fn is_handshaking(&self) -> bool {
         self.tls.is_handshaking()
-    }
-
-    pub(super) fn peer_certificates(&self) -> &[CertificateDer<'static>] {
-        self.tls.peer_certificates().unwrap_or_default()
     }
 
     /// Reads bytes from the socket. Plaintext goes to `plain`, what must be answered to `records`.
@@ -232,19 +227,69 @@ struct Sealed {
     whole: bool,
 }
 
-impl Core {
-    /// The certificates with which the peer has identified itself, its own first; empty if it has not.
-    pub fn peer_certificates(&self, id: ConnectionId) -> Vec<Vec<u8>> {
-        let certificates = |connection: &mut Connection| {
-            let session = connection.tls.as_deref();
-            session.map(|session| session.peer_certificates().iter().map(|one| one.to_vec()).collect())
-        };
-        self.with(id, certificates).flatten().unwrap_or_default()
+/// The sessions of a core, by the slot of their connection. Without any, it is empty and costs nothing.
+#[derive(Debug, Default)]
+pub(super) struct Sessions(Vec<Option<Box<Session>>>);
+
+impl Sessions {
+    pub(super) fn has(&self, slot: u32) -> bool {
+        self.0.get(slot as usize).is_some_and(Option::is_some)
     }
 
-    /// Whether a connection speaks TLS.
-    pub fn is_secure(&self, id: ConnectionId) -> bool {
-        self.with(id, |connection| connection.tls.is_some()) == Some(true)
+    pub(super) fn peer_certificates(&self, slot: u32) -> Option<Vec<Vec<u8>>> {
+        let session = self.0.get(slot as usize)?.as_deref()?;
+        let certificates = session.tls.peer_certificates().unwrap_or_default();
+        Some(certificates.iter().map(|one| one.to_vec()).collect())
+    }
+
+    fn get(&mut self, slot: u32) -> Option<&mut Session> {
+        self.0.get_mut(slot as usize)?.as_deref_mut()
+    }
+
+    pub(super) fn take(&mut self, slot: u32) -> Option<Box<Session>> {
+        self.0.get_mut(slot as usize)?.take()
+    }
+
+    fn put(&mut self, slot: u32, session: Box<Session>) {
+        let slot = slot as usize;
+        if self.0.len() <= slot {
+            self.0.resize_with(slot + 1, || None);
+        }
+        self.0[slot] = Some(session);
+    }
+}
+
+impl Core {
+    /// Begins a session on a connection that was accepted.
+    pub(super) fn open_session(&self, id: ConnectionId, tls: &Tls) {
+        match Session::new(tls) {
+            Ok(session) => self.sessions.borrow_mut().put(id.slot, Box::new(session)),
+            Err(error) => {
+                tracing::error!("core {}: a TLS session could not begin: {error}", self.index);
+                self.fail(id);
+            }
+        }
+    }
+
+    /// Puts the session of a connection that moves into its parcel.
+    pub(super) fn pack_session(&self, slot: u32, mut parcel: Parcel) -> Parcel {
+        parcel.session = self.sessions.borrow_mut().take(slot);
+        parcel
+    }
+
+    /// Takes the session of a connection that has moved out of its parcel.
+    pub(super) fn unpack_session(&self, slot: u32, mut parcel: Parcel) -> Parcel {
+        if let Some(session) = parcel.session.take() {
+            self.sessions.borrow_mut().put(slot, session);
+        }
+        parcel
+    }
+
+    /// Whether what comes must be decrypted for somebody who reads it.
+    pub(super) fn decrypts(&self, slot: u32) -> bool {
+        let reads = |phase| matches!(phase, Phase::Open | Phase::Moving { .. });
+        self.sessions.borrow().has(slot)
+            && self.connection(slot).is_some_and(|connection| reads(connection.phase))
     }
 
     /// Bytes came on a connection with TLS.
@@ -252,18 +297,16 @@ impl Core {
         let mut buffers = self.secure.take();
         let Buffers { plain, records } = &mut buffers;
         let standing = {
-            let mut connections = self.connections.borrow_mut();
-            let Some(connection) = connections.get_mut(id.slot as usize) else { return };
-            let Some(session) = connection.tls.as_deref_mut() else { return };
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(id.slot) else { return };
             if session.is_handshaking() {
                 self.handshakes.set(self.handshakes.get() + 1);
             }
-            let standing = session.receive(bytes, plain, records);
-            if records.len > 0 {
-                self.seal_now(connection, records);
-            }
-            standing
+            session.receive(bytes, plain, records)
         };
+        if records.len > 0 {
+            self.seal_now(id.slot, records);
+        }
         if !plain.is_empty() {
             self.deliver(id, plain);
         }
@@ -282,8 +325,8 @@ impl Core {
     }
 
     /// Has records sent in this turn, before anything else that the connection is owed.
-    fn seal_now(&self, connection: &Connection, records: &Records) {
-        let outlet = connection.outlet.slot();
+    fn seal_now(&self, slot: u32, records: &Records) {
+        let Some(outlet) = self.connection(slot).map(|connection| connection.outlet.slot()) else { return };
         self.outlets.borrow_mut().seal(outlet, records.bytes());
         self.work.borrow_mut().writable.push(outlet);
         self.bell.ring();
@@ -310,14 +353,13 @@ impl Core {
 
     /// Whether the peer of a connection that is about to close is still to be told; it closes afterwards.
     pub(super) fn finish_secure(&self, slot: u32) -> bool {
-        let mut connections = self.connections.borrow_mut();
-        let Some(connection) = connections.get_mut(slot as usize) else { return false };
-        let Some(session) = connection.tls.as_deref_mut() else { return false };
+        let mut sessions = self.sessions.borrow_mut();
+        let Some(session) = sessions.get(slot) else { return false };
         let mut buffers = self.secure.borrow_mut();
         session.finish(&mut buffers.records);
         let said = buffers.records.len > 0;
         if said {
-            self.seal_now(connection, &buffers.records);
+            self.seal_now(slot, &buffers.records);
         }
         buffers.records.clear();
         said
@@ -326,9 +368,9 @@ impl Core {
     /// Puts what a connection with TLS is to be sent next of its backlog into `out`, and takes it out of the
     /// backlog; `false` for a connection without TLS.
     pub(super) fn seal_backlog(&self, id: ConnectionId, backlog: &mut Backlog, out: &mut Vec<u8>) -> bool {
-        let mut connections = self.connections.borrow_mut();
-        let Some(connection) = connections.get_mut(id.slot as usize) else { return false };
-        let Some(session) = connection.tls.as_deref_mut() else { return false };
+        let Some(phase) = self.connection(id.slot).map(|connection| connection.phase) else { return false };
+        let mut sessions = self.sessions.borrow_mut();
+        let Some(session) = sessions.get(id.slot) else { return false };
         out.append(&mut backlog.take_sealed());
         let mut buffers = self.secure.borrow_mut();
         let Buffers { plain, records } = &mut *buffers;
@@ -337,7 +379,7 @@ impl Core {
         if !plain.is_empty() && session.seal(plain, records).is_err() {
             self.work.borrow_mut().dead.push(id);
         }
-        if backlog.is_empty() && matches!(connection.phase, Phase::Closing { .. }) {
+        if backlog.is_empty() && matches!(phase, Phase::Closing { .. }) {
             session.finish(records);
         }
         out.extend_from_slice(records.bytes());
@@ -371,10 +413,10 @@ impl Core {
 
     fn seal_owed(&self, outlet: u32, outlets: &Outlets, records: &mut Records) -> Option<Sealed> {
         let Via::Connection(at) = outlets.via(outlet) else { return None };
-        let mut connections = self.connections.borrow_mut();
-        let connection = connections.get_mut(at as usize)?;
+        let connection = self.connection(at)?;
         let (target, tag) = (connection.target, connection.tag(Kind::Send, at));
-        let session = connection.tls.as_deref_mut()?;
+        let mut sessions = self.sessions.borrow_mut();
+        let session = sessions.get(at)?;
         let owed = outlets.batch.prepared(outlets.owed(outlet));
         // What does not leave is this connection's own: a client that reads nothing must not make us encrypt
         // all that it is owed.

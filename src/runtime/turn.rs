@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
 use super::core::{Core, Work, survived};
+use super::listener::Listening;
 use super::ring::{Completion, Kind, Send, Tag, Target};
 use crate::fanout::{Backlog, Outlets, Owed, Task, Via};
 use crate::limits;
@@ -98,10 +99,7 @@ impl Core {
     }
 
     fn accepted(&self, number: u32, result: i32) {
-        let (listener, peer) = self.ring.borrow_mut().accepted(number);
-        if listener < 0 {
-            return;
-        }
+        let Some((listener, peer)) = self.ring.borrow_mut().accepted(number) else { return };
         let exhausted = matches!(-result, libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS);
         if exhausted {
             // It would fail again at once: the next tick tries.
@@ -126,11 +124,9 @@ impl Core {
             // It was told nothing, and may try another server.
             return self.queue(|ring| ring.close(target));
         }
-        let id = self.admit(target, peer);
+        let id = self.admit(target, peer, listener);
         self.arm_receive(id);
-        if let Some(service) = self.service() {
-            survived(|| service.opened(id));
-        }
+        self.begin(id);
     }
 
     fn received(&self, id: ConnectionId, completion: &mut Completion) {
@@ -191,9 +187,9 @@ impl Core {
     }
 
     /// Takes bytes from a socket.
-    fn feed(&self, id: ConnectionId, bytes: &mut [u8]) {
+    pub(super) fn feed(&self, id: ConnectionId, bytes: &mut [u8]) {
         #[cfg(feature = "tls")]
-        if self.connection(id.slot).is_some_and(|connection| connection.decrypts()) {
+        if self.decrypts(id.slot) {
             return self.receive_secure(id, bytes);
         }
         self.deliver(id, bytes);
@@ -210,6 +206,10 @@ impl Core {
                 if !survived(|| service.received(id, bytes)) {
                     self.end(id, Ended::Panic);
                 }
+            }
+            (Phase::Preface { .. }, _) => {
+                drop(connections);
+                self.read_preface(id, bytes);
             }
             (Phase::Moving { .. }, Some(moving)) => moving.parcel.bytes.extend_from_slice(bytes),
             (Phase::Lingering { bytes: left, deadline }, _) => {
@@ -242,7 +242,10 @@ impl Core {
             // What is owed still leaves; a dead peer is noticed by the send.
             Phase::Closing { .. } if why == Ended::Eof => {}
             Phase::Departed => {}
-            Phase::Closing { .. } | Phase::Lingering { .. } | Phase::Moving { .. } => self.remove(id.slot),
+            Phase::Preface { .. }
+            | Phase::Closing { .. }
+            | Phase::Lingering { .. }
+            | Phase::Moving { .. } => self.remove(id.slot),
         }
     }
 
@@ -303,6 +306,7 @@ impl Core {
         }
         self.stop_at.set(Some(now + self.shutdown_timeout.as_millis() as Millis));
         self.queue(|ring| ring.cancel_accepts());
+        self.drop_prefaces();
         if let Some(service) = self.service() {
             survived(|| service.shutdown());
         }
@@ -328,6 +332,7 @@ impl Core {
         for (slot, connection) in connections.iter() {
             if let Phase::Closing { deadline, .. }
             | Phase::Lingering { deadline, .. }
+            | Phase::Preface { deadline }
             | Phase::Moving { deadline } = connection.phase
             {
                 work.deadlines = true;
@@ -365,6 +370,7 @@ impl Core {
                 Phase::Moving { .. } if done && receive == Receive::Idle => self.depart(slot),
                 Phase::Closing { deadline, .. }
                 | Phase::Lingering { deadline, .. }
+                | Phase::Preface { deadline }
                 | Phase::Moving { deadline }
                     if deadline.is_over(now) =>
                 {
@@ -434,7 +440,10 @@ impl Core {
         let open = self.connections.borrow().len();
         while !work.parked.is_empty() && open + self.ring.borrow().accepts_armed() < self.capacity {
             let Some(listener) = work.parked.pop_front() else { return };
-            self.queue(|ring| ring.accept(listener, self.direct));
+            let fd = self.listeners.borrow().get(usize::from(listener)).and_then(Listening::raw_fd);
+            if let Some(fd) = fd {
+                self.queue(|ring| ring.accept(fd, listener, self.direct));
+            }
         }
     }
 
@@ -443,10 +452,9 @@ impl Core {
         let mut connections = self.connections.borrow_mut();
         let Some(connection) = connections.get_mut(slot as usize) else { return };
         let Some(moving) = connection.moving.take() else { return };
-        #[cfg_attr(not(feature = "tls"), expect(unused_mut))]
-        let Moving { core, mut parcel } = *moving;
+        let Moving { core, parcel } = *moving;
         #[cfg(feature = "tls")]
-        (parcel.tls = connection.tls.take());
+        let parcel = self.pack_session(slot, parcel);
         let target = connection.target;
         let (key, generation) = (self.shared.parcels(core).insert(parcel) as u32, connection.generation);
         match target {
@@ -494,12 +502,11 @@ impl Core {
             return;
         }
         let parcel = self.shared.parcels(moving.core).try_remove(key);
-        #[cfg_attr(not(feature = "tls"), expect(unused_mut))]
-        let Some(mut parcel) = parcel else { return self.remove(id.slot) };
+        let Some(parcel) = parcel else { return self.remove(id.slot) };
+        #[cfg(feature = "tls")]
+        let parcel = self.unpack_session(id.slot, parcel);
         if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize) {
             connection.phase = Phase::Open;
-            #[cfg(feature = "tls")]
-            (connection.tls = parcel.tls.take());
         }
         self.arm_receive(id);
         if let Some(service) = self.service() {
@@ -519,13 +526,12 @@ impl Core {
         }
         let target = if self.direct { Target::Direct(descriptor as u32) } else { Target::Normal(descriptor) };
         let parcel = self.shared.parcels(self.index).try_remove(key as usize);
-        #[cfg_attr(not(feature = "tls"), expect(unused_mut))]
-        let (Some(mut parcel), Some(service)) = (parcel, self.service()) else {
+        let (Some(parcel), Some(service)) = (parcel, self.service()) else {
             return self.queue(|ring| ring.close(target));
         };
-        let id = self.admit(target, parcel.peer);
+        let id = self.admit(target, parcel.peer, parcel.listener);
         #[cfg(feature = "tls")]
-        self.with(id, |connection| connection.tls = parcel.tls.take());
+        let parcel = self.unpack_session(id.slot, parcel);
         // What the parcel holds is fed first; at the end of the turn comes what the socket holds.
         self.want_receive(id);
         if !survived(|| service.arrived(id, parcel)) {
@@ -656,6 +662,8 @@ impl Core {
         }
         let mut sends: SmallVec<[Send<'_>; limits::SENDS_PER_ENTER]> = SmallVec::new();
         #[cfg(feature = "tls")]
+        let sessions = self.sessions.borrow();
+        #[cfg(feature = "tls")]
         let mut secure: SmallVec<[u32; limits::SENDS_PER_ENTER]> = SmallVec::new();
         for slot in some {
             let bytes = outlets.batch.prepared(outlets.owed(*slot));
@@ -663,7 +671,7 @@ impl Core {
             let Some(connection) = connections.get(at as usize) else { continue };
             if !bytes.is_empty() && !matches!(connection.phase, Phase::Departed | Phase::Lingering { .. }) {
                 #[cfg(feature = "tls")]
-                if connection.tls.is_some() {
+                if sessions.has(at) {
                     secure.push(*slot);
                     continue;
                 }
@@ -672,6 +680,8 @@ impl Core {
         }
         self.ring.borrow_mut().burst(&sends)?;
         drop((sends, connections));
+        #[cfg(feature = "tls")]
+        drop(sessions);
         self.reap_failures(failed);
         while let Some(completion) = failed.pop_front() {
             self.send_failed(completion, &mut outlets, Outlets::spill);
@@ -856,7 +866,7 @@ const BACKLOG_SENDS: usize = 8;
 impl Parcel {
     /// Stands in for a parcel that lies in the other core's mailbox.
     fn placeholder(key: u32) -> Self {
-        Self::new(Vec::new(), None, Box::new(key))
+        Self::new(Vec::new(), None, 0, Box::new(key))
     }
 
     fn placeholder_key(&self) -> usize {

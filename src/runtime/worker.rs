@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -12,15 +11,14 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::mpsc;
 use std::task::Poll;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
-
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use std::time::Instant;
 
 use super::core::{Core, Service, Setup, Shared, survived};
 use super::doorbell::EventFd;
+use super::listener::Listening;
 use super::ring::Ring;
 use super::turn::Scratch;
-use super::{Descriptors, Options, StartError, probe};
+use super::{Descriptors, Endpoint, Options, StartError, listener, probe};
 use crate::fanout::{Doorbell, Task};
 use crate::limits;
 use crate::time::Millis;
@@ -42,13 +40,20 @@ pub type MakeService = dyn Fn(&Rc<Core>) -> Rc<dyn Service> + Send + Sync;
 pub struct Running {
     shared: Arc<Shared>,
     addresses: Vec<SocketAddr>,
+    endpoints: Vec<Endpoint>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Running {
-    /// The addresses that the server listens on, with the ports that were chosen for port 0.
+    /// The TCP addresses that the server listens on, with the ports that were chosen for port 0.
+    /// [`endpoints`](Self::endpoints) has Unix sockets too.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// All that the server listens on, in the order in which it was given.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
     }
 
     /// How many workers there are.
@@ -114,20 +119,21 @@ pub fn start(options: &Options, make: Arc<MakeService>) -> Result<Running, Start
     if options.listen.is_empty() {
         return Err(StartError::NoListener);
     }
+    if options.listen.len() > limits::LISTENERS_MAX {
+        return Err(StartError::Listeners(options.listen.len()));
+    }
     let cores = affinity();
     let workers = if options.workers == 0 { cores.len() } else { options.workers };
     if workers == 0 || workers > limits::WORKERS_MAX {
         return Err(StartError::Workers(workers));
     }
     let direct = probe(options.descriptors)?;
-    if !options.share_port {
-        options.listen.iter().try_for_each(|address| ensure_free(*address))?;
-    }
-    let mut listeners = Vec::with_capacity(workers);
-    let mut addresses = options.listen.clone();
-    for _ in 0..workers {
-        listeners.push(listen_all(options, &mut addresses)?);
-    }
+    let (listeners, endpoints) = listener::open(options, workers)?;
+    let tcp = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Tcp(address) => Some(*address),
+        Endpoint::Unix(_) => None,
+    };
+    let addresses = endpoints.iter().filter_map(tcp).collect();
     let shared = Arc::new(Shared::new(workers));
     let (ready, started) = mpsc::channel();
     let mut threads = Vec::with_capacity(workers);
@@ -139,7 +145,8 @@ pub fn start(options: &Options, make: Arc<MakeService>) -> Result<Running, Start
             capacity: capacity(options, direct, workers),
             direct,
             cpu: options.pin.then(|| cores[index % cores.len()]),
-            options: options.clone(),
+            // A listener of the user's must not stay open for as long as the last worker.
+            options: Options { listen: Vec::new(), ..options.clone() },
             listeners,
             epoch,
         };
@@ -151,7 +158,7 @@ pub fn start(options: &Options, make: Arc<MakeService>) -> Result<Running, Start
         threads.push(thread);
     }
     drop(ready);
-    let running = Running { shared, addresses, threads };
+    let running = Running { shared, addresses, endpoints, threads };
     for _ in 0..workers {
         match started.recv() {
             Ok(Ok(())) => {}
@@ -212,61 +219,6 @@ fn affinity() -> Vec<usize> {
     if cores.is_empty() { vec![0] } else { cores }
 }
 
-/// One worker's listeners, each with SO_REUSEPORT, so that the kernel spreads connections. The first
-/// worker's bind chooses the port for port 0.
-fn listen_all(options: &Options, addresses: &mut [SocketAddr]) -> Result<Vec<Socket>, StartError> {
-    addresses
-        .iter_mut()
-        .map(|address| {
-            let socket = listen(options, *address)
-                .map_err(|source| StartError::Listen { address: *address, source })?;
-            if let Ok(Some(bound)) = socket.local_addr().map(|bound| bound.as_socket()) {
-                *address = bound;
-            }
-            Ok(socket)
-        })
-        .collect()
-}
-
-/// Fails if somebody listens on an address. SO_REUSEPORT alone would let two servers share a port by
-/// accident. A port that a process of ours has just left may take the kernel a moment to release.
-fn ensure_free(address: SocketAddr) -> Result<(), StartError> {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    const PAUSE: Duration = Duration::from_millis(20);
-    let bind = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())
-    };
-    let start = Instant::now();
-    loop {
-        match bind() {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < PATIENCE => {
-                thread::sleep(PAUSE);
-            }
-            Err(source) => return Err(StartError::Listen { address, source }),
-        }
-    }
-}
-
-fn listen(options: &Options, address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    // Accepted sockets inherit all of these.
-    socket.set_tcp_nodelay(true)?;
-    if options.send_buffer > 0 {
-        socket.set_send_buffer_size(options.send_buffer)?;
-    }
-    let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
-    SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
-    socket.bind(&address.into())?;
-    socket.listen(options.backlog)?;
-    Ok(socket)
-}
-
 struct Worker {
     index: usize,
     shared: Arc<Shared>,
@@ -274,7 +226,7 @@ struct Worker {
     direct: bool,
     cpu: Option<usize>,
     options: Options,
-    listeners: Vec<Socket>,
+    listeners: Vec<Listening>,
     epoch: Instant,
 }
 
@@ -314,7 +266,7 @@ impl Worker {
         CURRENT.take();
     }
 
-    async fn serve(mut self, make: &MakeService, ready: &Ready) -> Result<(), StartError> {
+    async fn serve(self, make: &MakeService, ready: &Ready) -> Result<(), StartError> {
         let slots = self.direct.then_some((self.capacity + limits::DESCRIPTORS_SPARE / 2) as u32);
         let (ring, buffers) = Ring::new(slots).map_err(|source| StartError::Ring { source })?;
         let bell = EventFd::new().map_err(|source| StartError::Ring { source })?;
@@ -325,6 +277,7 @@ impl Worker {
             shared: self.shared.clone(),
             ring,
             buffers,
+            listeners: self.listeners,
             capacity: self.capacity,
             direct: self.direct,
             backpressure_bytes: self.options.backpressure_bytes,
@@ -337,13 +290,14 @@ impl Worker {
             .map_err(|source| StartError::Ring { source })?;
         CURRENT.set(Some(core.clone()));
         core.install(make(&core));
-        for listener in &self.listeners {
-            let accepts = limits::ACCEPTS_ARMED.min(self.capacity / self.listeners.len()).max(1);
-            core.work.borrow_mut().parked.extend((0..accepts).map(|_| listener.as_raw_fd()));
+        let listeners = core.listeners.borrow().len();
+        let accepts = limits::ACCEPTS_ARMED.min(self.capacity / listeners.max(1)).max(1);
+        for number in 0..listeners as u16 {
+            core.work.borrow_mut().parked.extend((0..accepts).map(|_| number));
         }
         let _ = ready.send(Ok(()));
         monoio::spawn(tick(Rc::downgrade(&core)));
-        let outcome = turns(&core, &bell, &mut self.listeners).await;
+        let outcome = turns(&core, &bell).await;
         core.retire();
         core.shared.rings[core.index].store(-1, Ordering::Release);
         outcome.map_err(|source| StartError::Ring { source })
@@ -361,7 +315,7 @@ async fn tick(core: Weak<Core>) {
 }
 
 /// Turn after turn, and in between monoio, until the core has stopped (R5, R6).
-async fn turns(core: &Rc<Core>, eventfd: &EventFd, listeners: &mut Vec<Socket>) -> io::Result<()> {
+async fn turns(core: &Rc<Core>, eventfd: &EventFd) -> io::Result<()> {
     let mut scratch = Scratch::default();
     let file = Rc::new(monoio::fs::File::from_std(std::fs::File::from(eventfd.duplicate()?))?);
     let mut signal = Signal::new(file);
@@ -371,7 +325,7 @@ async fn turns(core: &Rc<Core>, eventfd: &EventFd, listeners: &mut Vec<Socket>) 
         core.turn(&mut scratch)?;
         if core.accepts_no_more() {
             // Clients that come now are another server's, not ones that wait here in vain.
-            listeners.clear();
+            core.listeners.borrow_mut().iter_mut().for_each(Listening::close);
         }
         if core.is_stopped() {
             return core.leave(&mut scratch);

@@ -1,0 +1,209 @@
+//! What a server listens on: existing sockets, Unix sockets, and listeners behind a proxy.
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use sockring::app::{App, Request};
+use sockring::runtime::{self, Descriptors, Endpoint, Listener, Running, StartError};
+use support::{Client, end, get, options};
+
+/// Says who the client is.
+fn who(app: &App) {
+    app.get("/who", |request: Request, response: sockring::app::Response| {
+        response.end(request.peer().map_or("nobody".into(), |peer| peer.to_string()));
+    });
+    app.get("/core", |_: Request, response: sockring::app::Response| {
+        response.end(sockring::runtime::current().unwrap().index().to_string());
+    });
+}
+
+fn start(options: runtime::Options, listener: impl Into<Listener>) -> Running {
+    App::builder().runtime(options).listener(listener).start(who).unwrap()
+}
+
+/// A path of this test's own.
+fn path(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("sockring-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    folder.join(name)
+}
+
+/// One request over a Unix socket, on a connection of its own.
+fn ask(path: &PathBuf, target: &str) -> String {
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    let request = format!("GET {target} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer.split("\r\n\r\n").nth(1).unwrap().to_owned()
+}
+
+both!(
+    an_existing_tcp_listener_serves_all_workers,
+    an_existing_unix_listener_is_left_where_it_is,
+    a_unix_socket_comes_and_goes_with_the_server,
+    the_proxy_protocol_tells_the_client,
+    the_proxy_protocol_is_required,
+);
+
+fn an_existing_tcp_listener_serves_all_workers(descriptors: Descriptors) {
+    for nonblocking in [false, true] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(nonblocking).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mine = listener.try_clone().unwrap();
+        // Who connected before the server was there is served too.
+        let mut early = Client::connect(address);
+        let server = start(options(descriptors, 3), listener);
+        assert_eq!(server.addresses(), [address]);
+        assert_eq!(early.get("/who").text(), early.stream.local_addr().unwrap().to_string());
+        let mut cores: Vec<String> = Vec::new();
+        let mut open = Vec::new();
+        for _ in 0..200 {
+            let mut client = Client::connect(address);
+            cores.push(client.get("/core").text().to_owned());
+            open.push(client);
+        }
+        cores.sort();
+        cores.dedup();
+        assert_eq!(cores, ["0", "1", "2"]);
+        drop(open);
+        end(server);
+        // The listener is the user's own again, and nobody else takes what comes.
+        let client = std::net::TcpStream::connect(address).unwrap();
+        mine.set_nonblocking(false).unwrap();
+        assert_eq!(mine.accept().unwrap().1, client.local_addr().unwrap());
+        drop(mine);
+        assert!(std::net::TcpStream::connect(address).is_err(), "somebody still listens");
+    }
+}
+
+fn an_existing_unix_listener_is_left_where_it_is(descriptors: Descriptors) {
+    let path = path("existing");
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).unwrap();
+    let server = start(options(descriptors, 2), listener);
+    assert_eq!(server.endpoints(), [Endpoint::Unix(path.clone())]);
+    assert!(server.addresses().is_empty());
+    assert_eq!(ask(&path, "/who"), "nobody");
+    end(server);
+    assert!(path.exists(), "the file is not the server's to remove");
+    assert!(UnixStream::connect(&path).is_err(), "somebody still listens");
+}
+
+fn a_unix_socket_comes_and_goes_with_the_server(descriptors: Descriptors) {
+    let path = path("served");
+    let _ = fs::remove_file(&path);
+    let listener = || Listener::unix(&path).mode(0o600);
+    let server = start(options(descriptors, 2), listener());
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    for _ in 0..20 {
+        assert_eq!(ask(&path, "/who"), "nobody");
+    }
+    // A live one is not replaced.
+    let taken = App::builder().runtime(options(descriptors, 1)).listener(listener()).start(who);
+    match taken.map(end) {
+        Err(StartError::Listen { address, source }) => {
+            assert_eq!(address, Endpoint::Unix(path.clone()));
+            assert_eq!(source.kind(), std::io::ErrorKind::AddrInUse);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(ask(&path, "/who"), "nobody");
+    // Unless it is asked for; the old server then leaves the new one's file alone.
+    let sharing = runtime::Options { share_port: true, ..options(descriptors, 1) };
+    let newer = start(sharing, listener());
+    end(server);
+    assert_eq!(ask(&path, "/who"), "nobody");
+    end(newer);
+    assert!(!path.exists(), "the file is still there");
+    // A dead one is replaced.
+    drop(UnixListener::bind(&path).unwrap());
+    let server = start(options(descriptors, 1), Listener::unix(&path));
+    assert_eq!(ask(&path, "/who"), "nobody");
+    end(server);
+    // What is no socket is left alone.
+    fs::write(&path, "precious").unwrap();
+    let refused = App::builder().runtime(options(descriptors, 1)).listen_unix(&path).start(who);
+    assert!(refused.is_err());
+    assert!(!fs::metadata(&path).unwrap().file_type().is_socket());
+}
+
+/// Sends a header and a request, in the pieces given, and returns the answer's body.
+fn through_proxy(address: SocketAddr, pieces: &[&[u8]]) -> String {
+    let mut client = Client::connect(address);
+    for piece in pieces {
+        client.send(piece);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    client.answer().unwrap().text().to_owned()
+}
+
+fn the_proxy_protocol_tells_the_client(descriptors: Descriptors) {
+    let listener = Listener::tcp("127.0.0.1:0").unwrap().proxy_protocol(true);
+    let server = start(options(descriptors, 2), listener);
+    let address = server.addresses()[0];
+    let request = get("/who");
+    let line = b"PROXY TCP4 192.0.2.7 192.0.2.9 5000 443\r\n";
+    assert_eq!(through_proxy(address, &[&[line, request.as_bytes()].concat()]), "192.0.2.7:5000");
+    assert_eq!(through_proxy(address, &[line, request.as_bytes()]), "192.0.2.7:5000");
+    let (first, second) = line.split_at(17);
+    assert_eq!(through_proxy(address, &[first, second, request.as_bytes()]), "192.0.2.7:5000");
+    let binary = [
+        &b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x27"[..],
+        &"2001:db8::7".parse::<std::net::Ipv6Addr>().unwrap().octets(),
+        &[0; 16],
+        &[0x13, 0x88, 0x01, 0xbb, 0x04, 0, 0],
+    ]
+    .concat();
+    let whole = [&binary, request.as_bytes()].concat();
+    assert_eq!(through_proxy(address, &[&whole]), "[2001:db8::7]:5000");
+    let bytes: Vec<&[u8]> = whole.chunks(7).collect();
+    assert_eq!(through_proxy(address, &bytes), "[2001:db8::7]:5000");
+    // The proxy speaks for itself.
+    let mut client = Client::connect(address);
+    client.send(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0");
+    assert_eq!(client.get("/who").text(), client.stream.local_addr().unwrap().to_string());
+    // It is a keep-alive connection like any other, and a header in its middle is nothing but garbage.
+    assert_eq!(client.get("/who").status, 200);
+    client.send(&[line, request.as_bytes()].concat());
+    assert_eq!(client.answer().unwrap().status, 400);
+    end(server);
+}
+
+fn the_proxy_protocol_is_required(descriptors: Descriptors) {
+    let proxied = Listener::tcp("127.0.0.1:0").unwrap().proxy_protocol(true);
+    let builder = App::builder().runtime(options(descriptors, 1)).listener(proxied).listen("127.0.0.1:0");
+    let server = builder.start(who).unwrap();
+    let (proxied, plain) = (server.addresses()[0], server.addresses()[1]);
+    for bytes in [&b"GET /who HTTP/1.1\r\nHost: test\r\n\r\n"[..], b"PROXY nonsense\r\n", b"\x16\x03\x01"] {
+        let mut client = Client::connect(proxied);
+        let start = Instant::now();
+        client.send(bytes);
+        assert!(client.answer().is_err(), "it was answered");
+        assert!(start.elapsed() < Duration::from_secs(2), "it was not closed at once");
+    }
+    // Where it is switched off nobody can claim an address.
+    for header in [&b"PROXY TCP4 192.0.2.7 192.0.2.9 5000 443\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"] {
+        let mut client = Client::connect(plain);
+        client.send(&[header, get("/who").as_bytes()].concat());
+        assert_eq!(client.answer().unwrap().status, 400);
+    }
+    // Half a header does not hold a server up that is to stop.
+    let mut half = Client::connect(proxied);
+    half.send(b"PROXY TCP4");
+    std::thread::sleep(Duration::from_millis(100));
+    let start = Instant::now();
+    end(server);
+    assert!(start.elapsed() < Duration::from_millis(900), "it took {:?} to stop", start.elapsed());
+    assert!(half.ends());
+}
