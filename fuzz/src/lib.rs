@@ -3,6 +3,7 @@
 //! `cargo +nightly fuzz run TARGET` feeds them; `tests/fuzz_corpus.rs` of the main crate includes this file
 //! and replays the corpus on stable.
 
+use sockring::protocol::eio::v3;
 use sockring::protocol::http::{ChunkedDecoder, Head, HeadLimits, HttpError};
 use sockring::protocol::query::{self, MAX_PAIRS, Query};
 use sockring::protocol::sio::{self, Body, JsonError, MAX_DEPTH, Parser};
@@ -112,6 +113,40 @@ pub fn eio_payload(data: &[u8]) {
     if !packets.is_empty() {
         let back: Result<Vec<_>, _> = eio::decode_payload(&again).collect();
         assert_eq!(back, Ok(packets));
+    }
+}
+
+/// Payloads of Engine.IO v3: what is decoded, as text or as bytes, can be written in both modes and decoded
+/// again.
+pub fn eio_v3_payload(data: &[u8]) {
+    let known = |packet: &Result<eio::Packet<'_>, eio::EioError>| packet.is_ok();
+    let text = str::from_utf8(data).unwrap_or_default();
+    let from_text: Vec<_> = v3::decode_payload(text).take_while(known).map(Result::unwrap).collect();
+    let from_bytes: Vec<_> = v3::decode_binary_payload(data).take_while(known).map(Result::unwrap).collect();
+    for packets in [from_text, from_bytes] {
+        // A packet is never shorter than its length, a separator and its type.
+        assert!(packets.len() * 3 <= data.len() && (packets.is_empty() || !data.is_empty()));
+        for mode in [v3::Mode::Text, v3::Mode::Binary] {
+            let mut again = Vec::new();
+            for packet in &packets {
+                match packet {
+                    eio::Packet::Text { kind, data } => {
+                        let mut text = Vec::new();
+                        eio::write_text(&mut text, *kind, data);
+                        v3::write_text(&mut again, mode, str::from_utf8(&text).expect("packets are text"));
+                    }
+                    eio::Packet::Binary(bytes) => v3::write_binary(&mut again, mode, bytes),
+                }
+            }
+            if packets.is_empty() {
+                continue;
+            }
+            let back: Result<Vec<_>, _> = match mode {
+                v3::Mode::Text => v3::decode_payload(str::from_utf8(&again).expect("text")).collect(),
+                v3::Mode::Binary => v3::decode_binary_payload(&again).collect(),
+            };
+            assert_eq!(back.as_ref(), Ok(&packets));
+        }
     }
 }
 

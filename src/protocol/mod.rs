@@ -11,7 +11,7 @@
 //! | [`proxy`] | the first bytes of a proxy's connection | the client's address | PROXY protocol 1 and 2 |
 //! | [`query`] | the part behind `?` | decoded pairs | WHATWG URL, as Node reads it |
 //! | [`ws`] | bytes after the 101 | messages; frames back | RFC 6455 |
-//! | [`eio`] | a message or a polling body | Engine.IO packets and back | engine.io-protocol v4 |
+//! | [`eio`] | a message or a polling body | Engine.IO packets and back | engine.io-protocol v4, v3 |
 //! | [`sio`] | Engine.IO messages | packets with binary in place, and back | socket.io-protocol v5 |
 //!
 //! # Rules every codec here follows

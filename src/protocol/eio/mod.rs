@@ -3,8 +3,8 @@
 //! A packet is one message of the transport: a WebSocket frame, or a piece of a polling body between
 //! separators. Binary packets are always messages; over polling they travel as `b` and base64.
 //!
-//! Engine.IO v3 has other payloads and a type byte before binary; when it comes it is to be a module of its
-//! own beside [`packet`] and [`payload`], with the same [`Packet`].
+//! Engine.IO v3, which clients of Socket.IO v2 speak, has other payloads and a type before binary: that is
+//! [`v3`], with the same [`Packet`]. A [`Dialect`] says which of the two a session speaks.
 //!
 //! ```
 //! use sockring::protocol::eio::{self, Packet, PacketType};
@@ -14,8 +14,12 @@
 //! # Ok::<(), eio::EioError>(())
 //! ```
 
+mod dialect;
 pub mod packet;
 pub mod payload;
+pub mod v3;
+
+pub use dialect::{Dialect, Revision};
 
 pub use packet::{EioError, Open, Packet, PacketType, decode_text, write_base64, write_text};
 pub use payload::{SEPARATOR, decode_payload};

@@ -38,6 +38,12 @@ pub enum EioError {
     /// What follows `b` is not standard base64.
     #[error("the client sent malformed base64")]
     Base64,
+    /// Only in version 3: the length before a packet is malformed, or not that of what follows.
+    #[error("the client sent a packet with a wrong length")]
+    Length,
+    /// Only in version 3: text in a binary payload that is not UTF-8.
+    #[error("the client sent text that is not utf-8")]
+    Utf8,
 }
 
 /// The type of a packet, written as one digit.
@@ -123,11 +129,16 @@ pub fn decode_text(text: &str) -> Result<Packet<'_>, EioError> {
     let Some(first) = text.as_bytes().first() else { return Err(EioError::Empty) };
     let data = text.get(1..);
     if *first == BINARY {
-        let bytes = BASE64.decode(data.unwrap_or_default()).map_err(|_| EioError::Base64)?;
-        return Ok(Packet::Binary(Cow::Owned(bytes)));
+        return decode_base64(data.unwrap_or_default());
     }
     let kind = PacketType::from_digit(*first).ok_or(EioError::UnknownType)?;
     Ok(Packet::Text { kind, data: data.unwrap_or_default() })
+}
+
+/// Decodes what stands behind `b`.
+pub(super) fn decode_base64(text: &str) -> Result<Packet<'static>, EioError> {
+    let bytes = BASE64.decode(text).map_err(|_| EioError::Base64)?;
+    Ok(Packet::Binary(Cow::Owned(bytes)))
 }
 
 /// Appends a packet with text.
@@ -154,11 +165,21 @@ pub fn write_text(out: &mut Vec<u8>, kind: PacketType, data: &str) {
 /// ```
 pub fn write_base64(out: &mut Vec<u8>, data: &[u8]) {
     out.push(BINARY);
+    append_base64(out, data);
+}
+
+/// Appends padded standard base64 alone.
+pub(super) fn append_base64(out: &mut Vec<u8>, data: &[u8]) {
     let start = out.len();
-    out.resize(start + data.len().div_ceil(3) * 4, b'=');
+    out.resize(start + base64_len(data.len()), b'=');
     // The room is exactly what padded base64 takes.
     let written = BASE64.encode_slice(data, out.split_at_mut(start).1).unwrap_or(0);
     out.truncate(start + written);
+}
+
+/// Characters of padded base64 for so many bytes.
+pub(super) fn base64_len(bytes: usize) -> usize {
+    bytes.div_ceil(3) * 4
 }
 
 /// The handshake (engine.io-protocol v4, "Handshake").
