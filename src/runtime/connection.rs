@@ -4,9 +4,9 @@ use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::ring::{GENERATION_MASK, Kind, Tag, Target};
 #[cfg(feature = "tls")]
 use super::secure::Session;
-use super::ring::{GENERATION_MASK, Kind, Tag, Target};
 use crate::fanout::OutletId;
 use crate::time::Millis;
 

@@ -441,7 +441,8 @@ impl Core {
         outlets: &mut Outlets,
         failed: &mut VecDeque<Completion>,
     ) -> io::Result<()> {
-        let send = |one: &Sealed| Send { target: one.target, bytes: &records[one.records.clone()], tag: one.tag };
+        let send =
+            |one: &Sealed| Send { target: one.target, bytes: &records[one.records.clone()], tag: one.tag };
         let sends: Vec<Send<'_>> = all.iter().filter(|one| !one.records.is_empty()).map(send).collect();
         self.ring.borrow_mut().burst(&sends)?;
         self.reap_failures(failed);

@@ -382,10 +382,7 @@ fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(file).map_err(|source| TlsError::Read { file: file.to_owned(), source })
 }
 
-fn certificates(
-    pem: &[u8],
-    name: impl Fn() -> String,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(pem: &[u8], name: impl Fn() -> String) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let certificates = certificates.map_err(|source| TlsError::Pem { name: name(), source })?;
     if certificates.is_empty() {
@@ -465,9 +462,8 @@ impl ResolvesServerCert for Identities {
         if let [only] = self.0.as_slice() {
             return Some(only.clone());
         }
-        let usable = |identity: &&Arc<CertifiedKey>| {
-            identity.key.choose_scheme(hello.signature_schemes()).is_some()
-        };
+        let usable =
+            |identity: &&Arc<CertifiedKey>| identity.key.choose_scheme(hello.signature_schemes()).is_some();
         let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
         let named = name.and_then(|name| {
             self.0.iter().filter(usable).find(|identity| {

@@ -808,8 +808,9 @@ impl Core {
         for _ in 0..BACKLOG_SENDS {
             scratch.backlog.clear();
             let mut outlets = self.outlets.borrow_mut();
-            let sealed =
-                outlets.backlog(slot).is_some_and(|backlog| self.copy_backlog(id, backlog, &mut scratch.backlog));
+            let sealed = outlets
+                .backlog(slot)
+                .is_some_and(|backlog| self.copy_backlog(id, backlog, &mut scratch.backlog));
             if scratch.backlog.is_empty() {
                 outlets.unblock(slot);
                 return Ok(true);
