@@ -7,6 +7,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::service::Inner;
+use crate::fanout::Task;
 use crate::runtime::ConnectionId;
 
 /// The answer to one request: made by the server, ended by a handler, now or later.
@@ -89,15 +90,15 @@ impl Drop for Response {
         }
         let (connection, sequence) = (self.connection, self.sequence);
         if !std::thread::panicking() {
-            return self.app.respond(connection, sequence, 500, &[], &Bytes::new());
+            return self.app.respond_plain(connection, sequence, 500, Vec::new());
         }
         // The answer makes the connection's next request be handled. Not while a panic unwinds: a second
         // one would end the process.
         let later = move || {
             if let Some(app) = super::current() {
-                app.0.respond(connection, sequence, 500, &[], &Bytes::new());
+                app.0.respond_plain(connection, sequence, 500, Vec::new());
             }
         };
-        let _ = self.app.core.post(self.app.core.index(), Box::new(later));
+        let _ = self.app.core.post(self.app.core.index(), Task::new(later));
     }
 }

@@ -250,8 +250,8 @@ impl Outlets {
         backlog.consume(sent);
     }
 
-    /// Puts bytes in their final form before all frames that wait, and blocks the outlet: they are sent before
-    /// anything else (see [`Backlog::seal`]).
+    /// Puts bytes in their final form before all frames that wait, and blocks the outlet: they are sent
+    /// before anything else (see [`Backlog::seal`]).
     pub fn seal(&mut self, slot: u32, bytes: &[u8]) {
         self.block(slot);
         self.backlogs[slot as usize].get_or_insert_default().seal(bytes);

@@ -13,6 +13,7 @@ mod core;
 mod doorbell;
 mod error;
 mod listener;
+mod moving;
 mod options;
 mod preface;
 mod probe;
@@ -25,8 +26,8 @@ mod turn;
 mod worker;
 
 pub use connection::{ConnectionId, Ended, Parcel};
-pub(crate) use core::survived;
 pub use core::{Core, Service, Shared};
+pub(crate) use core::{outlived, survived};
 pub use error::StartError;
 pub use listener::{Endpoint, Listener};
 pub use options::{Descriptors, Options};

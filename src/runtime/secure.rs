@@ -1,9 +1,10 @@
 //! TLS on a connection: what comes is decrypted before the layer above sees it, what is owed is encrypted at
 //! the send.
 //!
-//! A [`Session`] owns rustls' state and, only while a record is incomplete, its bytes. Everything else, plaintext
-//! that came and records that go, lies in buffers of the core. Records that were made and did not leave wait in
-//! front of the outlet's backlog ([`Backlog::seal`]): they are counted, limited and waited for like frames.
+//! A [`Session`] owns rustls' state and, only while a record is incomplete, its bytes. Everything else,
+//! plaintext that came and records that go, lies in buffers of the core. Records that were made and did not
+//! leave wait in front of the outlet's backlog ([`Backlog::seal`]): they are counted, limited and waited
+//! for like frames.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -332,7 +333,8 @@ impl Core {
         self.bell.ring();
     }
 
-    /// The TLS session has ended, and with it the connection: what is owed leaves before, and so does an alert.
+    /// The TLS session has ended, and with it the connection: what is owed leaves before, and so does an
+    /// alert.
     fn secure_end(&self, id: ConnectionId, why: Ended) {
         let open = self.with(id, |_| ()).is_some();
         if !open {

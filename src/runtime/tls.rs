@@ -27,8 +27,8 @@ const ALPN: &[u8] = b"http/1.1";
 
 /// Certificates and keys of TLS listeners. A clone is a reference to the same.
 ///
-/// TLS 1.3 and 1.2, the one application protocol `http/1.1`, and session tickets that every core accepts; their
-/// keys change every six hours.
+/// TLS 1.3 and 1.2, the one application protocol `http/1.1`, and session tickets that every core accepts;
+/// their keys change every six hours.
 ///
 /// ```no_run
 /// use sockring::app::App;
@@ -91,7 +91,8 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// One certificate, with its chain, and its key, from PEM files: the server's own certificate comes first.
+    /// One certificate, with its chain, and its key, from PEM files: the server's own certificate comes
+    /// first.
     ///
     /// # Errors
     ///
@@ -118,8 +119,8 @@ impl Tls {
         Self::builder().der(chain, key).build()
     }
 
-    /// A configuration made by other means: with another provider of cryptography, or a resolver of one's own.
-    /// It is used as it is; only an empty list of application protocols becomes `http/1.1`.
+    /// A configuration made by other means: with another provider of cryptography, or a resolver of one's
+    /// own. It is used as it is; only an empty list of application protocols becomes `http/1.1`.
     ///
     /// # Errors
     ///
@@ -145,8 +146,8 @@ impl Tls {
         Self(Arc::new(Inner { state, reloading: Mutex::default() }))
     }
 
-    /// Reads all files again. Handshakes that begin afterwards use what they hold now; connections that are open
-    /// stay as they are. Nothing changes if a file cannot be used.
+    /// Reads all files again. Handshakes that begin afterwards use what they hold now; connections that are
+    /// open stay as they are. Nothing changes if a file cannot be used.
     ///
     /// # Errors
     ///
@@ -164,8 +165,8 @@ impl Tls {
         Ok(())
     }
 
-    /// Takes over what `other` has, for certificates that come from elsewhere than files. Handshakes that begin
-    /// afterwards use them; connections that are open stay as they are.
+    /// Takes over what `other` has, for certificates that come from elsewhere than files. Handshakes that
+    /// begin afterwards use them; connections that are open stay as they are.
     pub fn replace(&self, other: &Self) {
         let state = other.state();
         *self.0.state.write().unwrap_or_else(PoisonError::into_inner) = state;
@@ -238,8 +239,8 @@ impl TlsBuilder {
         self
     }
 
-    /// Asks every client for a certificate signed by one of those in a PEM file, and takes those that have none.
-    /// One that is not valid ends the handshake.
+    /// Asks every client for a certificate signed by one of those in a PEM file, and takes those that have
+    /// none. One that is not valid ends the handshake.
     #[must_use]
     pub fn request_client_certificates(mut self, authorities: impl AsRef<Path>) -> Self {
         self = self.require_client_certificates(authorities);
@@ -357,7 +358,8 @@ impl Sources {
         // Tickets keep the sessions with the clients, so that any core, and none but memory of ours, will do.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = match before {
-            // A resumed session is not verified again: one from before must not outlive a change of authorities.
+            // A resumed session is not verified again: one from before must not outlive a change of
+            // authorities.
             Some(before) if self.client_authorities.is_none() => before.ticketer.clone(),
             _ => tickets().map_err(TlsError::Config)?,
         };

@@ -3,23 +3,23 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
-use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
+use super::connection::{Connection, ConnectionId, Deadline, Ended, Phase, Receive};
 use super::core::{Core, Work, survived};
 use super::listener::Listening;
 use super::ring::{Completion, Kind, Send, Tag, Target};
-use crate::fanout::{Backlog, Outlets, Owed, Task, Via};
+use crate::fanout::{Backlog, Outlets, Owed, Queue, Via};
 use crate::limits;
 use crate::time::Millis;
 
 /// Buffers that a worker keeps from turn to turn.
 #[derive(Default)]
 pub(super) struct Scratch {
-    tasks: Vec<Task>,
+    tasks: Queue,
     pub(super) dirty: Vec<u32>,
     pub(super) failed: VecDeque<Completion>,
     pub(super) backlog: Vec<u8>,
@@ -178,7 +178,7 @@ impl Core {
     }
 
     /// Arms a receive at the end of the turn, unless it is not wanted any more by then.
-    fn want_receive(&self, id: ConnectionId) {
+    pub(super) fn want_receive(&self, id: ConnectionId) {
         let mut connections = self.connections.borrow_mut();
         let connection = connections.get_mut(id.slot as usize);
         let Some(connection) = connection.filter(|c| c.generation == id.generation) else { return };
@@ -259,8 +259,8 @@ impl Core {
     fn run_tasks(&self, scratch: &mut Scratch) -> io::Result<()> {
         let mut tasks = mem::take(&mut scratch.tasks);
         self.shared.mesh.take(self.index, &mut tasks);
-        for task in tasks.drain(..) {
-            survived(task);
+        for task in tasks.drain() {
+            survived(|| task.run());
             self.flush_much(scratch)?;
         }
         scratch.tasks = tasks;
@@ -397,7 +397,7 @@ impl Core {
             connection.receive = Receive::Armed;
         }
         match connection.target {
-            Target::Normal(fd) => shut_down_writing(fd),
+            Target::Normal(fd) => shut_down(fd, libc::SHUT_WR),
             Target::Direct(file) => {
                 let tag = connection.tag(Kind::Installed, slot);
                 self.queue(|ring| ring.install(file, tag));
@@ -419,11 +419,19 @@ impl Core {
         }
         // SAFETY: the kernel has just made this descriptor for us.
         let fd = unsafe { OwnedFd::from_raw_fd(result) };
-        shut_down_writing(fd.as_raw_fd());
+        let departed =
+            known.filter(|id| self.connection(id.slot).is_some_and(|c| c.phase == Phase::Departed));
+        if let Some(id) = departed {
+            shut_down(fd.as_raw_fd(), libc::SHUT_RDWR);
+            return self.remove(id.slot);
+        }
+        shut_down(fd.as_raw_fd(), libc::SHUT_WR);
     }
 
     /// Arms what could not be armed before: receives that found no buffer (all buffers are back by now),
-    /// and accepts, never more than slots are free.
+    /// and accepts, never more than slots are free. Only a listener that has none armed gets one while any
+    /// slot is free, or listeners that nobody comes to would keep the last slots from those that are used.
+    /// So there may be one connection too many for each listener but one; descriptors are spared for them.
     fn rearm(&self) {
         let wanted = mem::take(&mut self.work.borrow_mut().wanted);
         for id in wanted {
@@ -437,106 +445,22 @@ impl Core {
             return;
         }
         let mut work = self.work.borrow_mut();
-        let open = self.connections.borrow().len();
-        while !work.parked.is_empty() && open + self.ring.borrow().accepts_armed() < self.capacity {
-            let Some(listener) = work.parked.pop_front() else { return };
-            let fd = self.listeners.borrow().get(usize::from(listener)).and_then(Listening::raw_fd);
-            if let Some(fd) = fd {
-                self.queue(|ring| ring.accept(fd, listener, self.direct));
-            }
-        }
-    }
-
-    /// Everything that was read is with the parcel: the connection leaves for its core.
-    pub(super) fn depart(&self, slot: u32) {
-        let mut connections = self.connections.borrow_mut();
-        let Some(connection) = connections.get_mut(slot as usize) else { return };
-        let Some(moving) = connection.moving.take() else { return };
-        let Moving { core, parcel } = *moving;
-        #[cfg(feature = "tls")]
-        let parcel = self.pack_session(slot, parcel);
-        let target = connection.target;
-        let (key, generation) = (self.shared.parcels(core).insert(parcel) as u32, connection.generation);
-        match target {
-            Target::Direct(file) => {
-                // The parcel's key stays with the connection, to take it back if the move fails.
-                connection.phase = Phase::Departed;
-                let arrival = Tag { kind: Kind::Arrived, generation: 0, slot: key };
-                let tag = connection.tag(Kind::Moved, slot);
-                connection.moving = Some(Box::new(Moving { core, parcel: Parcel::placeholder(key) }));
-                let ring = self.shared.rings[core].load(Ordering::Acquire);
-                self.queue(|r| r.send_descriptor(file, ring, arrival, tag));
-            }
-            Target::Normal(fd) => {
-                let gone = connections.remove(slot as usize);
-                debug_assert_eq!(gone.generation, generation);
-                drop(connections);
-                self.outlets.borrow_mut().close(gone.outlet);
-                // SAFETY: the descriptor was the connection's, which is gone. A task that is dropped
-                // because its core has ended closes it.
-                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-                let arrive: Task = Box::new(move || {
-                    if let Some(core) = super::current() {
-                        core.arrived(key, fd.into_raw_fd());
-                    }
-                });
-                if !self.post(core, arrive) {
-                    self.shared.parcels(core).try_remove(key as usize);
-                }
-            }
-        }
-    }
-
-    /// A direct descriptor has left, or could not.
-    fn moved(&self, id: ConnectionId, result: i32) {
-        let Some(moving) = self.take_moving(id) else { return };
-        let key = moving.parcel.placeholder_key();
-        // On EOVERFLOW the other core has the socket and was not told: the client times out. It takes a
-        // completion queue of thousands that nobody reads.
-        if result == -libc::EOVERFLOW {
-            tracing::error!("core {}: a connection was lost on its way to core {}", self.index, moving.core);
-        }
-        if result >= 0 || result == -libc::EOVERFLOW {
-            let gone = self.connections.borrow_mut().remove(id.slot as usize);
-            self.outlets.borrow_mut().close(gone.outlet);
+        let free = self.capacity.saturating_sub(self.connections.borrow().len());
+        if free == 0 {
             return;
         }
-        let parcel = self.shared.parcels(moving.core).try_remove(key);
-        let Some(parcel) = parcel else { return self.remove(id.slot) };
-        #[cfg(feature = "tls")]
-        let parcel = self.unpack_session(id.slot, parcel);
-        if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize) {
-            connection.phase = Phase::Open;
-        }
-        self.arm_receive(id);
-        if let Some(service) = self.service() {
-            survived(|| service.returned(id, parcel));
-        }
-    }
-
-    fn take_moving(&self, id: ConnectionId) -> Option<Box<Moving>> {
-        self.connections.borrow_mut().get_mut(id.slot as usize)?.moving.take()
-    }
-
-    /// A connection has come from another core.
-    fn arrived(&self, key: u32, descriptor: i32) {
-        if descriptor < 0 {
-            self.shared.parcels(self.index).try_remove(key as usize);
-            return;
-        }
-        let target = if self.direct { Target::Direct(descriptor as u32) } else { Target::Normal(descriptor) };
-        let parcel = self.shared.parcels(self.index).try_remove(key as usize);
-        let (Some(parcel), Some(service)) = (parcel, self.service()) else {
-            return self.queue(|ring| ring.close(target));
-        };
-        let id = self.admit(target, parcel.peer, parcel.listener);
-        #[cfg(feature = "tls")]
-        let parcel = self.unpack_session(id.slot, parcel);
-        // What the parcel holds is fed first; at the end of the turn comes what the socket holds.
-        self.want_receive(id);
-        if !survived(|| service.arrived(id, parcel)) {
-            self.end(id, Ended::Panic);
-        }
+        work.parked.retain(|listener| {
+            let fits = {
+                let ring = self.ring.borrow();
+                ring.accepts_armed() < free || !ring.accepts_on(*listener)
+            };
+            let fd = self.listeners.borrow().get(usize::from(*listener)).and_then(Listening::raw_fd);
+            if let (true, Some(fd)) = (fits, fd) {
+                self.queue(|ring| ring.accept(fd, *listener, self.direct));
+            }
+            // One that is gone is forgotten.
+            !fits && fd.is_some()
+        });
     }
 
     /// Sends as much as the kernel takes to the sockets that are owed something.
@@ -864,18 +788,10 @@ const FLUSH_ROUNDS: usize = 4;
 /// Sends from one backlog in one turn.
 const BACKLOG_SENDS: usize = 8;
 
-impl Parcel {
-    /// Stands in for a parcel that lies in the other core's mailbox.
-    fn placeholder(key: u32) -> Self {
-        Self::new(Vec::new(), None, 0, Box::new(key))
-    }
-
-    fn placeholder_key(&self) -> usize {
-        self.note.downcast_ref::<u32>().map_or(usize::MAX, |key| *key as usize)
-    }
-}
-
-fn shut_down_writing(fd: RawFd) {
+fn shut_down(fd: RawFd, how: i32) {
     // SAFETY: no memory is involved; a descriptor that is not a connected socket gets an error back.
-    unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+    unsafe { libc::shutdown(fd, how) };
 }
+
+#[cfg(test)]
+mod tests;

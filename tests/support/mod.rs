@@ -2,9 +2,13 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::pin::pin;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -163,6 +167,18 @@ impl Answer {
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
+
+    /// The first header of a name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (known, value) = line.split_once(':')?;
+            known.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    pub fn length(&self) -> Option<usize> {
+        self.header("content-length").map(|length| length.parse().unwrap())
+    }
 }
 
 /// A frame from the server.
@@ -284,8 +300,57 @@ impl Client {
         bytes
     }
 
-    /// The next answer; its body only if it has a Content-Length.
+    /// The next answer, with its body if that has a length or is chunked.
     pub fn answer(&mut self) -> io::Result<Answer> {
+        let head = self.head()?;
+        let length = if head.status < 200 { 0 } else { head.length().unwrap_or(0) };
+        let body = match head.header("transfer-encoding") {
+            Some("chunked") => self.chunks()?,
+            _ => {
+                self.need(length)?;
+                self.take(length)
+            }
+        };
+        Ok(Answer { body, ..head })
+    }
+
+    /// The chunks of a body, joined.
+    fn chunks(&mut self) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let chunk = self.chunk()?;
+            if chunk.is_empty() {
+                return Ok(body);
+            }
+            body.extend(chunk);
+        }
+    }
+
+    /// The next chunk of a body; empty at its end.
+    pub fn chunk(&mut self) -> io::Result<Vec<u8>> {
+        let line = loop {
+            if let Some(at) = self.unread().windows(2).position(|two| two == b"\r\n") {
+                break String::from_utf8(self.take(at + 2)).unwrap();
+            }
+            let more = self.unread().len() + 1;
+            self.need(more)?;
+        };
+        let length = usize::from_str_radix(line.trim_end(), 16).unwrap();
+        self.need(length + 2)?;
+        let mut chunk = self.take(length + 2);
+        assert_eq!(chunk.split_off(length), b"\r\n");
+        Ok(chunk)
+    }
+
+    /// All bytes until the end of the stream; an error if there is no end, or a reset.
+    pub fn rest(&mut self) -> io::Result<Vec<u8>> {
+        while self.fill()? {}
+        let count = self.unread().len();
+        Ok(self.take(count))
+    }
+
+    /// The next answer without its body, if it has one: that to a HEAD request.
+    pub fn head(&mut self) -> io::Result<Answer> {
         let end = loop {
             if let Some(at) = self.unread().windows(4).position(|four| four == b"\r\n\r\n") {
                 break at + 4;
@@ -295,14 +360,7 @@ impl Client {
         };
         let head = String::from_utf8(self.take(end)).unwrap();
         let status = head[9..12].parse().unwrap();
-        let length = head.lines().find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().unwrap())
-        });
-        let length = if status < 200 { 0 } else { length.unwrap_or(0) };
-        self.need(length)?;
-        let body = self.take(length);
-        Ok(Answer { status, head, body })
+        Ok(Answer { status, head, body: Vec::new() })
     }
 
     pub fn get(&mut self, path: &str) -> Answer {
@@ -401,4 +459,24 @@ pub fn resident_bytes() -> usize {
 
 pub fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+struct Unpark(thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Runs a future on this thread, without an executor.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => thread::park(),
+        }
+    }
 }

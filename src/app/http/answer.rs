@@ -6,8 +6,11 @@ use bytes::Bytes;
 
 use crate::app::service::{Inner, State};
 use crate::fanout::Frame;
-use crate::protocol::http::{ConnectionHeader, write_head};
+use crate::protocol::http::{ConnectionHeader, reason, write_head};
 use crate::runtime::ConnectionId;
+
+const PLAIN: (Cow<'static, str>, Cow<'static, str>) =
+    (Cow::Borrowed("Content-Type"), Cow::Borrowed("text/plain"));
 
 impl Inner {
     /// The connection ends with the answer to this request.
@@ -51,6 +54,18 @@ impl Inner {
         }
     }
 
+    /// Answers with the name of a status, for errors that no handler answers.
+    pub(in crate::app) fn respond_plain(
+        &self,
+        id: ConnectionId,
+        sequence: u32,
+        status: u16,
+        mut headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
+    ) {
+        headers.push(PLAIN);
+        self.respond(id, sequence, status, &headers, &Bytes::from_static(reason(status).as_bytes()));
+    }
+
     fn write_response(
         &self,
         id: ConnectionId,
@@ -82,9 +97,8 @@ impl Inner {
 
     /// Answers what cannot be read as a request, and closes (RFC 9112 section 9.6).
     pub(in crate::app) fn refuse_and_close(&self, id: ConnectionId, status: u16) {
-        let reason = crate::protocol::http::reason(status);
-        let headers = [("Content-Type".into(), "text/plain".into())];
-        self.write_response(id, status, &headers, &Bytes::from_static(reason.as_bytes()), false, false);
+        let body = Bytes::from_static(reason(status).as_bytes());
+        self.write_response(id, status, &[PLAIN], &body, false, false);
         self.forget(id);
         self.core.linger(id);
     }

@@ -14,7 +14,7 @@ use crate::app::{Request, Response};
 use crate::fanout::Frame;
 use crate::protocol::http::Head;
 use crate::protocol::ws::handshake;
-use crate::runtime::ConnectionId;
+use crate::runtime::{ConnectionId, survived};
 
 impl Inner {
     /// Reads and dispatches requests until there is nothing to do.
@@ -49,7 +49,14 @@ impl Inner {
                     self.refuse_and_close(id, error.status());
                     break;
                 }
-                Some(Progress::Complete(complete)) => self.dispatch(id, complete),
+                Some(Progress::Complete(complete)) => {
+                    let sequence = complete.sequence;
+                    if !survived(|| self.dispatch(id, complete)) {
+                        // The response that was dropped answers 500. What the handler has left half done is
+                        // not for further requests.
+                        self.close_after_answer(id, sequence);
+                    }
+                }
             }
         }
         whole.end();
@@ -146,19 +153,17 @@ impl Inner {
         if head.target() == "*" {
             return self.respond(id, sequence, 204, &[], &Bytes::new());
         }
-        let header = |name: &'static str, value: String| (Cow::Borrowed(name), Cow::Owned(value));
+        let header = |name: &'static str, value: String| vec![(Cow::Borrowed(name), Cow::Owned(value))];
         if !allowed.is_empty() {
             if allowed.contains(&"GET") {
                 allowed.push("HEAD");
             }
-            let headers = [header("Allow", allowed.join(", "))];
-            return self.respond(id, sequence, 405, &headers, &Bytes::from_static(b"Method Not Allowed"));
+            return self.respond_plain(id, sequence, 405, header("Allow", allowed.join(", ")));
         }
         if websocket {
-            let headers = [header("Upgrade", "websocket".into())];
-            return self.respond(id, sequence, 426, &headers, &Bytes::from_static(b"Upgrade Required"));
+            return self.respond_plain(id, sequence, 426, header("Upgrade", "websocket".into()));
         }
-        self.respond(id, sequence, 404, &[], &Bytes::from_static(b"Not Found"));
+        self.respond_plain(id, sequence, 404, Vec::new());
     }
 
     pub(in crate::app) fn hand_over(&self, id: ConnectionId, sequence: u32, core: usize) {
