@@ -8,7 +8,7 @@ use sockring::protocol::http::{ChunkedDecoder, Head, HeadLimits, HttpError};
 use sockring::protocol::query::{self, MAX_PAIRS, Query};
 use sockring::protocol::sio::{self, Body, JsonError, MAX_DEPTH, Parser};
 use sockring::protocol::ws::{WsError, message};
-use sockring::protocol::{eio, ws};
+use sockring::protocol::{eio, proxy, ws};
 
 /// Heads: a prefix of a head is never parsed as another head, and what is kept agrees with itself.
 pub fn http_head(data: &[u8]) {
@@ -241,4 +241,23 @@ pub fn query(data: &[u8]) {
         assert_eq!(query::find(raw, key).as_deref(), query.get(key));
     }
     assert_eq!(query::find(raw, "transport").as_deref(), query.get("transport"));
+}
+
+/// Headers of proxies: a prefix is never read as another header, what comes behind changes nothing, and
+/// limits hold.
+pub fn proxy(data: &[u8]) {
+    let whole = proxy::parse(data);
+    for cut in 0..data.len() {
+        match (proxy::parse(&data[..cut]), &whole) {
+            (Ok(Some(early)), Ok(Some(late))) => assert_eq!(early, *late),
+            (Err(early), Err(late)) => assert_eq!(early, *late),
+            (Ok(None), _) => {}
+            (early, late) => panic!("more bytes made {late:?} of {early:?}"),
+        }
+    }
+    match whole {
+        Ok(Some((_, used))) => assert!(used <= data.len() && used <= proxy::BINARY_MAX),
+        Ok(None) => assert!(data.len() < proxy::BINARY_MAX),
+        Err(_) => {}
+    }
 }
