@@ -10,6 +10,7 @@ const suites = ["engine.test.mjs", "engine3.test.mjs", "socketio_protocol.test.m
 suites.push("socketio.test.mjs", "versions.test.mjs", "ws_app.test.mjs");
 suites.push("spread.test.mjs", "python_client.py", "garbage.mjs", "churn.mjs");
 if (existsSync(page)) suites.push("chat.test.mjs");
+suites.push("browser.test.mjs");
 
 let failed = 0;
 for (const suite of suites) {
