@@ -39,15 +39,20 @@ impl Inner {
             if http.sequence != sequence {
                 return None;
             }
-            Some((http.finish()?, http.advancing))
+            let pending = http.finish()?;
+            let more = !http.unread().is_empty();
+            Some((pending, more, http.half_closed, http.advancing))
         });
-        let Some(Some((pending, advancing))) = finished else { return };
+        let Some(Some((pending, more, half_closed, advancing))) = finished else { return };
+        let last = half_closed && !more;
         let stopping = self.core.is_stopping();
-        let keep_alive = pending.keep_alive && !stopping;
+        let keep_alive = pending.keep_alive && !stopping && !last;
         self.write_response(id, status, headers, body, pending.head_only, keep_alive);
         if !keep_alive {
             self.forget(id);
-            return if status >= 400 { self.core.linger(id) } else { self.core.close(id) };
+            // Whoever has not said that this was the last request may have sent another.
+            let sending = status >= 400 || more || pending.keep_alive || !pending.client_closes;
+            return if sending && !half_closed { self.core.linger(id) } else { self.core.close(id) };
         }
         if !advancing {
             self.advance(id);
@@ -89,10 +94,22 @@ impl Inner {
         if copied {
             out.extend_from_slice(body);
         }
-        let _ = self.core.send(id, &Frame::raw(out));
+        self.transmit(id, out);
         if !bodiless && !copied {
-            let _ = self.core.send(id, &Frame::raw(body.clone()));
+            self.transmit(id, body.clone());
         }
+    }
+
+    /// Owes a connection bytes, and counts them.
+    pub(super) fn transmit(&self, id: ConnectionId, bytes: impl Into<Bytes>) {
+        let frame = Frame::raw(bytes);
+        self.entry(id, |entry| {
+            if let State::Http(http) = &mut entry.state {
+                http.sent += frame.wire().len() as u64;
+            }
+        });
+        // A client that is gone, or too slow, is told of by the runtime.
+        let _ = self.core.send(id, &frame);
     }
 
     /// Answers what cannot be read as a request, and closes (RFC 9112 section 9.6).
@@ -111,9 +128,18 @@ impl Inner {
         .unwrap_or(false)
     }
 
+    /// Whether the client of a request has closed its side, or is gone.
+    pub(in crate::app) fn is_aborted(&self, id: ConnectionId, sequence: u32) -> bool {
+        let half_closed = self.entry(id, |entry| match &entry.state {
+            State::Http(http) => http.half_closed,
+            State::WebSocket(_) => false,
+        });
+        half_closed.unwrap_or(true) || !self.awaits(id, sequence)
+    }
+
     pub(in crate::app) fn on_abort(&self, id: ConnectionId, sequence: u32, f: Box<dyn FnOnce()>) {
         let late = self.entry(id, |entry| match &mut entry.state {
-            State::Http(http) if http.sequence == sequence => match &mut http.pending {
+            State::Http(http) if http.sequence == sequence && !http.half_closed => match &mut http.pending {
                 Some(pending) => {
                     pending.on_abort = Some(f);
                     None

@@ -19,7 +19,7 @@ use crate::runtime::{ConnectionId, survived};
 impl Inner {
     /// Reads and dispatches requests until there is nothing to do.
     pub(in crate::app) fn advance(&self, id: ConnectionId) {
-        let mut first = true;
+        let (mut first, mut over) = (true, false);
         let whole = Whole::begin(self, id);
         loop {
             let owed = self.core.owed_bytes(id);
@@ -33,16 +33,23 @@ impl Inner {
                 let progress = progress.unwrap_or_else(Progress::Failed);
                 if matches!(progress, Progress::Wait) {
                     http.advancing = false;
-                    self.set_deadline(http, &mut entry.deadline);
+                    self.set_deadline(http, &mut entry.deadline, owed);
                     self.balance(id, http);
+                    over = http.half_closed && http.is_answered();
                 }
                 progress
             });
             first = false;
             match progress {
+                None | Some(Progress::Wait) if over => {
+                    // What is left is no request, and nothing follows.
+                    self.forget(id);
+                    self.core.close(id);
+                    break;
+                }
                 None | Some(Progress::Wait) => break,
                 Some(Progress::Continue) => {
-                    let _ = self.core.send(id, &Frame::raw(&b"HTTP/1.1 100 Continue\r\n\r\n"[..]));
+                    self.transmit(id, &b"HTTP/1.1 100 Continue\r\n\r\n"[..]);
                 }
                 Some(Progress::Failed(error)) => {
                     tracing::debug!("a request was refused: {error}");
