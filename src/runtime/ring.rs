@@ -150,6 +150,12 @@ impl Ring {
         Ok((Self { uring, accepts: AcceptSlots::default(), overflow_noted: false }, buffers))
     }
 
+    /// Puts a descriptor into a slot of the ring's table, where otherwise only the kernel puts any.
+    #[cfg(test)]
+    pub(super) fn insert_direct(&mut self, slot: u32, fd: RawFd) {
+        assert_eq!(self.uring.submitter().register_files_update(slot, &[fd]).ok(), Some(1));
+    }
+
     pub(super) fn raw_fd(&self) -> RawFd {
         self.uring.as_raw_fd()
     }
@@ -340,6 +346,11 @@ impl Ring {
     /// How many accepts are armed.
     pub(super) fn accepts_armed(&self) -> usize {
         self.accepts.armed
+    }
+
+    /// Whether a listener has an accept armed.
+    pub(super) fn accepts_on(&self, listener: u16) -> bool {
+        self.accepts.slots.iter().any(|slot| slot.listener == Some(listener))
     }
 
     /// Cancels every armed accept; each then completes (R8).
