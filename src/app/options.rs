@@ -24,8 +24,8 @@ pub struct Options {
     /// [`body_rate`](Self::body_rate). As long as nginx gives from one read to the next.
     pub body_timeout: Duration,
     /// Bytes of a body that earn its client another second. A large upload is not cut off while it makes
-    /// headway, and a client that sends a byte now and then has no more than `body_timeout`. With the default,
-    /// 16 KiB, a body of 1 MB may take two minutes. 0: `body_timeout` is all there is.
+    /// headway, and a client that sends a byte now and then has no more than `body_timeout`. With the
+    /// default, 16 KiB, a body of 1 MB may take two minutes. 0: `body_timeout` is all there is.
     pub body_rate: usize,
     /// How long a client may take nothing of what it is owed, before its connection is aborted. The time
     /// counts from the last byte that the kernel took for it. Half of nginx's `send_timeout`.
