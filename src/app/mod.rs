@@ -30,6 +30,7 @@ mod response;
 mod routes;
 mod service;
 mod static_files;
+mod stream;
 mod websocket;
 
 use std::rc::Rc;
@@ -44,6 +45,7 @@ pub use response::Response;
 pub use routes::{Answering, AsyncFn, SyncFn};
 pub(crate) use service::Layer;
 pub use service::current;
+pub use stream::{Aborted, ResponseStream};
 pub use websocket::{Closed, Message, Upgrade, WebSocket};
 
 pub use crate::protocol::ws::extensions::PerMessageDeflate;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::ResponseStream;
 use super::service::Inner;
 use crate::fanout::Task;
 use crate::runtime::ConnectionId;
@@ -64,6 +65,22 @@ impl Response {
     pub fn end(mut self, body: impl Into<Bytes>) {
         self.ended = true;
         self.app.respond(self.connection, self.sequence, self.status, &self.headers, &body.into());
+    }
+
+    /// Sends the head; the body follows in pieces, and nobody knows yet how long it will be.
+    pub fn stream(self) -> ResponseStream {
+        self.begin(None)
+    }
+
+    /// Sends the head; the body follows in pieces, `length` bytes together.
+    pub fn stream_of(self, length: u64) -> ResponseStream {
+        self.begin(Some(length))
+    }
+
+    fn begin(mut self, length: Option<u64>) -> ResponseStream {
+        self.ended = true;
+        self.app.begin_stream(self.connection, self.sequence, self.status, &self.headers, length);
+        ResponseStream::new(self.app.clone(), self.connection, self.sequence)
     }
 
     /// Runs `f` if the client goes away before the response is ended, or closes its side of the connection.

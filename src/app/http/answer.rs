@@ -4,13 +4,26 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+use super::stream::Streaming;
 use crate::app::service::{Inner, State};
-use crate::fanout::Frame;
+use crate::fanout::{Delivery, Frame};
 use crate::protocol::http::{ConnectionHeader, reason, write_head};
 use crate::runtime::ConnectionId;
 
 const PLAIN: (Cow<'static, str>, Cow<'static, str>) =
     (Cow::Borrowed("Content-Type"), Cow::Borrowed("text/plain"));
+
+/// A request that has its answer.
+pub(super) struct Finished {
+    /// Whether another may follow.
+    pub(super) keep_alive: bool,
+    head_only: bool,
+    /// Whether the client may be sending another.
+    sending: bool,
+    half_closed: bool,
+    advancing: bool,
+    pub(super) stream: Option<Box<Streaming>>,
+}
 
 impl Inner {
     /// The connection ends with the answer to this request.
@@ -34,28 +47,54 @@ impl Inner {
         headers: &[(Cow<'static, str>, Cow<'static, str>)],
         body: &Bytes,
     ) {
-        let finished = self.entry(id, |entry| {
+        let Some(finished) = self.finish(id, sequence) else { return };
+        let keep_alive = finished.keep_alive;
+        self.write_response(id, status, headers, body, finished.head_only, keep_alive);
+        if keep_alive {
+            self.go_on(id, &finished);
+        } else {
+            self.close_finished(id, &finished, status >= 400);
+        }
+    }
+
+    /// Takes a request that has its answer, or is about to get it, out of its connection.
+    pub(super) fn finish(&self, id: ConnectionId, sequence: u32) -> Option<Finished> {
+        let stopping = self.core.is_stopping();
+        self.entry(id, |entry| {
             let State::Http(http) = &mut entry.state else { return None };
             if http.sequence != sequence {
                 return None;
             }
             let pending = http.finish()?;
             let more = !http.unread().is_empty();
-            Some((pending, more, http.half_closed, http.advancing))
-        });
-        let Some(Some((pending, more, half_closed, advancing))) = finished else { return };
-        let last = half_closed && !more;
-        let stopping = self.core.is_stopping();
-        let keep_alive = pending.keep_alive && !stopping && !last;
-        self.write_response(id, status, headers, body, pending.head_only, keep_alive);
-        if !keep_alive {
-            self.forget(id);
-            // Whoever has not said that this was the last request may have sent another.
-            let sending = status >= 400 || more || pending.keep_alive || !pending.client_closes;
-            return if sending && !half_closed { self.core.linger(id) } else { self.core.close(id) };
-        }
-        if !advancing {
+            let last = http.half_closed && !more;
+            Some(Finished {
+                keep_alive: pending.keep_alive && !stopping && !last,
+                head_only: pending.head_only,
+                // Whoever has not said that this was the last request may have sent another.
+                sending: (more || !pending.client_closes) && !http.half_closed,
+                half_closed: http.half_closed,
+                advancing: http.advancing,
+                stream: pending.stream,
+            })
+        })
+        .flatten()
+    }
+
+    /// The next request may be read.
+    pub(super) fn go_on(&self, id: ConnectionId, finished: &Finished) {
+        if !finished.advancing {
             self.advance(id);
+        }
+    }
+
+    /// Closes the connection of the last request. `refused`: its client may be sending what nobody reads.
+    pub(super) fn close_finished(&self, id: ConnectionId, finished: &Finished, refused: bool) {
+        self.forget(id);
+        if finished.sending || refused && !finished.half_closed {
+            self.core.linger(id);
+        } else {
+            self.core.close(id);
         }
     }
 
@@ -94,22 +133,22 @@ impl Inner {
         if copied {
             out.extend_from_slice(body);
         }
-        self.transmit(id, out);
+        // Of a client that is gone, or too slow, the runtime tells.
+        let _ = self.transmit(id, out);
         if !bodiless && !copied {
-            self.transmit(id, body.clone());
+            let _ = self.transmit(id, body.clone());
         }
     }
 
     /// Owes a connection bytes, and counts them.
-    pub(super) fn transmit(&self, id: ConnectionId, bytes: impl Into<Bytes>) {
+    pub(super) fn transmit(&self, id: ConnectionId, bytes: impl Into<Bytes>) -> Delivery {
         let frame = Frame::raw(bytes);
         self.entry(id, |entry| {
             if let State::Http(http) = &mut entry.state {
                 http.sent += frame.wire().len() as u64;
             }
         });
-        // A client that is gone, or too slow, is told of by the runtime.
-        let _ = self.core.send(id, &frame);
+        self.core.send(id, &frame)
     }
 
     /// Answers what cannot be read as a request, and closes (RFC 9112 section 9.6).

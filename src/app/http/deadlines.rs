@@ -67,6 +67,12 @@ impl Inner {
     pub(super) fn expect_progress(&self, http: &mut Http, deadline: &mut Millis, owed: usize) {
         let now = self.core.now();
         let left = http.sent.saturating_sub(owed as u64);
+        if let Clock::Client { left: before, .. } = http.clock
+            && left <= before
+        {
+            // Neither sending on nor another answer buys a client time that takes nothing.
+            return;
+        }
         http.clock = Clock::Client { since: now, checked: now, left };
         *deadline = now + millis(self.options.write_timeout.min(self.options.keep_alive));
     }

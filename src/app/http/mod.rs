@@ -3,15 +3,18 @@
 mod answer;
 mod deadlines;
 mod serve;
+mod stream;
 
 use std::rc::Rc;
 
 use super::request::Params;
 use super::routes::{Route, Target};
 use super::service::Inner;
-use crate::protocol::http::{ChunkedDecoder, Framing, Head, HttpError};
+use crate::protocol::http::{ChunkedDecoder, Framing, Head, HttpError, Version};
 use crate::time::Millis;
 use deadlines::Clock;
+pub(super) use stream::PIECE_BYTES;
+use stream::Streaming;
 
 /// What one connection has sent and not been answered yet. Empty, and without a buffer, while it idles.
 #[derive(Default)]
@@ -61,7 +64,10 @@ struct Pending {
     head_only: bool,
     /// Whether it asks for a WebSocket.
     upgrade: bool,
+    /// Whether it came with HTTP/1.0.
+    old: bool,
     on_abort: Option<OnAbort>,
+    stream: Option<Box<Streaming>>,
 }
 
 pub(super) type OnAbort = Box<dyn FnOnce()>;
@@ -127,7 +133,11 @@ impl Http {
 
     /// The client went away.
     pub(super) fn aborted(self) {
-        if let Some(on_abort) = self.pending.and_then(|pending| pending.on_abort) {
+        let Some(pending) = self.pending else { return };
+        if let Some(waker) = pending.stream.and_then(|stream| stream.waker) {
+            waker.wake();
+        }
+        if let Some(on_abort) = pending.on_abort {
             on_abort();
         }
     }
@@ -182,7 +192,9 @@ impl Http {
             client_closes: !head.keep_alive(),
             head_only: head.method() == "HEAD",
             upgrade: matches!(&route, Some((route, _)) if matches!(route.target, Target::WebSocket(_))),
+            old: head.version() == Version::Http10,
             on_abort: None,
+            stream: None,
         }));
         Complete { head, body, route, sequence: self.sequence }
     }

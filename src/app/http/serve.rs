@@ -49,7 +49,7 @@ impl Inner {
                 }
                 None | Some(Progress::Wait) => break,
                 Some(Progress::Continue) => {
-                    self.transmit(id, &b"HTTP/1.1 100 Continue\r\n\r\n"[..]);
+                    let _ = self.transmit(id, &b"HTTP/1.1 100 Continue\r\n\r\n"[..]);
                 }
                 Some(Progress::Failed(error)) => {
                     tracing::debug!("a request was refused: {error}");
@@ -71,6 +71,7 @@ impl Inner {
 
     /// What waited for the client has left: its next request may be read.
     pub(in crate::app) fn http_drained(&self, id: ConnectionId) {
+        self.wake_stream(id);
         let held = self.entry(id, |entry| match &mut entry.state {
             State::Http(http) => http.held && !http.advancing,
             State::WebSocket(_) => false,
