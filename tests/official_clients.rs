@@ -38,9 +38,8 @@ const NORMAL: [&str; 2] = ["--descriptors", "normal"];
 const LATER: &str = concat!(
     // Socket.IO: broadcasts with acknowledgements, dynamic namespaces, any-listeners, per-socket middlewares.
     "broadcast with acknowledgements|dynamic namespaces are apart|any-listeners see|a per-socket middleware",
-    // Transports to the letter: unfinished POSTs, compression, old browsers, JSONP, caching of the bundles.
-    "|a second POST beside an unfinished one|an aborted POST ends the session|answers over 1,024 bytes",
-    "|old browsers get X-XSS-Protection|JSONP: answers are calls|the client bundles are served, with ETag",
+    // Transports to the letter: compression, caching of the bundles.
+    "|answers over 1,024 bytes|the client bundles are served, with ETag",
 );
 
 /// Declares one test per line: an example with its arguments, and the suite that runs against it.

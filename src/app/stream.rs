@@ -20,9 +20,9 @@ pub struct Aborted;
 /// A response whose head has left and whose body follows in pieces; made by [`Response::stream`] and
 /// [`Response::stream_of`].
 ///
-/// A body of unknown length is chunked; to a client of HTTP/1.0 the end of the connection is its end. To HEAD,
-/// and with status 204 and 304, there is no body, and pieces are thrown away. Requests that the client has sent
-/// behind this one wait.
+/// A body of unknown length is chunked; to a client of HTTP/1.0 the end of the connection is its end. To
+/// HEAD, and with status 204 and 304, there is no body, and pieces are thrown away. Requests that the client
+/// has sent behind this one wait.
 ///
 /// Dropped without [`end`](Self::end), or ended before the announced length was written, the connection is
 /// closed, so that the client does not take a part for the whole.

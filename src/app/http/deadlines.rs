@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Http;
+use crate::app::routes::BodyEnd;
 use crate::app::service::{Inner, State};
 use crate::runtime::ConnectionId;
 use crate::time::Millis;
@@ -95,7 +96,7 @@ impl Inner {
                 let entry = self.forget(id);
                 self.core.abort(id);
                 if let Some(State::Http(http)) = entry.map(|entry| entry.state) {
-                    http.aborted();
+                    http.aborted(BodyEnd::Aborted);
                 }
             }
         }

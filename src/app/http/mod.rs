@@ -8,7 +8,7 @@ mod stream;
 use std::rc::Rc;
 
 use super::request::Params;
-use super::routes::{Route, Target};
+use super::routes::{BodyEnd, OnBegun, OnBodyEnd, Route, Target};
 use super::service::Inner;
 use crate::protocol::http::{ChunkedDecoder, Framing, Head, HttpError, Version};
 use crate::time::Millis;
@@ -52,6 +52,9 @@ struct Partial {
     continued: bool,
     /// When the head was complete.
     began: Option<Millis>,
+    /// Whether the route was told that the body is on its way.
+    begun: bool,
+    on_end: Option<OnBodyEnd>,
 }
 
 struct Pending {
@@ -78,12 +81,15 @@ struct Complete {
     body: Vec<u8>,
     route: Option<(Rc<Route>, Params)>,
     sequence: u32,
+    on_end: Option<OnBodyEnd>,
 }
 
 enum Progress {
     /// Nothing to do until more comes, or until the pending request is answered.
     Wait,
     Continue,
+    /// The route is to be asked about a body that is on its way.
+    Begun(OnBegun, Box<Head>),
     Failed(HttpError),
     Complete(Complete),
 }
@@ -131,8 +137,11 @@ impl Http {
         (!self.is_answered() && !upgrade, on_abort)
     }
 
-    /// The client went away.
-    pub(super) fn aborted(self) {
+    /// The client went away, or is sent away.
+    pub(super) fn aborted(self, end: BodyEnd) {
+        if let Some(on_end) = self.partial.and_then(|partial| partial.on_end) {
+            on_end(end);
+        }
         let Some(pending) = self.pending else { return };
         if let Some(waker) = pending.stream.and_then(|stream| stream.waker) {
             waker.wake();
@@ -169,11 +178,24 @@ impl Http {
                     route,
                     continued: false,
                     began: None,
+                    begun: false,
+                    on_end: None,
                 })
             }
         };
-        if let Some(bytes) = partial.read_body(self.unread())? {
-            return Ok(Progress::Complete(self.complete(app, *partial, bytes)));
+        match partial.read_body(self.unread()) {
+            Ok(Some(bytes)) => return Ok(Progress::Complete(self.complete(app, *partial, bytes))),
+            Ok(None) => {}
+            Err(error) => {
+                // Whoever waits for its end is told when the connection is given up.
+                self.partial = Some(partial);
+                return Err(error);
+            }
+        }
+        if let (false, Some(begun)) = (std::mem::replace(&mut partial.begun, true), partial.asks()) {
+            let head = Box::new(partial.head.clone());
+            self.partial = Some(partial);
+            return Ok(Progress::Begun(begun, head));
         }
         let ask = partial.head.expects_continue() && !partial.continued;
         partial.continued = true;
@@ -182,7 +204,7 @@ impl Http {
     }
 
     fn complete(&mut self, app: &Inner, partial: Partial, bytes: usize) -> Complete {
-        let Partial { head, body, route, .. } = partial;
+        let Partial { head, body, route, on_end, .. } = partial;
         self.sequence = self.sequence.wrapping_add(1);
         self.clock = Clock::Handler;
         let last = app.options.keep_alive_requests;
@@ -196,7 +218,7 @@ impl Http {
             on_abort: None,
             stream: None,
         }));
-        Complete { head, body, route, sequence: self.sequence }
+        Complete { head, body, route, sequence: self.sequence, on_end }
     }
 
     /// Forgets the answered request; whether the connection goes on.
@@ -214,6 +236,14 @@ impl Http {
 }
 
 impl Partial {
+    /// What the route wants to be asked while the body is on its way.
+    fn asks(&self) -> Option<OnBegun> {
+        match &self.route.as_ref()?.0.target {
+            Target::Http { begun, .. } => begun.clone(),
+            Target::WebSocket(_) => None,
+        }
+    }
+
     /// The length of the request in the buffer, once its body is complete.
     fn read_body(&mut self, buffer: &[u8]) -> Result<Option<usize>, HttpError> {
         if let Some(chunks) = &mut self.chunks {
