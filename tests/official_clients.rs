@@ -89,6 +89,8 @@ suites! {
     garbage_on_3_workers: "feature_server" [], 3 => "garbage.mjs" [];
     churn: "feature_server" [], 1 => "churn.mjs" [];
     churn_on_3_workers: "feature_server" [], 3 => "churn.mjs" [];
+    tabs_of_a_browser_beside_load: "fanout_server" [], 3 => "browser.test.mjs" [];
+    tabs_of_a_browser_beside_load_on_normal_descriptors: "fanout_server" NORMAL, 3 => "browser.test.mjs" [];
     chat_in_a_browser: "chat" [], 1 => "chat.test.mjs" [];
     chat_in_a_browser_on_3_workers: "chat" [], 3 => "chat.test.mjs" [];
 }
