@@ -123,6 +123,24 @@ function onTheWire() {
     assert.equal(text, "6:b4AQID2:4a");
   });
 
+  test("JSONP: answers are calls, POSTs are forms, binary is base64", async () => {
+    const script = (response, j) => {
+      const [, index, argument] = /^___eio\[(\d*)\]\((".*")\);$/s.exec(response.text);
+      assert.equal(index, j);
+      return JSON.parse(argument);
+    };
+    const { text } = await request(`${polling}&j=7&b64=1`);
+    const { sid } = JSON.parse(/{.*}/.exec(script({ text }, "7"))[0]);
+    const url = `${polling}&j=8&sid=${sid}`;
+    const packets = ["4é🙂\n", "b4AQID"].map(utf16).join("");
+    const body = `d=${encodeURIComponent(packets.replaceAll("\n", "\\n"))}`;
+    const headers = { "Content-Type": "application/x-www-form-urlencoded" };
+    assert.equal((await request(url, { method: "POST", body, headers })).text, "ok");
+    let back = "";
+    while (back.length < packets.length) back += script(await request(url), "7");
+    assert.equal(back, packets);
+  });
+
   test("a client may close", async () => {
     const session = await open();
     const waiting = poll(session);
