@@ -19,7 +19,7 @@ struct Flags {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let flags = Flags::parse();
-    let builder = flags.listen.builder(3001);
+    let builder = flags.listen.builder(3001)?;
     common::serve(builder, |app| {
         socketio(app);
         plain(app);
