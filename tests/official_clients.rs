@@ -31,6 +31,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 const ENGINE: [&str; 2] = ["--profile", "engine"];
 const SOCKETIO: [&str; 2] = ["--profile", "socketio"];
 const CLIENT: [&str; 2] = ["--profile", "client"];
+const DEFLATE: [&str; 1] = ["--deflate"];
 /// Sockets in the process's descriptor table instead of the ring's own, as on kernels before 6.13.
 const NORMAL: [&str; 2] = ["--descriptors", "normal"];
 
@@ -84,6 +85,9 @@ suites! {
     spread_over_polling: "fanout_server" [], 3 => "spread.test.mjs" [("MODE", "polling")];
     spread_while_clients_upgrade: "fanout_server" [], 3 => "spread.test.mjs" [("MODE", "mixed")];
 
+    deflate: "fanout_server" DEFLATE, 1 => "deflate.test.mjs" [];
+    deflate_on_3_workers: "fanout_server" DEFLATE, 3 => "deflate.test.mjs" [];
+    deflate_python: "fanout_server" DEFLATE, 1 => "deflate_client.py" [];
     python_clients: "feature_server" [], 1 => "python_client.py" [];
     python_clients_on_3_workers: "feature_server" [], 3 => "python_client.py" [];
     garbage: "feature_server" [], 1 => "garbage.mjs" [];
