@@ -63,6 +63,7 @@ pub struct Shared {
     pub(super) rings: Vec<AtomicI32>,
     pub(super) parcels: Vec<Mutex<Slab<Parcel>>>,
     pub(super) stopping: AtomicBool,
+    extensions: Mutex<Vec<(String, Arc<dyn Any + Send + Sync>)>>,
 }
 
 impl fmt::Debug for Shared {
@@ -79,7 +80,20 @@ impl Shared {
             rings: (0..workers).map(|_| AtomicI32::new(-1)).collect(),
             parcels: (0..workers).map(|_| Mutex::default()).collect(),
             stopping: AtomicBool::new(false),
+            extensions: Mutex::default(),
         }
+    }
+
+    /// What a layer's cores share beyond this, by a name of the layer's: made when the first core asks.
+    pub fn extension<T: Any + Send + Sync + Default>(&self, name: &str) -> Arc<T> {
+        let mut extensions = self.extensions.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = extensions.iter().filter(|(known, _)| known == name);
+        let found = known.filter_map(|(_, any)| any.clone().downcast().ok()).next();
+        found.unwrap_or_else(|| {
+            let made = Arc::new(T::default());
+            extensions.push((name.to_owned(), made.clone()));
+            made
+        })
     }
 
     pub(super) fn parcels(&self, core: usize) -> std::sync::MutexGuard<'_, Slab<Parcel>> {
