@@ -13,10 +13,15 @@ mod core;
 mod doorbell;
 mod error;
 mod listener;
+mod moving;
 mod options;
 mod preface;
 mod probe;
 mod ring;
+#[cfg(feature = "tls")]
+mod secure;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod turn;
 mod worker;
 
