@@ -43,6 +43,7 @@ fn set_up(app: &App) {
             ping_interval: Duration::from_millis(1000),
             ping_timeout: Duration::from_millis(2000),
             max_http_buffer_size: 4_000_000,
+            allow_eio3: true,
             ..Options::default().engine
         },
         connect_timeout: Duration::from_millis(1000),

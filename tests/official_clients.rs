@@ -30,8 +30,10 @@ const PORT_TRIES: usize = 5;
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 const ENGINE: [&str; 2] = ["--profile", "engine"];
+const ENGINE3: [&str; 2] = ["--profile", "engine3"];
 const SOCKETIO: [&str; 2] = ["--profile", "socketio"];
 const CLIENT: [&str; 2] = ["--profile", "client"];
+const DEFLATE: [&str; 1] = ["--deflate"];
 /// Sockets in the process's descriptor table instead of the ring's own, as on kernels before 6.13.
 const NORMAL: [&str; 2] = ["--descriptors", "normal"];
 
@@ -68,8 +70,13 @@ suites! {
     features_over_an_upgrade_on_3_workers: "feature_server" [], 3 =>
         "socketio.test.mjs" [("TRANSPORT", "upgrade")];
 
+    versions_of_the_client: "feature_server" [], 1 => "versions.test.mjs" [];
+    versions_of_the_client_on_3_workers: "feature_server" [], 3 => "versions.test.mjs" [];
+
     engine_protocol: "conformance_server" ENGINE, 1 => "engine.test.mjs" [];
     engine_protocol_on_3_workers: "conformance_server" ENGINE, 3 => "engine.test.mjs" [];
+    engine_v3: "conformance_server" ENGINE3, 1 => "engine3.test.mjs" [];
+    engine_v3_on_3_workers: "conformance_server" ENGINE3, 3 => "engine3.test.mjs" [];
     socketio_protocol: "conformance_server" SOCKETIO, 1 => "socketio_protocol.test.mjs" [];
     socketio_protocol_on_3_workers: "conformance_server" SOCKETIO, 3 => "socketio_protocol.test.mjs" [];
     client_profile: "conformance_server" CLIENT, 1 => "client.test.mjs" [];
@@ -105,6 +112,9 @@ suites! {
     spread_over_polling: "fanout_server" [], 3 => "spread.test.mjs" [("MODE", "polling")];
     spread_while_clients_upgrade: "fanout_server" [], 3 => "spread.test.mjs" [("MODE", "mixed")];
 
+    deflate: "fanout_server" DEFLATE, 1 => "deflate.test.mjs" [];
+    deflate_on_3_workers: "fanout_server" DEFLATE, 3 => "deflate.test.mjs" [];
+    deflate_python: "fanout_server" DEFLATE, 1 => "deflate_client.py" [];
     python_clients: "feature_server" [], 1 => "python_client.py" [];
     python_clients_on_3_workers: "feature_server" [], 3 => "python_client.py" [];
     garbage: "feature_server" [], 1 => "garbage.mjs" [];

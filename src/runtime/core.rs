@@ -40,6 +40,10 @@ pub trait Service {
     fn returned(&self, connection: ConnectionId, parcel: Parcel);
     /// Everything that waited for a slow client has left.
     fn drained(&self, connection: ConnectionId);
+    /// The peer has closed its side: it sends no more, and may still read. Whether the connection is to stay
+    /// open for what will be sent to it; otherwise it ends, as [`Ended::Eof`]. A connection that stays may be
+    /// asked about again.
+    fn half_closed(&self, connection: ConnectionId) -> bool;
     /// A connection ended by itself.
     fn ended(&self, connection: ConnectionId, why: Ended);
     /// An outlet of [`Via::Layer`] is owed something; the layer must take it or block the outlet.
@@ -132,6 +136,7 @@ pub struct Core {
     #[cfg(feature = "tls")]
     pub(super) handshakes: Cell<usize>,
     pub(super) shutdown_timeout: Duration,
+    pub(super) close_timeout: Cell<Duration>,
     epoch: Instant,
     now: Cell<Millis>,
 }
@@ -207,6 +212,7 @@ impl Core {
             #[cfg(feature = "tls")]
             handshakes: Cell::new(0),
             shutdown_timeout: setup.shutdown_timeout,
+            close_timeout: Cell::new(setup.shutdown_timeout),
             epoch: setup.epoch,
             now: Cell::new(0),
         })
@@ -354,6 +360,12 @@ impl Core {
         self.begin_close(id, false);
     }
 
+    /// How long a connection that is being closed may go without taking any of what it is owed. As long as
+    /// [`Options::shutdown_timeout`](super::Options::shutdown_timeout) unless this is called.
+    pub fn set_close_timeout(&self, timeout: Duration) {
+        self.close_timeout.set(timeout);
+    }
+
     /// Like [`close`](Self::close), for an answer to a client that is still sending: the writing side is
     /// shut down first and what comes is discarded for a while, so that no reset overtakes the answer
     /// (RFC 9112 section 9.6).
@@ -362,7 +374,7 @@ impl Core {
     }
 
     fn begin_close(&self, id: ConnectionId, linger: bool) {
-        let deadline = Deadline::after(self.now(), self.shutdown_timeout);
+        let deadline = Deadline::after(self.now(), self.close_timeout.get());
         let phase = Phase::Closing { deadline, linger };
         if self.with(id, |connection| connection.phase = phase).is_some() {
             let mut work = self.work.borrow_mut();
@@ -402,7 +414,7 @@ impl Core {
                 connection.receive = Receive::Armed;
                 false
             }
-            Receive::Armed | Receive::Wanted => false,
+            Receive::Armed | Receive::Wanted | Receive::Ended => false,
         });
         if idle == Some(true) {
             self.arm_receive(id);
@@ -496,6 +508,9 @@ impl Core {
             }
             if connection.polled {
                 ring.cancel(connection.tag(Kind::Writable, slot))?;
+            }
+            if connection.receive == Receive::Ended {
+                ring.cancel(connection.tag(Kind::Hangup, slot))?;
             }
             ring.close(connection.target)
         });

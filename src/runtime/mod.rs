@@ -12,6 +12,7 @@ mod connection;
 mod core;
 mod doorbell;
 mod error;
+mod hangup;
 mod listener;
 mod moving;
 mod options;

@@ -88,6 +88,11 @@ impl Core {
                     self.writable(id);
                 }
             }
+            Kind::Hangup => {
+                if let Some(id) = known {
+                    self.hung_up(id, completion.result);
+                }
+            }
             Kind::Moved => {
                 if let Some(id) = known {
                     self.moved(id, completion.result);
@@ -152,7 +157,7 @@ impl Core {
             r if r == -libc::ECANCELED && stopping => self.receive_stopped(id),
             // Resumed while the cancel was on its way.
             r if r == -libc::ECANCELED => self.arm_receive(id),
-            0 => self.end(id, Ended::Eof),
+            0 => self.end_of_stream(id),
             _ => self.end(id, Ended::Reset),
         }
     }
@@ -172,7 +177,7 @@ impl Core {
         }
     }
 
-    fn receive_stopped(&self, id: ConnectionId) {
+    pub(super) fn receive_stopped(&self, id: ConnectionId) {
         // One that is to leave for another core looks whether it can: see `close_ready`.
         self.work.borrow_mut().closing.push(id.slot);
     }
@@ -392,6 +397,11 @@ impl Core {
         connection.phase = Phase::Lingering { deadline, bytes: limits::LINGER_BYTES };
         self.work.borrow_mut().deadlines = true;
         let id = ConnectionId { slot, generation: connection.generation };
+        if connection.receive == Receive::Ended
+            && let Some(tag) = connection.stop_receive(slot)
+        {
+            self.queue(|ring| ring.cancel(tag));
+        }
         let idle = connection.receive == Receive::Idle;
         if connection.receive == Receive::Stopping {
             connection.receive = Receive::Armed;
@@ -708,7 +718,7 @@ impl Core {
 
     /// A client that takes what it is owed, however slowly, is given more time to do so.
     fn note_progress(&self, id: ConnectionId) {
-        let later = Deadline::after(self.now(), self.shutdown_timeout);
+        let later = Deadline::after(self.now(), self.close_timeout.get());
         if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize)
             && let Phase::Closing { deadline, .. } | Phase::Moving { deadline } = &mut connection.phase
         {
