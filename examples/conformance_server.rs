@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             (client, 3210)
         }
     };
-    let builder = flags.listen.builder(port);
+    let builder = flags.listen.builder(port)?;
     common::serve(builder, setup)
 }
 

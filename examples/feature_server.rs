@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         keep_alive: Duration::from_secs(14),
         ..sockring::app::Options::default()
     };
-    let builder = flags.listen.builder(3005).http(http);
+    let builder = flags.listen.builder(3005)?.http(http);
     common::serve(builder, set_up)
 }
 
