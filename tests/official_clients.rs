@@ -72,6 +72,10 @@ suites! {
 
     versions_of_the_client: "feature_server" [], 1 => "versions.test.mjs" [];
     versions_of_the_client_on_3_workers: "feature_server" [], 3 => "versions.test.mjs" [];
+    versions_of_the_client_over_tls: "feature_server" TLS, 3 => "versions.test.mjs" [];
+    bundles_in_a_browser: "feature_server" [], 1 => "bundles.test.mjs" [];
+    bundles_in_a_browser_on_3_workers: "feature_server" [], 3 => "bundles.test.mjs" [];
+    bundles_in_a_browser_over_tls: "feature_server" TLS, 3 => "bundles.test.mjs" [];
 
     engine_protocol: "conformance_server" ENGINE, 1 => "engine.test.mjs" [];
     engine_protocol_on_3_workers: "conformance_server" ENGINE, 3 => "engine.test.mjs" [];

@@ -22,7 +22,7 @@ const browser = await chromium.launch({ executablePath: browserPath(), args: BRO
 
 /** A page of the server's own origin with a client's bundle in it. */
 async function pageWith(t, version) {
-  const context = await browser.newContext();
+  const context = await browser.newContext({ ignoreHTTPSErrors: true });
   t.defer(() => context.close());
   const page = await context.newPage();
   page.errors = [];
