@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use slab::Slab;
 
+use super::adopt::Admission;
 use super::buffers::ReceiveBuffers;
 use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
 use super::doorbell::Bell;
@@ -62,6 +63,7 @@ pub struct Shared {
     pub directory: Directory,
     pub(super) rings: Vec<AtomicI32>,
     pub(super) parcels: Vec<Mutex<Slab<Parcel>>>,
+    pub(super) admission: Admission,
     pub(super) stopping: AtomicBool,
 }
 
@@ -72,14 +74,19 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(super) fn new(workers: usize) -> Self {
+    pub(super) fn new(workers: usize, admission: Admission) -> Self {
         Self {
+            admission,
             mesh: Mesh::new(workers),
             directory: Directory::default(),
             rings: (0..workers).map(|_| AtomicI32::new(-1)).collect(),
             parcels: (0..workers).map(|_| Mutex::default()).collect(),
             stopping: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     pub(super) fn parcels(&self, core: usize) -> std::sync::MutexGuard<'_, Slab<Parcel>> {
@@ -484,7 +491,7 @@ impl Core {
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        self.stop_at.get().is_some() || self.shared.stopping.load(Ordering::Relaxed)
+        self.stop_at.get().is_some() || self.shared.is_stopping()
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! A layer above implements [`Service`] and uses the verbs of [`Core`].
 
+mod adopt;
 mod buffers;
 mod connection;
 mod core;
@@ -20,6 +21,7 @@ mod ring;
 mod turn;
 mod worker;
 
+pub use adopt::{AdoptError, Adopter, NotAdopted};
 pub use connection::{ConnectionId, Ended, Parcel};
 pub(crate) use core::survived;
 pub use core::{Core, Service, Shared};

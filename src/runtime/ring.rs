@@ -329,12 +329,12 @@ impl Ring {
         self.accepts.armed
     }
 
-    /// Cancels every armed accept; each then completes (R8).
-    pub(super) fn cancel_accepts(&mut self) -> io::Result<()> {
-        for number in 0..self.accepts.slots.len() as u32 {
-            if self.accepts.slots[number as usize].listener.is_some() {
-                self.cancel(Tag { kind: Kind::Accept, generation: 0, slot: number })?;
-            }
+    /// Cancels armed accepts, at most `count`; each then completes (R8).
+    pub(super) fn cancel_accepts(&mut self, count: usize) -> io::Result<()> {
+        let armed = |number: &u32| self.accepts.slots[*number as usize].listener.is_some();
+        let armed: Vec<u32> = (0..self.accepts.slots.len() as u32).filter(armed).take(count).collect();
+        for slot in armed {
+            self.cancel(Tag { kind: Kind::Accept, generation: 0, slot })?;
         }
         Ok(())
     }

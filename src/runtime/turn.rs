@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
 use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
-use super::core::{Core, Work, survived};
+use super::core::{Core, Service, Work, survived};
 use super::listener::Listening;
 use super::ring::{Completion, Kind, Send, Tag, Target};
 use crate::fanout::{Outlets, Owed, Task, Via};
@@ -40,6 +41,7 @@ impl Core {
         self.flush(scratch)?;
         self.close_ready(now);
         self.rearm();
+        self.publish_load();
         self.deliver_tasks();
         self.ring.borrow_mut().submit()
     }
@@ -71,7 +73,10 @@ impl Core {
         let known = self.id(slot).filter(|id| id.generation == generation);
         match kind {
             Kind::Accept => self.accepted(slot, completion.result),
-            Kind::Arrived => self.arrived(slot, completion.result),
+            Kind::Arrived if completion.result < 0 => {
+                self.shared.parcels(self.index).try_remove(slot as usize);
+            }
+            Kind::Arrived => self.arrived(slot, Target::Direct(completion.result as u32)),
             Kind::Receive => {
                 if let Some(id) = known {
                     self.received(id, &mut completion);
@@ -273,7 +278,7 @@ impl Core {
     }
 
     fn tick(&self, now: Millis) {
-        if self.shared.stopping.load(Ordering::Relaxed) && self.stop_at.get().is_none() {
+        if self.shared.is_stopping() && self.stop_at.get().is_none() {
             self.begin_shutdown(now);
         }
         if let Some(service) = self.service() {
@@ -294,7 +299,7 @@ impl Core {
             return;
         }
         self.stop_at.set(Some(now + self.shutdown_timeout.as_millis() as Millis));
-        self.queue(|ring| ring.cancel_accepts());
+        self.queue(|ring| ring.cancel_accepts(usize::MAX));
         self.drop_prefaces();
         if let Some(service) = self.service() {
             survived(|| service.shutdown());
@@ -420,13 +425,18 @@ impl Core {
             return;
         }
         let mut work = self.work.borrow_mut();
-        let open = self.connections.borrow().len();
+        let open = self.connections() + self.shared.admission.coming(self.index);
         while !work.parked.is_empty() && open + self.ring.borrow().accepts_armed() < self.capacity {
             let Some(listener) = work.parked.pop_front() else { return };
             let fd = self.listeners.borrow().get(usize::from(listener)).and_then(Listening::raw_fd);
             if let Some(fd) = fd {
                 self.queue(|ring| ring.accept(fd, listener, self.direct));
             }
+        }
+        // What came from elsewhere has taken places that accepts wait for: clients wait in the queue instead.
+        let over = (open + self.ring.borrow().accepts_armed()).saturating_sub(self.capacity);
+        if over > 0 {
+            self.queue(|ring| ring.cancel_accepts(over));
         }
     }
 
@@ -458,7 +468,7 @@ impl Core {
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
                 let arrive: Task = Box::new(move || {
                     if let Some(core) = super::current() {
-                        core.arrived(key, fd.into_raw_fd());
+                        core.arrived(key, Target::Normal(fd.into_raw_fd()));
                     }
                 });
                 if !self.post(core, arrive) {
@@ -498,16 +508,16 @@ impl Core {
     }
 
     /// A connection has come from another core.
-    fn arrived(&self, key: u32, descriptor: i32) {
-        if descriptor < 0 {
-            self.shared.parcels(self.index).try_remove(key as usize);
-            return;
-        }
-        let target = if self.direct { Target::Direct(descriptor as u32) } else { Target::Normal(descriptor) };
+    fn arrived(&self, key: u32, target: Target) {
         let parcel = self.shared.parcels(self.index).try_remove(key as usize);
         let (Some(parcel), Some(service)) = (parcel, self.service()) else {
             return self.queue(|ring| ring.close(target));
         };
+        self.land(target, parcel, &service);
+    }
+
+    /// Takes in a connection that somebody else has read from: another core, or another server.
+    pub(super) fn land(&self, target: Target, parcel: Parcel, service: &Rc<dyn Service>) {
         let id = self.admit(target, parcel.peer, parcel.listener);
         // What the parcel holds is fed first; at the end of the turn comes what the socket holds.
         self.want_receive(id);
