@@ -77,6 +77,11 @@ pub const JOINED_BUFFER_BYTES_KEPT: usize = 64 * 1024;
 /// costs the others: at some hundred bytes a task, a few tens of megabytes.
 pub const MAILBOX_TASKS: usize = 65_536;
 
+/// Bytes of frames that the tasks in one core's mailbox hold together. A core that goes on reading its
+/// mailbox never has that many: they would be sixty times the default limit of one client. A frame that
+/// waits for several cores counts in each of their mailboxes.
+pub const MAILBOX_BYTES: usize = 256 << 20;
+
 /// Entries for which the tables of a core have room from the start, if that many connections are possible:
 /// address space, not memory, since untouched pages cost nothing. A table that grows beyond is copied.
 pub const TABLE_RESERVE: usize = 65_536;

@@ -2,17 +2,13 @@
 
 mod support;
 
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread;
 
 use sockring::fanout::Frame;
 use sockring::io::{Adapter, BroadcastOptions, Data, Handle, Options, Server, Socket, Value};
 use sockring::runtime::{Descriptors, Running};
-use support::Client;
+use support::{Client, block_on};
 
 const WORKERS: usize = 3;
 
@@ -38,25 +34,6 @@ fn join(address: SocketAddr) -> Client {
     client.send_text("40");
     assert!(client.text().starts_with("40{"));
     client
-}
-
-struct Unpark(thread::Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => thread::park(),
-        }
-    }
 }
 
 #[test]

@@ -29,6 +29,7 @@ both!(
     an_upgrade_in_one_segment,
     churn_leaves_nothing_behind,
     surplus_connections_wait,
+    each_listener_is_served,
     shutdown_ends_everything,
     requests_behind_a_hanging_poll,
     far_ahead_is_paused_then_served,
@@ -507,6 +508,40 @@ fn surplus_connections_wait(descriptors: Descriptors) {
         }
         clients.extend(surplus);
     }
+    end(server);
+}
+
+/// Listeners that nobody comes to do not keep the last slots from one that is used.
+fn each_listener_is_served(descriptors: Descriptors) {
+    const LIMIT: usize = 2;
+    let server = builder(runtime::Options { connections: LIMIT, ..options(descriptors, 1) })
+        .listen("127.0.0.1:0")
+        .listen("127.0.0.1:0")
+        .listen("127.0.0.1:0")
+        .start(|app| {
+            app.ws("/echo", echo());
+        })
+        .unwrap();
+    assert_eq!(server.addresses().len(), 4);
+    for _ in 0..3 {
+        for address in server.addresses() {
+            let mut client = Client::websocket(*address, "/echo");
+            client.send_text("here");
+            assert_eq!(client.text(), "here");
+        }
+    }
+    let open: Vec<Client> =
+        server.addresses()[2..].iter().map(|address| Client::websocket(*address, "/echo")).collect();
+    // Those that were armed may take one each; then the table is full.
+    let mut surplus: Vec<Client> = (0..8).map(|i| Client::connect(server.addresses()[i % 4])).collect();
+    let mut served = 0;
+    for client in &mut surplus {
+        client.send(upgrade_request("/echo").as_bytes());
+        client.stream.set_read_timeout(Some(Duration::from_millis(30))).unwrap();
+        served += usize::from(client.answer().is_ok());
+    }
+    assert!(served <= 3, "{served} beyond a limit of {LIMIT}");
+    drop((open, surplus));
     end(server);
 }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::service::Inner;
+use crate::fanout::Task;
 use crate::runtime::ConnectionId;
 
 /// The answer to one request: made by the server, ended by a handler, now or later.
@@ -98,6 +99,6 @@ impl Drop for Response {
                 app.0.respond_plain(connection, sequence, 500, Vec::new());
             }
         };
-        let _ = self.app.core.post(self.app.core.index(), Box::new(later));
+        let _ = self.app.core.post(self.app.core.index(), Task::new(later));
     }
 }

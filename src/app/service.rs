@@ -10,7 +10,7 @@ use super::request::Params;
 use super::routes::{Route, Target};
 use super::websocket::Socket;
 use super::{App, Options};
-use crate::fanout::{Delivery, Frame, OutletId, RoomKey, Rooms};
+use crate::fanout::{Delivery, Frame, OutletId, RoomKey, Rooms, Task};
 use crate::runtime::{self, ConnectionId, Core, Ended, Parcel, Service};
 use crate::time::Millis;
 
@@ -221,12 +221,13 @@ impl Inner {
                 continue;
             }
             let (topic, frame) = (topic.to_owned(), frame.clone());
-            let publish = Box::new(move || {
+            let bytes = frame.wire().len();
+            let publish = Task::new(move || {
                 if let Some(App(inner)) = current() {
                     inner.publish_here(&topic, &frame, None);
                 }
             });
-            if !self.core.post(core, publish) {
+            if !self.core.post(core, publish.holding(bytes)) {
                 delivery = Delivery::Dropped;
             }
         }

@@ -25,6 +25,6 @@ pub use backlog::Backlog;
 pub use batch::{Batch, Owed};
 pub use directory::{Cores, Directory, RoomKey};
 pub use frame::Frame;
-pub use mesh::{Doorbell, Mesh, Task};
+pub use mesh::{Doorbell, Mesh, Queue, Task};
 pub use outlets::{Delivery, OutletId, Outlets, Via};
 pub use rooms::{Member, Rooms};

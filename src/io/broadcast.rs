@@ -226,7 +226,9 @@ impl BroadcastOperator {
     /// Sends what is encoded already.
     pub(super) fn send(&self, frame: &Frame) -> Delivery {
         let frame = frame.clone();
-        let refused = self.on_cores(self.cores(), move |nsp, selection| nsp.deliver(selection, &frame));
+        let bytes = frame.wire().len();
+        let deliver = move |nsp: &Rc<NspInner>, selection: &Selection| nsp.deliver(selection, &frame);
+        let refused = self.on_cores_holding(self.cores(), bytes, deliver);
         if refused.is_empty() { Delivery::Sent } else { Delivery::Dropped }
     }
 
@@ -266,6 +268,14 @@ impl BroadcastOperator {
     where
         F: Fn(&Rc<NspInner>, &Selection) + Clone + Send + 'static,
     {
+        self.on_cores_holding(cores, 0, act)
+    }
+
+    /// The same with a closure that keeps so many bytes alive.
+    fn on_cores_holding<F>(&self, cores: Cores, bytes: usize, act: F) -> Cores
+    where
+        F: Fn(&Rc<NspInner>, &Selection) + Clone + Send + 'static,
+    {
         let here = runtime::current().filter(|core| Arc::ptr_eq(core.shared(), &self.scope.shared));
         let mut refused = Cores::default();
         for core in cores.iter() {
@@ -278,11 +288,12 @@ impl BroadcastOperator {
                 continue;
             }
             let (scope, selection, act) = (self.scope.clone(), self.selection.clone(), act.clone());
-            let task: Task = Box::new(move || {
+            let task = Task::new(move || {
                 if let Some(nsp) = scope.on_this_core() {
                     act(&nsp, &selection);
                 }
-            });
+            })
+            .holding(bytes);
             let posted = match &here {
                 Some(current) => current.post(core, task),
                 None => self.scope.shared.mesh.post(core, task).is_ok(),

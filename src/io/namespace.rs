@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::future::Future;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -240,37 +242,50 @@ impl NspInner {
         Some(self.socket(slot, generation))
     }
 
-    /// Runs the middlewares, then lets the socket in or refuses it.
+    /// Runs the middlewares, then lets the socket in or refuses it. A panic in one refuses.
     pub(super) fn run_middlewares(self: &Rc<Self>, socket: Socket) {
         let middlewares: Vec<BoxedHandler> = self.middlewares.borrow().clone();
         let auth = self.auth(socket);
         for (i, middleware) in middlewares.iter().enumerate() {
-            match self.call(middleware, socket, "connection", &auth, None, None) {
-                Called::Done(Ok(())) => {}
-                Called::Done(Err(failure)) => return self.refuse(socket, &failure),
-                Called::Later(first) => {
+            let mut called = None;
+            runtime::survived(|| {
+                called = Some(self.call(middleware, socket, "connection", &auth, None, None))
+            });
+            match called {
+                Some(Called::Done(Ok(()))) => {}
+                Some(Called::Done(Err(failure))) => return self.refuse(socket, &failure),
+                None => return self.refuse(socket, &panicked()),
+                Some(Called::Later(first)) => {
                     let (nsp, rest) = (self.clone(), middlewares[i + 1..].to_vec());
-                    let finish = async move {
-                        let mut decided = first.await;
-                        for middleware in rest {
-                            if decided.is_err() {
-                                break;
-                            }
-                            decided = match nsp.call(&middleware, socket, "connection", &auth, None, None) {
-                                Called::Done(result) => result,
-                                Called::Later(later) => later.await,
-                            };
+                    return self.core.spawn(async move {
+                        match runtime::outlived(nsp.decide(socket, first, &rest, &auth)).await {
+                            Some(Ok(())) => nsp.accept(socket),
+                            Some(Err(failure)) => nsp.refuse(socket, &failure),
+                            None => nsp.refuse(socket, &panicked()),
                         }
-                        match decided {
-                            Ok(()) => nsp.accept(socket),
-                            Err(failure) => nsp.refuse(socket, &failure),
-                        }
-                    };
-                    return self.core.spawn(finish);
+                    });
                 }
             }
         }
         self.accept(socket);
+    }
+
+    /// Waits for a middleware, then runs those behind it.
+    async fn decide(
+        &self,
+        socket: Socket,
+        first: Pin<Box<dyn Future<Output = Result<(), Failure>>>>,
+        rest: &[BoxedHandler],
+        auth: &[Value],
+    ) -> Result<(), Failure> {
+        first.await?;
+        for middleware in rest {
+            match self.call(middleware, socket, "connection", auth, None, None) {
+                Called::Done(result) => result?,
+                Called::Later(later) => later.await?,
+            }
+        }
+        Ok(())
     }
 
     fn auth(&self, socket: Socket) -> Vec<Value> {
@@ -568,6 +583,11 @@ pub(super) fn push(outlets: &mut Outlets, outlet: u32, frame: &Frame, volatile: 
         return Delivery::Dropped;
     }
     outlets.push_slot(outlet, frame)
+}
+
+/// What a client is told whose middleware has panicked: nothing of the reason.
+fn panicked() -> Failure {
+    Failure::new("internal server error")
 }
 
 fn is_own(id: &SocketId, room: &str) -> bool {

@@ -13,6 +13,7 @@ use super::namespace::NspInner;
 use super::{Socket, SocketId};
 use crate::fanout::Delivery;
 use crate::protocol::sio::{EncodeError, Value, to_value};
+use crate::runtime;
 
 /// A socket as [`fetch_sockets`](BroadcastOperator::fetch_sockets) found it, on whichever core it is: what it
 /// was at that moment, and the means to act on it. Unlike a [`Socket`] it may be sent to other threads.
@@ -51,14 +52,12 @@ impl fmt::Debug for RemoteSocket {
 impl RemoteSocket {
     fn new(nsp: &NspInner, socket: Socket) -> Option<Self> {
         let handshake = to_value(&socket.handshake()?).unwrap_or(Value::Null);
-        let data = nsp.with(socket, |entry| entry.data.clone()).flatten();
-        Some(Self {
-            id: socket.id(),
-            handshake,
-            rooms: socket.rooms(),
-            data: data.map_or(Value::Null, |data| data.to_value()),
-            scope: nsp.scope.clone(),
-        })
+        let mut data = Value::Null;
+        if let Some(attached) = nsp.with(socket, |entry| entry.data.clone()).flatten() {
+            // A user's `Serialize` that panics must not take the other sockets with it.
+            runtime::survived(|| data = attached.to_value());
+        }
+        Some(Self { id: socket.id(), handshake, rooms: socket.rooms(), data, scope: nsp.scope.clone() })
     }
 
     /// See [`Socket::emit`].
@@ -94,8 +93,23 @@ impl RemoteSocket {
 #[derive(Default)]
 struct Gathered {
     sockets: Vec<RemoteSocket>,
-    missing: usize,
+    complete: bool,
     waker: Option<Waker>,
+}
+
+/// Every task that is still to answer holds it. Dropped with the last of them, whether that was carried out,
+/// panicked, or was dropped with the mailbox of a core that has ended.
+struct Gathering(Arc<Mutex<Gathered>>);
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        let waker = {
+            let mut gathered = lock(&self.0);
+            gathered.complete = true;
+            gathered.waker.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
 }
 
 fn lock(gathered: &Mutex<Gathered>) -> MutexGuard<'_, Gathered> {
@@ -107,26 +121,16 @@ impl BroadcastOperator {
     /// full is passed by.
     pub async fn fetch_sockets(&self) -> Vec<RemoteSocket> {
         let gathered = Arc::new(Mutex::new(Gathered::default()));
-        let cores = self.cores();
-        lock(&gathered).missing = cores.iter().count();
-        let answer = gathered.clone();
-        let refused = self.on_cores(cores, move |nsp: &Rc<NspInner>, selection| {
+        let gathering = Arc::new(Gathering(gathered.clone()));
+        self.on_cores(self.cores(), move |nsp: &Rc<NspInner>, selection| {
             let found = nsp.selected(selection).into_iter();
             let found: Vec<RemoteSocket> =
                 found.filter_map(|socket| RemoteSocket::new(nsp, socket)).collect();
-            let mut gathered = lock(&answer);
-            gathered.sockets.extend(found);
-            gathered.missing -= 1;
-            if gathered.missing == 0
-                && let Some(waker) = gathered.waker.take()
-            {
-                waker.wake();
-            }
+            lock(&gathering.0).sockets.extend(found);
         });
-        lock(&gathered).missing -= refused.iter().count();
         poll_fn(|cx| {
             let mut gathered = lock(&gathered);
-            if gathered.missing == 0 {
+            if gathered.complete {
                 return Poll::Ready(());
             }
             gathered.waker = Some(cx.waker().clone());

@@ -166,7 +166,7 @@ impl Adopter {
         };
         let waiting: Crate = Arc::new(Mutex::new(Some((socket, read))));
         let theirs = waiting.clone();
-        let arrive: Task = Box::new(move || {
+        let arrive = Task::new(move || {
             if let (Some(core), Some((socket, read))) = (super::current(), take(&theirs)) {
                 core.adopted(socket, read, peer);
             }

@@ -21,7 +21,7 @@ use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parce
 use super::doorbell::Bell;
 use super::listener::Listening;
 use super::ring::{Completion, GENERATION_MASK, Kind, Ring, Target};
-use crate::fanout::{Delivery, Directory, Frame, Mesh, OutletId, Outlets, Task, Via};
+use crate::fanout::{Delivery, Directory, Frame, Mesh, OutletId, Outlets, Queue, Task, Via};
 use crate::limits;
 use crate::time::Millis;
 
@@ -111,7 +111,7 @@ pub struct Core {
     pub(super) bell: Bell,
     pub(super) inbox: RefCell<VecDeque<Completion>>,
     pub(super) work: RefCell<Work>,
-    pub(super) outgoing: RefCell<Vec<Vec<Task>>>,
+    pub(super) outgoing: RefCell<Vec<Queue>>,
     pub(super) generation: Cell<u32>,
     pub(super) capacity: usize,
     pub(super) direct: bool,
@@ -180,7 +180,7 @@ impl Core {
             bell: Bell::default(),
             inbox: RefCell::default(),
             work: RefCell::default(),
-            outgoing: RefCell::new((0..workers).map(|_| Vec::new()).collect()),
+            outgoing: RefCell::new((0..workers).map(|_| Queue::default()).collect()),
             generation: Cell::new(0),
             capacity: setup.capacity,
             direct: setup.direct,
@@ -225,19 +225,18 @@ impl Core {
 
     /// Runs a future on this core, beside the turns. A panic in it ends the future only.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
-        monoio::spawn(guarded(future));
+        monoio::spawn(async move {
+            outlived(future).await;
+        });
     }
 
     /// Asks a core to do something, in the order in which this core asks it; on this core itself, in its
     /// next turn. `false`: that core is stuck and its mailbox is full, the task was dropped.
     pub fn post(&self, core: usize, task: Task) -> bool {
-        let mut outgoing = self.outgoing.borrow_mut();
-        if outgoing[core].len() >= limits::MAILBOX_TASKS {
-            return false;
-        }
-        outgoing[core].push(task);
+        // A task that comes back is dropped here, behind the borrow: what it holds may call back.
+        let posted = self.outgoing.borrow_mut()[core].push(task);
         self.bell.ring();
-        true
+        posted.is_ok()
     }
 
     /// The peer's address; `None` when the connection is gone or a Unix socket's.
@@ -500,14 +499,15 @@ pub(crate) fn survived(f: impl FnOnce()) -> bool {
     catch_unwind(AssertUnwindSafe(f)).is_ok()
 }
 
-async fn guarded(future: impl Future<Output = ()>) {
+/// Runs a future that calls handlers to its end; `None` if it panicked, which the panic hook has reported.
+pub(crate) async fn outlived<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|cx| {
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(poll) => poll,
+            Ok(poll) => poll.map(Some),
             // The future is not polled again.
-            Err(_) => std::task::Poll::Ready(()),
+            Err(_) => std::task::Poll::Ready(None),
         }
     })
-    .await;
+    .await
 }

@@ -23,8 +23,8 @@ mod worker;
 
 pub use adopt::{AdoptError, Adopter, NotAdopted};
 pub use connection::{ConnectionId, Ended, Parcel};
-pub(crate) use core::survived;
 pub use core::{Core, Service, Shared};
+pub(crate) use core::{outlived, survived};
 pub use error::StartError;
 pub use listener::{Endpoint, Listener};
 pub use options::{Descriptors, Options};

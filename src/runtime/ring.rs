@@ -12,6 +12,7 @@ use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
+use hashbrown::HashSet;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use socket2::{SockAddr, SockAddrStorage};
 
@@ -145,6 +146,12 @@ impl Ring {
             uring.submitter().register_files_sparse(slots)?;
         }
         Ok((Self { uring, accepts: AcceptSlots::default(), overflow_noted: false }, buffers))
+    }
+
+    /// Puts a descriptor into a slot of the ring's table, where otherwise only the kernel puts any.
+    #[cfg(test)]
+    pub(super) fn insert_direct(&mut self, slot: u32, fd: RawFd) {
+        assert_eq!(self.uring.submitter().register_files_update(slot, &[fd]).ok(), Some(1));
     }
 
     pub(super) fn raw_fd(&self) -> RawFd {
@@ -329,12 +336,25 @@ impl Ring {
         self.accepts.armed
     }
 
-    /// Cancels armed accepts, at most `count`; each then completes (R8).
-    pub(super) fn cancel_accepts(&mut self, count: usize) -> io::Result<()> {
-        let armed = |number: &u32| self.accepts.slots[*number as usize].listener.is_some();
-        let armed: Vec<u32> = (0..self.accepts.slots.len() as u32).filter(armed).take(count).collect();
-        for slot in armed {
-            self.cancel(Tag { kind: Kind::Accept, generation: 0, slot })?;
+    /// Whether a listener has an accept armed.
+    pub(super) fn accepts_on(&self, listener: u16) -> bool {
+        self.accepts.slots.iter().any(|slot| slot.listener == Some(listener))
+    }
+
+    /// Cancels armed accepts until no more are left than there are free places, but each listener keeps one
+    /// as long as there is a place. Each that is cancelled then completes (R8).
+    pub(super) fn trim_accepts(&mut self, free: usize) -> io::Result<()> {
+        let mut kept = HashSet::new();
+        let mut surplus = self.accepts.armed.saturating_sub(free);
+        for slot in 0..self.accepts.slots.len() as u32 {
+            if surplus == 0 {
+                break;
+            }
+            let Some(listener) = self.accepts.slots[slot as usize].listener else { continue };
+            if free == 0 || !kept.insert(listener) {
+                surplus -= 1;
+                self.cancel(Tag { kind: Kind::Accept, generation: 0, slot })?;
+            }
         }
         Ok(())
     }

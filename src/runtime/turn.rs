@@ -13,14 +13,14 @@ use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parce
 use super::core::{Core, Service, Work, survived};
 use super::listener::Listening;
 use super::ring::{Completion, Kind, Send, Tag, Target};
-use crate::fanout::{Outlets, Owed, Task, Via};
+use crate::fanout::{Outlets, Owed, Queue, Task, Via};
 use crate::limits;
 use crate::time::Millis;
 
 /// Buffers that a worker keeps from turn to turn.
 #[derive(Default)]
 pub(super) struct Scratch {
-    tasks: Vec<Task>,
+    tasks: Queue,
     pub(super) dirty: Vec<u32>,
     pub(super) failed: VecDeque<Completion>,
     pub(super) backlog: Vec<u8>,
@@ -253,8 +253,8 @@ impl Core {
     fn run_tasks(&self, scratch: &mut Scratch) -> io::Result<()> {
         let mut tasks = mem::take(&mut scratch.tasks);
         self.shared.mesh.take(self.index, &mut tasks);
-        for task in tasks.drain(..) {
-            survived(task);
+        for task in tasks.drain() {
+            survived(|| task.run());
             self.flush_much(scratch)?;
         }
         scratch.tasks = tasks;
@@ -299,7 +299,7 @@ impl Core {
             return;
         }
         self.stop_at.set(Some(now + self.shutdown_timeout.as_millis() as Millis));
-        self.queue(|ring| ring.cancel_accepts(usize::MAX));
+        self.queue(|ring| ring.trim_accepts(0));
         self.drop_prefaces();
         if let Some(service) = self.service() {
             survived(|| service.shutdown());
@@ -385,7 +385,7 @@ impl Core {
             connection.receive = Receive::Armed;
         }
         match connection.target {
-            Target::Normal(fd) => shut_down_writing(fd),
+            Target::Normal(fd) => shut_down(fd, libc::SHUT_WR),
             Target::Direct(file) => {
                 let tag = connection.tag(Kind::Installed, slot);
                 self.queue(|ring| ring.install(file, tag));
@@ -407,11 +407,19 @@ impl Core {
         }
         // SAFETY: the kernel has just made this descriptor for us.
         let fd = unsafe { OwnedFd::from_raw_fd(result) };
-        shut_down_writing(fd.as_raw_fd());
+        let departed =
+            known.filter(|id| self.connection(id.slot).is_some_and(|c| c.phase == Phase::Departed));
+        if let Some(id) = departed {
+            shut_down(fd.as_raw_fd(), libc::SHUT_RDWR);
+            return self.remove(id.slot);
+        }
+        shut_down(fd.as_raw_fd(), libc::SHUT_WR);
     }
 
     /// Arms what could not be armed before: receives that found no buffer (all buffers are back by now),
-    /// and accepts, never more than slots are free.
+    /// and accepts, never more than slots are free. Only a listener that has none armed gets one while any
+    /// slot is free, or listeners that nobody comes to would keep the last slots from those that are used.
+    /// So there may be one connection too many for each listener but one; descriptors are spared for them.
     fn rearm(&self) {
         let wanted = mem::take(&mut self.work.borrow_mut().wanted);
         for id in wanted {
@@ -425,19 +433,27 @@ impl Core {
             return;
         }
         let mut work = self.work.borrow_mut();
-        let open = self.connections() + self.shared.admission.coming(self.index);
-        while !work.parked.is_empty() && open + self.ring.borrow().accepts_armed() < self.capacity {
-            let Some(listener) = work.parked.pop_front() else { return };
-            let fd = self.listeners.borrow().get(usize::from(listener)).and_then(Listening::raw_fd);
-            if let Some(fd) = fd {
-                self.queue(|ring| ring.accept(fd, listener, self.direct));
+        let taken = self.connections() + self.shared.admission.coming(self.index);
+        let free = self.capacity.saturating_sub(taken);
+        if self.ring.borrow().accepts_armed() > free {
+            // What came from elsewhere has taken places that accepts wait for: clients wait in the queue instead.
+            self.queue(|ring| ring.trim_accepts(free));
+        }
+        if free == 0 {
+            return;
+        }
+        work.parked.retain(|listener| {
+            let fits = {
+                let ring = self.ring.borrow();
+                ring.accepts_armed() < free || !ring.accepts_on(*listener)
+            };
+            let fd = self.listeners.borrow().get(usize::from(*listener)).and_then(Listening::raw_fd);
+            if let (true, Some(fd)) = (fits, fd) {
+                self.queue(|ring| ring.accept(fd, *listener, self.direct));
             }
-        }
-        // What came from elsewhere has taken places that accepts wait for: clients wait in the queue instead.
-        let over = (open + self.ring.borrow().accepts_armed()).saturating_sub(self.capacity);
-        if over > 0 {
-            self.queue(|ring| ring.cancel_accepts(over));
-        }
+            // One that is gone is forgotten.
+            !fits && fd.is_some()
+        });
     }
 
     /// Everything that was read is with the parcel: the connection leaves for its core.
@@ -466,7 +482,7 @@ impl Core {
                 // SAFETY: the descriptor was the connection's, which is gone. A task that is dropped
                 // because its core has ended closes it.
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-                let arrive: Task = Box::new(move || {
+                let arrive = Task::new(move || {
                     if let Some(core) = super::current() {
                         core.arrived(key, Target::Normal(fd.into_raw_fd()));
                     }
@@ -482,17 +498,19 @@ impl Core {
     fn moved(&self, id: ConnectionId, result: i32) {
         let Some(moving) = self.take_moving(id) else { return };
         let key = moving.parcel.placeholder_key();
-        // On EOVERFLOW the other core has the socket and was not told: the client times out. It takes a
-        // completion queue of thousands that nobody reads.
-        if result == -libc::EOVERFLOW {
-            tracing::error!("core {}: a connection was lost on its way to core {}", self.index, moving.core);
-        }
-        if result >= 0 || result == -libc::EOVERFLOW {
+        if result >= 0 {
             let gone = self.connections.borrow_mut().remove(id.slot as usize);
             self.outlets.borrow_mut().close(gone.outlet);
             return;
         }
         let parcel = self.shared.parcels(moving.core).try_remove(key);
+        // The kernel had no memory to tell the other core, whose table has the socket all the same. Ours
+        // has it too, since the close that was linked to the move was cancelled: the client is let go
+        // through it. What is lost is the other table's slot.
+        if result == -libc::EOVERFLOW {
+            tracing::error!("core {}: a connection was lost on its way to core {}", self.index, moving.core);
+            return self.shut_down_departed(id);
+        }
         let Some(parcel) = parcel else { return self.remove(id.slot) };
         if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize) {
             connection.phase = Phase::Open;
@@ -500,6 +518,18 @@ impl Core {
         self.arm_receive(id);
         if let Some(service) = self.service() {
             survived(|| service.returned(id, parcel));
+        }
+    }
+
+    /// Ends a connection that another core has a descriptor of: closing ours would not.
+    fn shut_down_departed(&self, id: ConnectionId) {
+        let file = self.connection(id.slot).and_then(|connection| match connection.target {
+            Target::Direct(file) => Some((file, connection.tag(Kind::Installed, id.slot))),
+            Target::Normal(_) => None,
+        });
+        match file {
+            Some((file, tag)) => self.queue(|ring| ring.install(file, tag)),
+            None => self.remove(id.slot),
         }
     }
 
@@ -827,7 +857,10 @@ impl Parcel {
     }
 }
 
-fn shut_down_writing(fd: RawFd) {
+fn shut_down(fd: RawFd, how: i32) {
     // SAFETY: no memory is involved; a descriptor that is not a connected socket gets an error back.
-    unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+    unsafe { libc::shutdown(fd, how) };
 }
+
+#[cfg(test)]
+mod tests;

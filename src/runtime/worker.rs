@@ -121,7 +121,7 @@ fn stop(shared: &Shared) {
     shared.stopping.store(true, Ordering::SeqCst);
     for core in 0..shared.mesh.cores() {
         // A full mailbox changes nothing: the next tick sees the flag.
-        let wake: Task = Box::new(|| {
+        let wake = Task::new(|| {
             if let Some(core) = current() {
                 core.begin_shutdown(core.now());
             }
@@ -253,7 +253,7 @@ struct Mailbox(Arc<Shared>, usize);
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
-        self.0.mesh.close(self.1, &mut Vec::new());
+        drop(self.0.mesh.close(self.1));
     }
 }
 
@@ -412,10 +412,8 @@ impl Core {
     /// Closes what is left and lets the kernel finish, so that nothing refers to our memory (R8).
     fn leave(&self, scratch: &mut Scratch) -> io::Result<()> {
         // What others have asked for until now is done, so that nobody waits for it.
-        let mut last = Vec::new();
-        self.shared.mesh.close(self.index, &mut last);
-        for task in last {
-            survived(task);
+        for task in self.shared.mesh.close(self.index).drain() {
+            survived(|| task.run());
         }
         let left: Vec<u32> = self.connections.borrow().iter().map(|(slot, _)| slot as u32).collect();
         for slot in left {
