@@ -5,7 +5,7 @@
 mod common;
 
 use clap::Parser;
-use sockring::app::{App, Behavior, Message};
+use sockring::app::{App, Behavior, Message, PerMessageDeflate};
 use sockring::io::{Ack, Args, Data, Options, Server, Socket, Value};
 
 /// The server of the load tests
@@ -46,8 +46,11 @@ fn plain(app: &App) {
     app.get("/", |_, response| response.end("sockring\n"));
     app.post("/", |request, response| response.end(request.body().clone()));
     let publisher = app.clone();
-    let behavior = Behavior::<()>::default().max_message_bytes(MESSAGE_BYTES).max_fragments(1 << 20).message(
-        move |ws, message| {
+    let behavior = Behavior::<()>::default()
+        .max_message_bytes(MESSAGE_BYTES)
+        .max_fragments(1 << 20)
+        .per_message_deflate(PerMessageDeflate::default())
+        .message(move |ws, message| {
             let Message::Text(text) = message else {
                 if let Message::Binary(data) = message {
                     let _ = ws.send_binary(data);
@@ -63,7 +66,6 @@ fn plain(app: &App) {
             } else {
                 let _ = ws.send_text(text);
             }
-        },
-    );
+        });
     app.ws("/ws", behavior);
 }

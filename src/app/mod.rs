@@ -21,6 +21,7 @@
 //!     .unwrap();
 //! ```
 
+mod behavior;
 mod builder;
 mod http;
 mod options;
@@ -35,6 +36,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+pub use behavior::Behavior;
 pub use builder::Builder;
 pub use options::Options;
 pub use request::Request;
@@ -42,7 +44,9 @@ pub use response::Response;
 pub use routes::{Answering, AsyncFn, SyncFn};
 pub(crate) use service::Layer;
 pub use service::current;
-pub use websocket::{Behavior, Closed, Message, Upgrade, WebSocket};
+pub use websocket::{Closed, Message, Upgrade, WebSocket};
+
+pub use crate::protocol::ws::extensions::PerMessageDeflate;
 
 use crate::fanout::{Delivery, Frame};
 use crate::runtime::{Adopter, Core};

@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::rc::Rc;
 
+use super::behavior::Upgradable;
 use super::request::Params;
-use super::websocket::Upgradable;
 use super::{Request, Response};
 use crate::runtime;
 

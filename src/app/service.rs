@@ -5,12 +5,16 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
 use super::http::Http;
 use super::request::Params;
 use super::routes::{Route, Target};
 use super::websocket::Socket;
 use super::{App, Options};
 use crate::fanout::{Delivery, Frame, OutletId, RoomKey, Rooms, Task};
+use crate::protocol::ws::deflate::Inflater;
 use crate::runtime::{self, ConnectionId, Core, Ended, Parcel, Service};
 use crate::time::Millis;
 
@@ -45,6 +49,10 @@ pub(crate) struct Inner {
     topics: RefCell<Rooms>,
     topic_space: u32,
     layers: RefCell<Vec<Rc<dyn Layer>>>,
+    /// What inflates the messages of clients that compress each on its own.
+    pub(super) inflater: RefCell<Option<Inflater>>,
+    /// Those of the others, by the slot of the connection.
+    pub(super) inflaters: RefCell<HashMap<u32, Inflater, RandomState>>,
     swept: Cell<Millis>,
     date: RefCell<(Millis, String)>,
 }
@@ -107,6 +115,8 @@ impl Inner {
             topics: RefCell::default(),
             topic_space,
             layers: RefCell::default(),
+            inflater: RefCell::default(),
+            inflaters: RefCell::default(),
             swept: Cell::new(0),
             date: RefCell::default(),
         });
@@ -175,6 +185,7 @@ impl Inner {
         }
         let entry = slot.take();
         drop(table);
+        self.inflaters.borrow_mut().remove(&id.slot());
         self.unsubscribe_all(id);
         entry
     }

@@ -1,22 +1,22 @@
 //! Raw WebSockets (RFC 6455): behaviours and handles.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Request;
+use super::behavior::{Behavior, Upgradable, last_data};
 use super::service::{Inner, State, UserData, Whole, with_current};
 use crate::fanout::{Delivery, Frame, OutletId};
-use crate::protocol::ws::frame::{OpCode, close_payload, write_frame};
-use crate::protocol::ws::handshake::write_response;
-use crate::protocol::ws::message::{self, Decoder, Limits};
+use crate::protocol::ws::deflate::Inflater;
+use crate::protocol::ws::extensions::Agreed;
+use crate::protocol::ws::frame::{CONTROL_BYTES, OpCode, close_payload, write_frame};
+use crate::protocol::ws::handshake::{Handshake, write_response};
+use crate::protocol::ws::message::{self, Decoder};
 use crate::runtime::{ConnectionId, Ended};
 use crate::time::Millis;
 
@@ -39,110 +39,18 @@ pub struct Closed<'a> {
     pub reason: &'a str,
 }
 
-type Callback<U> = Box<dyn Fn(WebSocket<U>)>;
-type OnMessage<U> = Box<dyn Fn(WebSocket<U>, Message<'_>)>;
-type OnClose<U> = Box<dyn Fn(WebSocket<U>, Closed<'_>)>;
-type OnUpgrade<U> = Box<dyn Fn(Request, Upgrade<U>)>;
-
-/// What the sockets of a route do. `U` is the data that each socket carries.
-///
-/// ```
-/// use std::cell::Cell;
-/// use sockring::app::{Behavior, Message};
-///
-/// let counting = Behavior::<Cell<u32>>::default().message(|ws, message| {
-///     let Some(count) = ws.data() else { return };
-///     count.set(count.get() + 1);
-///     if let Message::Text(text) = message {
-///         let _ = ws.send_text(&format!("{}: {text}", count.get()));
-///     }
-/// });
-/// ```
-pub struct Behavior<U> {
-    upgrade: OnUpgrade<U>,
-    open: Callback<U>,
-    message: OnMessage<U>,
-    drain: Callback<U>,
-    close: OnClose<U>,
-    limits: Limits,
-    idle_timeout: Millis,
+/// What of a handshake is answered when it is accepted.
+pub(super) struct Asked {
+    key: String,
+    /// The subprotocols that the client offers.
+    pub(super) protocols: Vec<String>,
+    deflate: Option<Agreed>,
 }
 
-impl<U> fmt::Debug for Behavior<U> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Behavior").field("limits", &self.limits).finish_non_exhaustive()
-    }
-}
-
-impl<U: Default + 'static> Default for Behavior<U> {
-    /// Accepts every handshake, with default data, and does nothing.
-    fn default() -> Self {
-        Self::new(|_, upgrade| upgrade.accept(U::default()))
-    }
-}
-
-impl<U: 'static> Behavior<U> {
-    /// A behaviour that decides about each handshake: see [`Upgrade`].
-    pub fn new(upgrade: impl Fn(Request, Upgrade<U>) + 'static) -> Self {
-        Self {
-            upgrade: Box::new(upgrade),
-            open: Box::new(|_| ()),
-            message: Box::new(|_, _| ()),
-            drain: Box::new(|_| ()),
-            close: Box::new(|_, _| ()),
-            limits: Limits::default(),
-            idle_timeout: 120_000,
-        }
-    }
-
-    /// Runs when a socket is open.
-    #[must_use]
-    pub fn open(mut self, f: impl Fn(WebSocket<U>) + 'static) -> Self {
-        self.open = Box::new(f);
-        self
-    }
-
-    /// Runs for each message.
-    #[must_use]
-    pub fn message(mut self, f: impl Fn(WebSocket<U>, Message<'_>) + 'static) -> Self {
-        self.message = Box::new(f);
-        self
-    }
-
-    /// Runs when everything that waited for a slow client has left.
-    #[must_use]
-    pub fn drain(mut self, f: impl Fn(WebSocket<U>) + 'static) -> Self {
-        self.drain = Box::new(f);
-        self
-    }
-
-    /// Runs once when a socket has ended, whoever ended it. Its data is still there.
-    #[must_use]
-    pub fn close(mut self, f: impl Fn(WebSocket<U>, Closed<'_>) + 'static) -> Self {
-        self.close = Box::new(f);
-        self
-    }
-
-    /// Bytes of a message; 1,000,000 by default. A larger one closes the socket with 1009.
-    #[must_use]
-    pub fn max_message_bytes(mut self, bytes: usize) -> Self {
-        self.limits.message_bytes = bytes;
-        self
-    }
-
-    /// Frames of a message; 16,384 by default. More close the socket with 1008.
-    #[must_use]
-    pub fn max_fragments(mut self, fragments: usize) -> Self {
-        self.limits.fragments = fragments;
-        self
-    }
-
-    /// How long a client may be silent; 120 s by default, zero for ever. It is pinged after three
-    /// quarters of it.
-    #[must_use]
-    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = timeout.as_millis() as Millis;
-        self
+impl Asked {
+    pub(super) fn new(handshake: &Handshake<'_>, deflate: Option<Agreed>) -> Self {
+        let protocols = handshake.protocols().map(str::to_owned).collect();
+        Self { key: handshake.key.to_owned(), protocols, deflate }
     }
 }
 
@@ -161,7 +69,7 @@ pub struct Upgrade<U> {
     app: Rc<Inner>,
     id: ConnectionId,
     sequence: u32,
-    key: String,
+    asked: Asked,
     behavior: Option<Rc<Behavior<U>>>,
     headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     protocol: Option<String>,
@@ -174,6 +82,17 @@ impl<U> fmt::Debug for Upgrade<U> {
 }
 
 impl<U: 'static> Upgrade<U> {
+    pub(super) fn new(
+        app: Rc<Inner>,
+        id: ConnectionId,
+        sequence: u32,
+        asked: Asked,
+        behavior: Rc<Behavior<U>>,
+        protocol: Option<String>,
+    ) -> Self {
+        Self { app, id, sequence, asked, behavior: Some(behavior), headers: Vec::new(), protocol }
+    }
+
     /// Adds a header to the 101 response.
     #[must_use]
     pub fn header(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Cow<'static, str>>) -> Self {
@@ -181,7 +100,9 @@ impl<U: 'static> Upgrade<U> {
         self
     }
 
-    /// Chooses one of the subprotocols that the client offered (RFC 6455 section 1.9).
+    /// Chooses one of the subprotocols that the client offered (RFC 6455 section 1.9), instead of the one
+    /// that [`Behavior::protocols`] has chosen. A client fails the connection if it is told one that it did
+    /// not offer.
     #[must_use]
     pub fn protocol(mut self, protocol: impl Into<String>) -> Self {
         self.protocol = Some(protocol.into());
@@ -192,17 +113,31 @@ impl<U: 'static> Upgrade<U> {
     pub fn accept(mut self, data: U) {
         let Some(behavior) = self.behavior.take() else { return };
         let mut response = Vec::with_capacity(256);
+        let agreed = self.asked.deflate;
+        let extensions = agreed.map(|agreed| agreed.response());
+        let extensions = extensions.as_deref().map(|value| ("Sec-WebSocket-Extensions", value));
         let headers = self.headers.iter().map(|(name, value)| (&**name, &**value));
-        write_response(&mut response, &self.key, self.protocol.as_deref(), headers);
+        let headers = extensions.into_iter().chain(headers);
+        write_response(&mut response, &self.asked.key, self.protocol.as_deref(), headers);
         let socket = Socket {
             decoder: Decoder::default(),
             behavior: behavior.clone(),
             data: Rc::new(data),
             closing: false,
             pinged: false,
+            inflation: match agreed {
+                None => Inflation::None,
+                Some(Agreed { client_no_context_takeover: true, .. }) => Inflation::Shared,
+                Some(_) => Inflation::Own,
+            },
+            pongs: 0,
         };
         let (app, id) = (self.app.clone(), self.id);
         let Some(mut ahead) = app.switch(id, self.sequence, response, socket) else { return };
+        if !app.core.set_class(id, &behavior.class(agreed.as_ref())) {
+            // Without a class nothing is compressed, which is always allowed, and the usual limit holds.
+            tracing::warn!("too many different limits and compressions on one core");
+        }
         let whole = Whole::begin(&app, id);
         (behavior.open)(WebSocket::new(id));
         if !ahead.is_empty() {
@@ -237,65 +172,6 @@ impl<U> Drop for Upgrade<U> {
     }
 }
 
-/// A behaviour whose type of data is forgotten.
-pub(super) trait Upgradable {
-    fn upgrade(
-        self: Rc<Self>,
-        app: Rc<Inner>,
-        id: ConnectionId,
-        sequence: u32,
-        request: Request,
-        key: String,
-    );
-    fn message(&self, id: ConnectionId, message: Message<'_>);
-    fn drain(&self, id: ConnectionId);
-    fn close(&self, id: ConnectionId, closed: Closed<'_>, data: &UserData);
-    fn limits(&self) -> Limits;
-    fn idle_timeout(&self) -> Millis;
-}
-
-impl<U: 'static> Upgradable for Behavior<U> {
-    fn upgrade(
-        self: Rc<Self>,
-        app: Rc<Inner>,
-        id: ConnectionId,
-        sequence: u32,
-        request: Request,
-        key: String,
-    ) {
-        let behavior = Some(self.clone());
-        let upgrade = Upgrade { app, id, sequence, key, behavior, headers: Vec::new(), protocol: None };
-        (self.upgrade)(request, upgrade);
-    }
-
-    fn message(&self, id: ConnectionId, message: Message<'_>) {
-        (self.message)(WebSocket::new(id), message);
-    }
-
-    fn drain(&self, id: ConnectionId) {
-        (self.drain)(WebSocket::new(id));
-    }
-
-    fn close(&self, id: ConnectionId, closed: Closed<'_>, data: &UserData) {
-        LAST_DATA.set(Some((id, data.clone())));
-        (self.close)(WebSocket::new(id), closed);
-        LAST_DATA.take();
-    }
-
-    fn limits(&self) -> Limits {
-        self.limits
-    }
-
-    fn idle_timeout(&self) -> Millis {
-        self.idle_timeout
-    }
-}
-
-thread_local! {
-    /// The data of the socket whose `close` handler runs: its entry is gone by then.
-    static LAST_DATA: RefCell<Option<(ConnectionId, UserData)>> = const { RefCell::new(None) };
-}
-
 /// An open WebSocket of this core. A small copy that stays void once the socket is closed.
 pub struct WebSocket<U> {
     id: ConnectionId,
@@ -323,7 +199,7 @@ impl<U> PartialEq for WebSocket<U> {
 }
 
 impl<U: 'static> WebSocket<U> {
-    fn new(id: ConnectionId) -> Self {
+    pub(super) fn new(id: ConnectionId) -> Self {
         Self { id, data: PhantomData }
     }
 
@@ -340,10 +216,7 @@ impl<U: 'static> WebSocket<U> {
                 State::Http(_) => None,
             })
         });
-        let data = open.flatten().flatten().or_else(|| {
-            LAST_DATA
-                .with_borrow(|last| last.as_ref().filter(|(id, _)| *id == self.id).map(|(_, d)| d.clone()))
-        });
+        let data = open.flatten().flatten().or_else(|| last_data(self.id));
         data?.downcast().ok()
     }
 
@@ -364,18 +237,45 @@ impl<U: 'static> WebSocket<U> {
 
     /// Sends a message that is encoded already.
     pub fn send(self, frame: &Frame) -> Delivery {
-        let open = with_current(|app| {
-            let open = app
-                .entry(self.id, |entry| matches!(&entry.state, State::WebSocket(socket) if !socket.closing));
-            if open == Some(true) { app.core.send(self.id, frame) } else { Delivery::Dropped }
+        let sent = with_current(|app| {
+            if app.is_websocket_open(self.id) { app.core.send(self.id, frame) } else { Delivery::Dropped }
         });
-        open.unwrap_or(Delivery::Dropped)
+        sent.unwrap_or(Delivery::Dropped)
+    }
+
+    /// Pings the client, whose answer [`Behavior::pong`] is told. A payload of more than 125 bytes is
+    /// [`Dropped`](Delivery::Dropped) (RFC 6455 section 5.5).
+    pub fn ping(self, payload: &[u8]) -> Delivery {
+        if payload.len() > CONTROL_BYTES {
+            return Delivery::Dropped;
+        }
+        self.send(&control(OpCode::Ping, payload))
+    }
+
+    /// Whether messages can be sent: neither side has begun to close.
+    pub fn is_open(self) -> bool {
+        with_current(|app| app.is_websocket_open(self.id)).unwrap_or(false)
+    }
+
+    /// Bytes that the socket is owed and that the kernel has not taken yet, what this turn has sent included.
+    pub fn buffered_amount(self) -> usize {
+        with_current(|app| app.core.owed_bytes(self.id)).unwrap_or(0)
     }
 
     /// Starts the closing handshake (RFC 6455 section 7.1.2) with a code and a reason of up to 123 bytes.
-    /// Code 1005 sends a close frame without a code.
+    /// Code 1005 sends a close frame without a code, and so does one that may not be sent (below 1000, 1004,
+    /// 1006, 1015 to 2999, from 5000 on).
     pub fn close(self, code: u16, reason: &str) {
         with_current(|app| app.websocket_close(self.id, code, reason));
+    }
+
+    /// Ends the connection at once, whatever is owed and without a close frame. `close` runs with 1006.
+    pub fn terminate(self) {
+        with_current(|app| {
+            if app.is_websocket_open(self.id) {
+                app.core.fail(self.id);
+            }
+        });
     }
 
     /// Subscribes to a topic; `false` if it was subscribed already, or the socket is closed.
@@ -418,6 +318,20 @@ pub(super) struct Socket {
     closing: bool,
     /// A ping was sent and nothing has come since.
     pinged: bool,
+    inflation: Inflation,
+    /// Pongs since nothing waited for the client.
+    pongs: u16,
+}
+
+/// What inflates a socket's messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inflation {
+    /// Nothing: permessage-deflate is not agreed.
+    None,
+    /// The core's inflater, since the client compresses each message on its own.
+    Shared,
+    /// One of its own, from its first compressed message on.
+    Own,
 }
 
 /// How long the peer may take to answer a close frame.
@@ -445,7 +359,7 @@ fn control(opcode: OpCode, payload: &[u8]) -> Frame {
 }
 
 fn close_frame(code: u16, reason: &str) -> Frame {
-    let payload = if code == 1005 { Vec::new() } else { close_payload(code, reason) };
+    let payload = if message::is_close_code(code) { close_payload(code, reason) } else { Vec::new() };
     control(OpCode::Close, &payload)
 }
 
@@ -457,7 +371,12 @@ impl Inner {
         self.respond(id, sequence, status, &headers, body);
     }
 
-    pub(super) fn websocket_received(&self, id: ConnectionId, mut input: &mut [u8]) {
+    fn is_websocket_open(&self, id: ConnectionId) -> bool {
+        let open = self.entry(id, |e| matches!(&e.state, State::WebSocket(socket) if !socket.closing));
+        open == Some(true)
+    }
+
+    pub(super) fn websocket_received(&self, id: ConnectionId, input: &mut [u8]) {
         let now = self.core.now();
         let taken = self.entry(id, |entry| {
             let State::WebSocket(socket) = &mut entry.state else { return None };
@@ -465,32 +384,77 @@ impl Inner {
                 socket.pinged = false;
                 entry.deadline = socket.first_deadline(now);
             }
-            Some((mem::take(&mut socket.decoder), socket.behavior.clone()))
+            Some((mem::take(&mut socket.decoder), socket.behavior.clone(), socket.inflation))
         });
-        let Some(Some((mut decoder, behavior))) = taken else { return };
+        let Some(Some((mut decoder, behavior, inflation))) = taken else { return };
+        let mut inflater = self.take_inflater(id, inflation);
+        let whole = self.websocket_read(id, input, &*behavior, &mut decoder, inflater.as_mut());
+        if let Some(inflater) = inflater {
+            self.keep_inflater(id, inflater);
+        }
+        if whole {
+            decoder.release();
+            self.entry(id, |entry| {
+                if let State::WebSocket(socket) = &mut entry.state {
+                    socket.decoder = decoder;
+                }
+            });
+        }
+    }
+
+    /// Reads messages to the end of the input; `false` when the socket reads no more.
+    fn websocket_read(
+        &self,
+        id: ConnectionId,
+        mut input: &mut [u8],
+        behavior: &dyn Upgradable,
+        decoder: &mut Decoder,
+        mut inflater: Option<&mut Inflater>,
+    ) -> bool {
         let limits = behavior.limits();
         while !input.is_empty() {
-            let step = match decoder.decode(input, &limits) {
+            let step = match decoder.decode_extended(input, &limits, inflater.as_deref_mut()) {
                 Ok(step) => step,
                 Err(error) => {
                     tracing::debug!("a WebSocket is closed: {error}");
-                    return self.websocket_failed(id, error.close_code(), &error.to_string());
+                    self.websocket_failed(id, error.close_code(), &error.to_string());
+                    return false;
                 }
             };
             let consumed = step.consumed;
             if let Some(message) = step.message
-                && !self.websocket_message(id, &*behavior, message)
+                && !self.websocket_message(id, behavior, message)
             {
-                return;
+                return false;
             }
             input = &mut input[consumed..];
         }
-        decoder.release();
-        self.entry(id, |entry| {
-            if let State::WebSocket(socket) = &mut entry.state {
-                socket.decoder = decoder;
+        true
+    }
+
+    /// The inflater of a socket, to be given back. A handler that runs meanwhile and reads from another
+    /// socket gets a fresh one.
+    fn take_inflater(&self, id: ConnectionId, inflation: Inflation) -> Option<Inflater> {
+        match inflation {
+            Inflation::None => None,
+            Inflation::Shared => {
+                let inflater = self.inflater.borrow_mut().take();
+                Some(inflater.unwrap_or_else(Inflater::alone))
             }
-        });
+            Inflation::Own => {
+                let inflater = self.inflaters.borrow_mut().remove(&id.slot());
+                Some(inflater.unwrap_or_else(Inflater::with_context))
+            }
+        }
+    }
+
+    fn keep_inflater(&self, id: ConnectionId, mut inflater: Inflater) {
+        inflater.release();
+        if !inflater.keeps_context() {
+            self.inflater.replace(Some(inflater));
+        } else if inflater.is_used() && self.entry(id, |_| ()).is_some() {
+            self.inflaters.borrow_mut().insert(id.slot(), inflater);
+        }
     }
 
     /// Handles one message; `false` when the socket reads no more.
@@ -514,19 +478,46 @@ impl Inner {
             _ if closing => {}
             message::Message::Text(text) => behavior.message(id, Message::Text(text)),
             message::Message::Binary(data) => behavior.message(id, Message::Binary(data)),
-            message::Message::Ping(payload) => {
-                let _ = self.core.send(id, &control(OpCode::Pong, payload));
-            }
-            message::Message::Pong(_) => {}
+            message::Message::Ping(payload) => return self.websocket_pinged(id, behavior, payload),
+            message::Message::Pong(payload) => behavior.pong(id, payload),
         }
         true
+    }
+
+    /// Answers a ping; `false` when too many answers wait for the client already.
+    fn websocket_pinged(&self, id: ConnectionId, behavior: &dyn Upgradable, payload: &[u8]) -> bool {
+        let (max, waiting) = (behavior.pending_pongs(), self.core.owed_bytes(id) > 0);
+        let pongs = self.entry(id, |entry| {
+            let State::WebSocket(socket) = &mut entry.state else { return 0 };
+            socket.pongs = if waiting { socket.pongs.saturating_add(1) } else { 1 };
+            socket.pongs
+        });
+        if max > 0 && pongs.is_some_and(|pongs| pongs > max) {
+            tracing::debug!("a WebSocket is closed: it pings and does not read");
+            if let Some(State::WebSocket(socket)) = self.forget(id).map(|entry| entry.state) {
+                self.core.abort(id);
+                socket.ended(id, Ended::Overflow);
+            }
+            return false;
+        }
+        let _ = self.core.send(id, &control(OpCode::Pong, payload));
+        behavior.ping(id, payload);
+        true
+    }
+
+    /// Owes a connection a close frame, whatever waits for it.
+    fn send_close(&self, id: ConnectionId, code: u16, reason: &str) {
+        if let Some(outlet) = self.core.outlet(id) {
+            let _ = self.core.outlets().push_control(outlet, &close_frame(code, reason));
+            self.core.ring_bell();
+        }
     }
 
     fn websocket_closed_by_peer(&self, id: ConnectionId, closing: bool, close: Option<(u16, &str)>) {
         let Some(State::WebSocket(socket)) = self.forget(id).map(|entry| entry.state) else { return };
         if !closing {
             let (code, reason) = close.unwrap_or((1005, ""));
-            let _ = self.core.send(id, &close_frame(code, ""));
+            self.send_close(id, code, "");
             self.core.close(id);
             socket.behavior.close(id, Closed { code, reason }, &socket.data);
         } else {
@@ -538,7 +529,7 @@ impl Inner {
     fn websocket_failed(&self, id: ConnectionId, code: u16, reason: &str) {
         let Some(State::WebSocket(socket)) = self.forget(id).map(|entry| entry.state) else { return };
         if !socket.closing {
-            let _ = self.core.send(id, &close_frame(code, reason));
+            self.send_close(id, code, reason);
         }
         self.core.linger(id);
         if !socket.closing {
@@ -554,7 +545,7 @@ impl Inner {
             (!mem::replace(&mut socket.closing, true)).then(|| (socket.behavior.clone(), socket.data.clone()))
         });
         let Some(Some((behavior, data))) = socket else { return };
-        let _ = self.core.send(id, &close_frame(code, reason));
+        self.send_close(id, code, reason);
         // The handler must not run inside its caller, who may be in the middle of something. The
         // connection's data travels on this thread only.
         let reason = reason.to_owned();

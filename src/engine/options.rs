@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Cors, Transport};
-use crate::app::Request;
+use crate::app::{PerMessageDeflate, Request};
 
 /// Decides about handshakes: `Ok` lets the client in, `Err` is the message of the refusal.
 pub type AllowRequest = Rc<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Result<(), String>>>>>;
@@ -41,6 +41,9 @@ pub struct Options {
     pub transports: Vec<Transport>,
     /// Whether a polling session may move to WebSocket.
     pub allow_upgrades: bool,
+    /// permessage-deflate for WebSockets that offer it; none by default. Unlike the reference's, its own
+    /// defaults keep no context: see [`PerMessageDeflate`].
+    pub per_message_deflate: Option<PerMessageDeflate>,
     /// CORS headers; none by default.
     pub cors: Option<Cors>,
     /// Asked before a session opens; see [`allow_request`](Self::allow_request).
@@ -57,6 +60,7 @@ impl Default for Options {
             max_http_buffer_size: 1_000_000,
             transports: vec![Transport::Polling, Transport::WebSocket],
             allow_upgrades: true,
+            per_message_deflate: None,
             cors: None,
             allow_request: None,
         }

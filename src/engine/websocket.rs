@@ -41,7 +41,7 @@ impl Carrier {
 pub(super) fn behavior(server: &Rc<Inner>) -> Behavior<Carrier> {
     let on = || server.clone();
     let (upgrade, open, message, drain, close) = (on(), on(), on(), on(), on());
-    Behavior::new(move |request, handshake| upgrade.websocket_request(request, handshake))
+    let behavior = Behavior::new(move |request, handshake| upgrade.websocket_request(request, handshake))
         .open(move |ws| open.websocket_open(ws))
         .message(move |ws, data| message.websocket_message(ws, data))
         .drain(move |ws| {
@@ -52,7 +52,11 @@ pub(super) fn behavior(server: &Rc<Inner>) -> Behavior<Carrier> {
         .close(move |ws, closed| close.websocket_close(ws, closed))
         .max_message_bytes(server.options.max_http_buffer_size)
         // Sessions have a heartbeat of their own.
-        .idle_timeout(Duration::ZERO)
+        .idle_timeout(Duration::ZERO);
+    match server.options.per_message_deflate {
+        Some(deflate) => behavior.per_message_deflate(deflate),
+        None => behavior,
+    }
 }
 
 fn role(ws: WebSocket<Carrier>) -> Option<Role> {

@@ -83,6 +83,12 @@ impl Backlog {
         self.sent = sent;
     }
 
+    /// Takes all frames out, of which nothing has left in part.
+    pub(super) fn into_frames(self) -> impl Iterator<Item = Frame> {
+        debug_assert_eq!(self.sent, 0);
+        self.frames.into_iter()
+    }
+
     /// Takes everything out as the body of a long-polling response, at most `max` bytes of it unless the
     /// first frame alone is larger. Only for a backlog of which nothing has left in part.
     pub fn take_polling(&mut self, max: usize) -> Vec<u8> {

@@ -1,5 +1,7 @@
 //! What sockets are owed in one turn, as sequences that they share.
 
+use std::mem;
+
 use smallvec::SmallVec;
 
 use super::Frame;
@@ -37,10 +39,9 @@ impl Owed {
 pub struct Batch {
     /// Node `n` stands at index `n - 1`; node 0 is the root.
     nodes: Vec<Node>,
-    /// The root's newest child.
-    root_child: u32,
-    /// The last step, which the next member of the same room nearly always repeats.
-    memo: Memo,
+    lane: Lane,
+    /// The lanes of the classes from 1 on.
+    others: Vec<Lane>,
     spare: Vec<Vec<u8>>,
     frame_bytes: usize,
 }
@@ -56,6 +57,16 @@ struct Node {
     polling: Option<Vec<u8>>,
 }
 
+/// Where the members of a class begin. Each class has its own: in a room of several, whose members are owed
+/// different forms of the same messages, they would otherwise overwrite each other's traces.
+#[derive(Debug, Default)]
+struct Lane {
+    /// The root's newest child.
+    root_child: u32,
+    /// The last step, which the next member of the same room nearly always repeats.
+    memo: Memo,
+}
+
 #[derive(Debug, Default)]
 struct Memo {
     from: u32,
@@ -67,12 +78,13 @@ impl Batch {
     /// The sequence `owed` and then `frame`.
     pub fn append(&mut self, owed: Owed, frame: &Frame) -> Owed {
         let address = frame.address();
-        if self.memo.frame == address && self.memo.from == owed.0 {
-            return Owed(self.memo.to);
+        let memo = &self.lane.memo;
+        if memo.frame == address && memo.from == owed.0 {
+            return Owed(memo.to);
         }
         let newest = match self.node(owed) {
             Some(node) => node.newest_child,
-            None => self.root_child,
+            None => self.lane.root_child,
         };
         // Only the newest child is compared: a second broadcast finds its members at a few nodes whose
         // newest child it made itself. A miss costs one node and some sharing, never correctness, and a
@@ -81,8 +93,20 @@ impl Batch {
             Some(node) if node.frame.address() == address => newest,
             _ => self.grow(owed, frame),
         };
-        self.memo = Memo { from: owed.0, frame: address, to };
+        self.lane.memo = Memo { from: owed.0, frame: address, to };
         Owed(to)
+    }
+
+    /// The same for an outlet of another class than 0.
+    pub(super) fn append_apart(&mut self, class: u8, owed: Owed, frame: &Frame) -> Owed {
+        let at = usize::from(class).saturating_sub(1);
+        if self.others.len() <= at {
+            self.others.resize_with(at + 1, Lane::default);
+        }
+        mem::swap(&mut self.lane, &mut self.others[at]);
+        let owed = self.append(owed, frame);
+        mem::swap(&mut self.lane, &mut self.others[at]);
+        owed
     }
 
     fn grow(&mut self, owed: Owed, frame: &Frame) -> u32 {
@@ -100,7 +124,7 @@ impl Batch {
         // A turn cannot make 2^32 nodes: each is some hundred bytes.
         let id = self.nodes.len() as u32;
         match owed.0 {
-            0 => self.root_child = id,
+            0 => self.lane.root_child = id,
             parent => self.nodes[parent as usize - 1].newest_child = id,
         }
         id
@@ -199,9 +223,9 @@ impl Batch {
                 self.spare.push(buffer);
             }
         }
-        self.root_child = 0;
+        self.lane = Lane::default();
+        self.others.clear();
         self.frame_bytes = 0;
-        self.memo = Memo::default();
     }
 }
 

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::protocol::eio;
-use crate::protocol::ws::frame::{OpCode, header};
+use crate::protocol::ws::deflate::{Deflater, Settings};
+use crate::protocol::ws::frame::{OpCode, compressed_header, header};
 
 /// One message in its wire forms, immutable and shared: a clone is a reference.
 ///
 /// The WebSocket form stands ready in one buffer, headers included. The long-polling form of a text
 /// message is the same buffer without the header; that of a message with binary attachments is encoded
-/// when the first poller needs it, and kept.
+/// when the first poller needs it, and kept. So is the form for those who have negotiated permessage-deflate.
 ///
 /// ```
 /// use sockring::fanout::Frame;
@@ -28,6 +29,17 @@ struct Inner {
     wire: Bytes,
     pieces: SmallVec<[Piece; 1]>,
     polling: OnceLock<Bytes>,
+    deflated: OnceLock<Box<Deflated>>,
+}
+
+/// The compressed form, a raw frame of its own: whoever is owed it shares no memory with the plain one.
+#[derive(Debug)]
+struct Deflated {
+    settings: Settings,
+    /// `None`: no part of the message is worth it, and the plain form is sent.
+    frame: Option<Frame>,
+    /// The form for other settings.
+    next: OnceLock<Box<Self>>,
 }
 
 #[derive(Debug)]
@@ -38,9 +50,14 @@ struct Piece {
 }
 
 impl Frame {
+    fn new(wire: Bytes, pieces: SmallVec<[Piece; 1]>) -> Self {
+        let (polling, deflated) = (OnceLock::new(), OnceLock::new());
+        Self(Arc::new(Inner { wire, pieces, polling, deflated }))
+    }
+
     /// Bytes that leave as they are, for a connection that does not frame: parts of an HTTP response.
     pub fn raw(bytes: impl Into<Bytes>) -> Self {
-        Self(Arc::new(Inner { wire: bytes.into(), pieces: SmallVec::new(), polling: OnceLock::new() }))
+        Self::new(bytes.into(), SmallVec::new())
     }
 
     /// A text message, given in parts that are concatenated, and the binary messages that follow it.
@@ -92,6 +109,71 @@ impl Frame {
         }
     }
 
+    /// The form for those who have negotiated permessage-deflate without context: made when the first of
+    /// them is owed the message, on whichever core, and kept. Parts below the threshold, and those that would
+    /// not become shorter, are as they are; so are raw frames.
+    ///
+    /// ```
+    /// use sockring::fanout::Frame;
+    /// use sockring::protocol::ws::deflate::{Deflater, Settings};
+    /// use sockring::protocol::ws::extensions::PerMessageDeflate;
+    ///
+    /// let settings = Settings::new(&PerMessageDeflate::default(), 15);
+    /// let mut deflater = Deflater::new(&settings);
+    /// let (short, long) = (Frame::binary(&[7; 100]), Frame::binary(&[7; 2000]));
+    /// assert!(short.deflated(&settings, &mut deflater).same(&short));
+    /// let packed = long.deflated(&settings, &mut deflater);
+    /// assert!(packed.wire().len() < 40 && packed.wire()[0] == 0xc2);
+    /// assert!(long.deflated(&settings, &mut deflater).same(packed));
+    /// ```
+    pub fn deflated(&self, settings: &Settings, deflater: &mut Deflater) -> &Self {
+        if self.0.pieces.is_empty() || self.0.wire.len() < settings.threshold {
+            return self;
+        }
+        let mut form = &self.0.deflated;
+        loop {
+            let made = form.get_or_init(|| {
+                let frame = self.compress(|message, out| {
+                    message.len() >= settings.threshold && deflater.alone(message, out)
+                });
+                Box::new(Deflated { settings: *settings, frame, next: OnceLock::new() })
+            });
+            if made.settings == *settings {
+                return made.frame.as_ref().unwrap_or(self);
+            }
+            form = &made.next;
+        }
+    }
+
+    /// The form for one client whose messages build on each other. It must be sent, and nothing that was
+    /// made later before it.
+    pub fn deflated_next(&self, deflater: &mut Deflater) -> Self {
+        let frame = self.compress(|message, out| {
+            deflater.next(message, out);
+            true
+        });
+        frame.unwrap_or_else(|| self.clone())
+    }
+
+    /// A raw frame with those parts compressed that `compress` has taken. `None`: it has taken none.
+    fn compress(&self, mut compress: impl FnMut(&[u8], &mut Vec<u8>) -> bool) -> Option<Self> {
+        let (mut wire, mut payload, mut any) = (Vec::new(), Vec::new(), false);
+        for piece in &self.0.pieces {
+            let opcode = if piece.binary { OpCode::Binary } else { OpCode::Text };
+            let message = self.0.wire.get(piece.start..piece.end).unwrap_or_default();
+            payload.clear();
+            if compress(message, &mut payload) {
+                any = true;
+                wire.extend_from_slice(&compressed_header(opcode, payload.len()));
+                wire.extend_from_slice(&payload);
+            } else {
+                wire.extend_from_slice(&header(opcode, true, message.len()));
+                wire.extend_from_slice(message);
+            }
+        }
+        any.then(|| Self::raw(wire))
+    }
+
     /// Whether both are the same encoding of the same message, by identity.
     pub fn same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -125,7 +207,7 @@ impl Builder {
     }
 
     fn finish(self) -> Frame {
-        Frame(Arc::new(Inner { wire: self.wire.into(), pieces: self.pieces, polling: OnceLock::new() }))
+        Frame::new(self.wire.into(), self.pieces)
     }
 }
 
@@ -138,6 +220,29 @@ mod tests {
         let frame = Frame::message(&[b"4", b"51-[{}]"], &[Bytes::from_static(b"\x01\x02")]);
         assert_eq!(frame.wire(), b"\x81\x08451-[{}]\x82\x02\x01\x02");
         assert_eq!(frame.polling(), b"451-[{}]\x1ebAQI=");
+    }
+
+    #[test]
+    fn long_parts_are_compressed_each_by_itself_and_once() {
+        let settings = |window_bits| Settings { threshold: 100, level: 6, mem_level: 8, window_bits };
+        let mut deflaters = [15, 9].map(|bits| (settings(bits), Deflater::new(&settings(bits))));
+        let (short, long) = (Bytes::from_static(b"\x01\x02"), Bytes::from(vec![7; 500]));
+        let frame = Frame::message(&[b"4", b"52-[{},{}]"], &[short, long]);
+        let forms =
+            deflaters.each_mut().map(|(settings, deflater)| frame.deflated(settings, deflater).clone());
+        for ((settings, deflater), form) in deflaters.iter_mut().zip(&forms) {
+            assert!(form.wire().starts_with(b"\x81\x0b452-[{},{}]\x82\x02\x01\x02\xc2"));
+            assert!(form.wire().len() < 40);
+            assert!(frame.deflated(settings, deflater).same(form), "made once");
+            assert!(form.deflated(settings, deflater).same(form), "as it is");
+        }
+        assert!(!forms[0].same(&forms[1]));
+        // Nothing to gain: the plain form, and no circle of references.
+        let (settings, deflater) = &mut deflaters[0];
+        let noise: Vec<u8> = (0..200u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let frame = Frame::binary(&noise);
+        assert!(frame.deflated(settings, deflater).same(&frame));
+        assert_eq!(Arc::strong_count(&frame.0), 1);
     }
 
     #[test]

@@ -12,6 +12,9 @@
 //! 5. only a socket that could not take everything keeps references to frames, in a bounded [`Backlog`].
 //!
 //! Nothing is allocated, hashed, locked or reference-counted per recipient on this path.
+//!
+//! Outlets that want something else than the plain form or the usual limit have a [`Class`] of their own.
+//! Members who have negotiated permessage-deflate are owed the frame's compressed form, which is made once.
 
 mod backlog;
 mod batch;
@@ -26,5 +29,5 @@ pub use batch::{Batch, Owed};
 pub use directory::{Cores, Directory, RoomKey};
 pub use frame::Frame;
 pub use mesh::{Doorbell, Mesh, Queue, Task};
-pub use outlets::{Delivery, OutletId, Outlets, Via};
+pub use outlets::{Class, Delivery, OutletId, Outlets, Via};
 pub use rooms::{Member, Rooms};

@@ -21,7 +21,7 @@ use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parce
 use super::doorbell::Bell;
 use super::listener::Listening;
 use super::ring::{Completion, GENERATION_MASK, Kind, Ring, Target};
-use crate::fanout::{Delivery, Directory, Frame, Mesh, OutletId, Outlets, Queue, Task, Via};
+use crate::fanout::{Class, Delivery, Directory, Frame, Mesh, OutletId, Outlets, Queue, Task, Via};
 use crate::limits;
 use crate::time::Millis;
 
@@ -271,6 +271,11 @@ impl Core {
     /// Where the bytes for a connection go.
     pub fn outlet(&self, id: ConnectionId) -> Option<OutletId> {
         self.with(id, |connection| connection.outlet)
+    }
+
+    /// Gives the connection's outlet a class, for what it is owed from now on; see [`Outlets::set_class`].
+    pub fn set_class(&self, id: ConnectionId, class: &Class) -> bool {
+        self.outlet(id).is_some_and(|outlet| self.outlets.borrow_mut().set_class(outlet, class))
     }
 
     /// Bytes that a connection is owed and that have not left.

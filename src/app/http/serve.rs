@@ -9,7 +9,7 @@ use super::{AHEAD_BYTES, Complete, Http, OWED_BYTES, Progress};
 use crate::app::request::Params;
 use crate::app::routes::{Route, Target};
 use crate::app::service::{Inner, State, Whole};
-use crate::app::websocket::Socket;
+use crate::app::websocket::{Asked, Socket};
 use crate::app::{Request, Response};
 use crate::fanout::Frame;
 use crate::protocol::http::Head;
@@ -121,8 +121,14 @@ impl Inner {
                 handler(request, Response::new(app.0, id, sequence));
             }
             Target::WebSocket(behavior) => {
-                let key = match handshake::check(&head) {
-                    Ok(handshake) => handshake.key.to_owned(),
+                let asked = handshake::check(&head).map(|handshake| {
+                    behavior.negotiate(&handshake).map(|deflate| Asked::new(&handshake, deflate))
+                });
+                let asked = match asked {
+                    Ok(Ok(asked)) => asked,
+                    Ok(Err(error)) => {
+                        return self.respond(id, sequence, 400, &[], &Bytes::from(error.to_string()));
+                    }
                     Err(error) => {
                         let headers = error.header().map(|(name, value)| (name.into(), value.into()));
                         let body = Bytes::from(error.to_string());
@@ -130,7 +136,7 @@ impl Inner {
                     }
                 };
                 let request = Request::new(head, Bytes::new(), self.core.peer(id), params);
-                behavior.clone().upgrade(app.0, id, sequence, request, key);
+                behavior.clone().upgrade(app.0, id, sequence, request, asked);
             }
         }
     }

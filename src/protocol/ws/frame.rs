@@ -7,6 +7,9 @@ use super::{WsError, mask};
 /// The longest payload of a control frame, in bytes (RFC 6455 5.5).
 pub const CONTROL_BYTES: usize = 125;
 
+/// The bit of a header's first byte that marks a compressed message (RFC 7692 6).
+const RSV1: u8 = 0x40;
+
 /// The longest header a client's frame can have, in bytes: two, eight of length, four of mask.
 pub const MAX_HEADER_BYTES: usize = 14;
 
@@ -102,6 +105,15 @@ pub fn header(op: OpCode, fin: bool, len: usize) -> HeaderBytes {
     HeaderBytes { bytes, len }
 }
 
+/// The header of an unmasked frame whose payload is a whole compressed message: [`header`] with RSV1 set
+/// (RFC 7692 6).
+#[must_use]
+pub fn compressed_header(op: OpCode, len: usize) -> HeaderBytes {
+    let mut header = header(op, true, len);
+    header.bytes[0] |= RSV1;
+    header
+}
+
 /// Appends one whole unmasked frame with FIN set.
 pub fn write_frame(out: &mut Vec<u8>, op: OpCode, payload: &[u8]) {
     let header = header(op, true, payload.len());
@@ -139,7 +151,7 @@ pub fn close_payload(code: u16, reason: &str) -> Vec<u8> {
 ///
 /// let (header, used) = FrameHeader::parse(&[0x81, 0x85, 1, 2, 3, 4, 9])?.expect("a whole header");
 /// assert_eq!((header.op, header.fin, header.len, header.key), (OpCode::Text, true, 5, [1, 2, 3, 4]));
-/// assert_eq!(used, 6);
+/// assert_eq!((header.compressed, used), (false, 6));
 /// # Ok::<(), sockring::protocol::ws::WsError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +160,8 @@ pub struct FrameHeader {
     pub op: OpCode,
     /// Whether this is the last frame of its message.
     pub fin: bool,
+    /// RSV1: the message that begins here is compressed (RFC 7692 6).
+    pub compressed: bool,
     /// Bytes of payload, below 2^63.
     pub len: u64,
     /// The mask.
@@ -163,11 +177,25 @@ impl FrameHeader {
     /// The rules of RFC 6455 5.2 and 5.5, each as soon as the byte that breaks it is there.
     #[inline]
     pub fn parse(buf: &[u8]) -> Result<Option<(Self, usize)>, WsError> {
+        Self::parse_extended(buf, false)
+    }
+
+    /// Like [`parse`](Self::parse); with `deflate` for a connection that has negotiated permessage-deflate,
+    /// where the first frame of a message may have RSV1 set (RFC 7692 6).
+    ///
+    /// # Errors
+    ///
+    /// As of [`parse`](Self::parse).
+    #[inline]
+    pub fn parse_extended(buf: &[u8], deflate: bool) -> Result<Option<(Self, usize)>, WsError> {
         let [first, rest @ ..] = buf else { return Ok(None) };
-        if first & 0x70 != 0 {
+        let op = OpCode::from_bits(first & 0x0f);
+        let compressed = first & RSV1 != 0;
+        let allowed = deflate && matches!(op, Ok(OpCode::Text | OpCode::Binary));
+        if first & 0x30 != 0 || (compressed && !allowed) {
             return Err(WsError::ReservedBits);
         }
-        let op = OpCode::from_bits(first & 0x0f)?;
+        let op = op?;
         let fin = first & 0x80 != 0;
         if op.is_control() && !fin {
             return Err(WsError::FragmentedControl);
@@ -203,7 +231,7 @@ impl FrameHeader {
             short => (u64::from(short), rest),
         };
         let Some((key, rest)) = rest.split_first_chunk() else { return Ok(None) };
-        Ok(Some((Self { op, fin, len, key: *key }, buf.len() - rest.len())))
+        Ok(Some((Self { op, fin, compressed, len, key: *key }, buf.len() - rest.len())))
     }
 }
 
@@ -233,6 +261,19 @@ mod tests {
     }
 
     #[test]
+    fn rsv1_begins_compressed_messages_only() {
+        for first in [0x41, 0xc1, 0x42, 0xc2] {
+            assert_eq!(FrameHeader::parse(&[first]), Err(WsError::ReservedBits));
+            let (header, _) = FrameHeader::parse_extended(&[first, 0x80, 1, 2, 3, 4], true).unwrap().unwrap();
+            assert!(header.compressed);
+        }
+        for first in [0x40, 0xc0, 0xc8, 0xc9, 0xca, 0xd1, 0xe1, 0xf1, 0x91, 0xa1] {
+            assert_eq!(FrameHeader::parse_extended(&[first], true), Err(WsError::ReservedBits), "{first:x}");
+        }
+        assert_eq!(&*compressed_header(OpCode::Text, 7), &[0xc1, 7]);
+    }
+
+    #[test]
     fn close_reasons_are_cut_between_characters() {
         assert_eq!(close_payload(1000, ""), [3, 232]);
         let payload = close_payload(1001, &"é".repeat(100));
@@ -254,7 +295,7 @@ mod tests {
             for cut in 0..bytes.len() {
                 prop_assert_eq!(FrameHeader::parse(&bytes[..cut]), Ok(None));
             }
-            let header = FrameHeader { op: OpCode::Binary, fin, len, key };
+            let header = FrameHeader { op: OpCode::Binary, fin, compressed: false, len, key };
             prop_assert_eq!(FrameHeader::parse(&bytes), Ok(Some((header, bytes.len()))));
         }
 

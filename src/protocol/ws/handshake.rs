@@ -77,6 +77,14 @@ pub struct Handshake<'a> {
 }
 
 impl<'a> Handshake<'a> {
+    /// The values of all `Sec-WebSocket-Extensions` headers, in order (RFC 6455 11.3.2).
+    pub fn extensions(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let headers = self.head.headers();
+        headers
+            .filter(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-extensions"))
+            .map(|(_, value)| value)
+    }
+
     /// The subprotocols the client offers, in its order of preference (RFC 6455 11.3.4).
     pub fn protocols(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.head

@@ -1,6 +1,7 @@
 //! Messages out of a client's byte stream (RFC 6455 5.4 to 5.6).
 
 use super::WsError;
+use super::deflate::Inflater;
 use super::frame::{CONTROL_BYTES, FrameHeader, MAX_HEADER_BYTES, OpCode};
 use super::mask;
 
@@ -15,7 +16,8 @@ use super::mask;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a message, summed over its fragments. 1,000,000 by default, as `maxHttpBufferSize` of the
-    /// reference. A frame that announces more is refused before its payload arrives (1009).
+    /// reference. A frame that announces more is refused before its payload arrives (1009). Of a compressed
+    /// message it bounds both: what arrives, and what it is inflated to.
     pub message_bytes: usize,
     /// Frames of a message, empty ones counted. 16,384 by default, as in ws 8.23 (1008).
     pub fragments: usize,
@@ -129,21 +131,25 @@ enum Lent {
     Message,
 }
 
-/// A message of which some has arrived.
+/// A message of which some has arrived. A compressed one is kept so, and inflated when it is whole: then all
+/// connections of a core can share an inflater, and a message that never ends costs no more than was sent.
 #[derive(Debug)]
 struct Assembly {
     text: bool,
+    compressed: bool,
     bytes: Vec<u8>,
     /// How much of `bytes` is known to be whole, valid UTF-8; only for text.
     valid: usize,
     fragments: usize,
 }
 
-/// Where the message that `decode` found lies.
+/// The message that `decode` found.
 #[derive(Clone, Copy)]
-enum Found {
-    Input { op: OpCode, start: usize, end: usize },
-    Stored { op: OpCode },
+struct Found {
+    op: OpCode,
+    compressed: bool,
+    /// Where it lies in the input; in the decoder otherwise.
+    input: Option<(usize, usize)>,
 }
 
 impl Decoder {
@@ -180,47 +186,70 @@ impl Decoder {
     ///
     /// A [`WsError`] as soon as the byte that proves it has arrived. Drop the decoder then.
     pub fn decode<'a>(&'a mut self, input: &'a mut [u8], limits: &Limits) -> Result<Step<'a>, WsError> {
+        self.decode_extended(input, limits, None)
+    }
+
+    /// Like [`decode`](Self::decode); with an `inflater` for a connection that has negotiated
+    /// permessage-deflate. A compressed message is lent from there.
+    ///
+    /// # Errors
+    ///
+    /// As of [`decode`](Self::decode); what a compressed message holds is judged when it is whole.
+    pub fn decode_extended<'a>(
+        &'a mut self,
+        input: &'a mut [u8],
+        limits: &Limits,
+        inflater: Option<&'a mut Inflater>,
+    ) -> Result<Step<'a>, WsError> {
         self.release();
+        let (consumed, found) = self.find(input, limits, inflater.is_some())?;
+        let Some(Found { op, compressed, input: place }) = found else {
+            self.release();
+            return Ok(Step { consumed, message: None });
+        };
+        let payload = match place {
+            Some((start, end)) => input.get(start..end).unwrap_or_default(),
+            None => self.stored(op),
+        };
+        let payload = match inflater {
+            Some(inflater) if compressed => inflater.message(payload, limits.message_bytes)?,
+            _ => payload,
+        };
+        Ok(Step { consumed, message: Some(message(op, payload)?) })
+    }
+
+    /// Walks to the end of the next message; how many bytes of `input` that takes.
+    fn find(
+        &mut self,
+        input: &mut [u8],
+        limits: &Limits,
+        deflate: bool,
+    ) -> Result<(usize, Option<Found>), WsError> {
         let mut at = 0;
-        let found = loop {
+        loop {
             let rest = input.get_mut(at..).unwrap_or_default();
             if rest.is_empty() {
-                break None;
+                return Ok((at, None));
             }
             let (used, found) = match &mut self.partial {
-                Some(partial) if partial.header_len > 0 => (partial.resume_header(rest, limits)?, None),
-                Some(partial) if partial.frame.is_some() => partial.payload(rest)?,
-                _ => self.frame(rest, limits)?,
+                Some(partial) if partial.header_len > 0 => {
+                    (partial.resume_header(rest, limits, deflate)?, None)
+                }
+                Some(partial) if partial.frame.is_some() => (partial.payload(rest)?, None),
+                _ => self.frame(rest, limits, deflate)?,
             };
-            let start = at;
+            if let Some(mut found) = found {
+                found.input = found.input.map(|(from, to)| (at + from, at + to));
+                return Ok((at + used, Some(found)));
+            }
             at += used;
-            match found {
-                Some(Found::Input { op, start: from, end }) => {
-                    break Some(Found::Input { op, start: start + from, end: start + end });
-                }
-                Some(stored) => break Some(stored),
-                // A frame without payload has to be finished even if no byte is left to do it with.
-                None => {
-                    if let Some(op) =
-                        self.partial.as_mut().map(|partial| partial.finish_frame()).transpose()?
-                        && let Some(op) = op
-                    {
-                        break Some(Found::Stored { op });
-                    }
-                }
+            // A frame without payload has to be finished even if no byte is left to do it with.
+            if let Some(partial) = &mut self.partial
+                && let Some(found) = partial.finish_frame()?
+            {
+                return Ok((at, Some(found)));
             }
-        };
-        let message = match found {
-            None => {
-                self.release();
-                None
-            }
-            Some(Found::Input { op, start, end }) => {
-                Some(message(op, input.get(start..end).unwrap_or_default())?)
-            }
-            Some(Found::Stored { op }) => Some(message(op, self.stored(op))?),
-        };
-        Ok(Step { consumed: at, message })
+        }
     }
 
     fn stored(&self, op: OpCode) -> &[u8] {
@@ -232,8 +261,13 @@ impl Decoder {
     }
 
     /// A frame begins at the start of `rest`, which is not empty.
-    fn frame(&mut self, rest: &mut [u8], limits: &Limits) -> Result<(usize, Option<Found>), WsError> {
-        let Some((header, length)) = FrameHeader::parse(rest)? else {
+    fn frame(
+        &mut self,
+        rest: &mut [u8],
+        limits: &Limits,
+        deflate: bool,
+    ) -> Result<(usize, Option<Found>), WsError> {
+        let Some((header, length)) = FrameHeader::parse_extended(rest, deflate)? else {
             let partial = self.partial.get_or_insert_default();
             return Ok((partial.keep_header(rest), None));
         };
@@ -245,7 +279,8 @@ impl Decoder {
         if whole && alone {
             let end = length + header.len as usize;
             mask::apply(rest.get_mut(length..end).unwrap_or_default(), header.key, 0);
-            return Ok((end, Some(Found::Input { op: header.op, start: length, end })));
+            let FrameHeader { op, compressed, .. } = header;
+            return Ok((end, Some(Found { op, compressed, input: Some((length, end)) })));
         }
         self.partial.get_or_insert_default().begin(header);
         Ok((length, None))
@@ -266,11 +301,11 @@ impl Partial {
     }
 
     /// Goes on with a header of which some is kept. Returns how many bytes of `rest` belong to it.
-    fn resume_header(&mut self, rest: &[u8], limits: &Limits) -> Result<usize, WsError> {
+    fn resume_header(&mut self, rest: &[u8], limits: &Limits, deflate: bool) -> Result<usize, WsError> {
         let kept = self.header_len;
         let copied = self.keep_header(rest);
         let known = self.header.get(..self.header_len).unwrap_or_default();
-        let Some((header, length)) = FrameHeader::parse(known)? else { return Ok(copied) };
+        let Some((header, length)) = FrameHeader::parse_extended(known, deflate)? else { return Ok(copied) };
         check(&header, self.message.as_ref(), limits)?;
         self.header_len = 0;
         self.begin(header);
@@ -284,15 +319,19 @@ impl Partial {
             self.control = Vec::new();
             return;
         }
-        let text = header.op == OpCode::Text;
-        let message =
-            self.message.get_or_insert(Assembly { text, bytes: Vec::new(), valid: 0, fragments: 0 });
+        let message = self.message.get_or_insert(Assembly {
+            text: header.op == OpCode::Text,
+            compressed: header.compressed,
+            bytes: Vec::new(),
+            valid: 0,
+            fragments: 0,
+        });
         message.fragments += 1;
     }
 
     /// Collects payload of the current frame. Returns how much of `rest` that was.
-    fn payload(&mut self, rest: &mut [u8]) -> Result<(usize, Option<Found>), WsError> {
-        let Some((header, received)) = &mut self.frame else { return Ok((0, None)) };
+    fn payload(&mut self, rest: &mut [u8]) -> Result<usize, WsError> {
+        let Some((header, received)) = &mut self.frame else { return Ok(0) };
         let left = usize::try_from(header.len - *received).unwrap_or(usize::MAX);
         let count = left.min(rest.len());
         let piece = rest.get_mut(..count).unwrap_or_default();
@@ -305,11 +344,11 @@ impl Partial {
             message.bytes.extend_from_slice(piece);
             message.check_text()?;
         }
-        Ok((count, None))
+        Ok(count)
     }
 
     /// Ends the current frame if its payload is whole, and tells what message ends with it, if any.
-    fn finish_frame(&mut self) -> Result<Option<OpCode>, WsError> {
+    fn finish_frame(&mut self) -> Result<Option<Found>, WsError> {
         let Some((header, received)) = self.frame else { return Ok(None) };
         if received < header.len {
             return Ok(None);
@@ -317,18 +356,16 @@ impl Partial {
         self.frame = None;
         if header.op.is_control() {
             self.lent = Lent::Control;
-            return Ok(Some(header.op));
+            return Ok(Some(Found { op: header.op, compressed: false, input: None }));
         }
         let Some(message) = self.message.as_ref().filter(|_| header.fin) else { return Ok(None) };
-        if !message.text {
-            self.lent = Lent::Message;
-            return Ok(Some(OpCode::Binary));
-        }
-        if message.valid < message.bytes.len() {
+        let (compressed, text) = (message.compressed, message.text);
+        if text && !compressed && message.valid < message.bytes.len() {
             return Err(WsError::InvalidUtf8);
         }
         self.lent = Lent::Message;
-        Ok(Some(OpCode::Text))
+        let op = if text { OpCode::Text } else { OpCode::Binary };
+        Ok(Some(Found { op, compressed, input: None }))
     }
 }
 
@@ -336,7 +373,7 @@ impl Assembly {
     /// Checks what of the text has arrived since the last call (RFC 6455 8.1). Up to three bytes at the end
     /// may be the beginning of a character, and are looked at again.
     fn check_text(&mut self) -> Result<(), WsError> {
-        if !self.text {
+        if !self.text || self.compressed {
             return Ok(());
         }
         let unchecked = self.bytes.get(self.valid..).unwrap_or_default();
@@ -366,6 +403,12 @@ fn check(header: &FrameHeader, assembling: Option<&Assembly>, limits: &Limits) -
     if fragments >= limits.fragments { Err(WsError::TooManyFragments) } else { Ok(()) }
 }
 
+/// Whether a close frame may say `code` (RFC 6455 7.4.1, 7.4.2, and the codes registered since).
+#[must_use]
+pub fn is_close_code(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
 /// Gives unmasked bytes their meaning.
 fn message(op: OpCode, payload: &[u8]) -> Result<Message<'_>, WsError> {
     let text = |bytes| simdutf8::basic::from_utf8(bytes).map_err(|_| WsError::InvalidUtf8);
@@ -378,8 +421,7 @@ fn message(op: OpCode, payload: &[u8]) -> Result<Message<'_>, WsError> {
             [_] => return Err(WsError::CloseLength),
             [high, low, reason @ ..] => {
                 let code = u16::from_be_bytes([*high, *low]);
-                //= RFC 6455 7.4.1, 7.4.2, and the codes registered since
-                if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+                if !is_close_code(code) {
                     return Err(WsError::CloseCode(code));
                 }
                 Message::Close(Some((code, text(reason)?)))

@@ -1,6 +1,6 @@
 //! WebSocket (RFC 6455), the server's side: the opening handshake, frames, unmasking, messages.
 //!
-//! Nothing of permessage-deflate (RFC 7692) is here yet: RSV1 is refused like the other reserved bits.
+//! With permessage-deflate (RFC 7692): its negotiation, compressors, and inflating with a limit.
 //!
 //! ```
 //! use sockring::protocol::ws::{self, frame::OpCode, message::{Decoder, Limits, Message}};
@@ -13,6 +13,8 @@
 //! # Ok::<(), ws::WsError>(())
 //! ```
 
+pub mod deflate;
+pub mod extensions;
 pub mod frame;
 pub mod handshake;
 pub mod mask;
@@ -66,6 +68,9 @@ pub enum WsError {
     /// The message has more frames than [`Limits::fragments`](message::Limits::fragments).
     #[error("the client's message has too many fragments")]
     TooManyFragments,
+    /// A compressed message that is no DEFLATE (RFC 7692 7.2.2).
+    #[error("the client's compressed message is corrupt")]
+    Corrupt,
     /// Text, or the reason in a close frame, that is not UTF-8 (RFC 6455 8.1).
     #[error("the client sent text that is not utf-8")]
     InvalidUtf8,
@@ -78,12 +83,12 @@ pub enum WsError {
 }
 
 impl WsError {
-    /// The status code to close with (RFC 6455 7.4.1): 1002 protocol error, 1007 not UTF-8, 1009 too big,
-    /// 1008 for too many fragments.
+    /// The status code to close with (RFC 6455 7.4.1): 1002 protocol error, 1007 not UTF-8 or not DEFLATE,
+    /// 1009 too big, 1008 for too many fragments.
     #[must_use]
     pub fn close_code(&self) -> u16 {
         match self {
-            Self::InvalidUtf8 => 1007,
+            Self::InvalidUtf8 | Self::Corrupt => 1007,
             Self::TooManyFragments => 1008,
             Self::TooBig => 1009,
             _ => 1002,

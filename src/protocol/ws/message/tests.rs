@@ -1,4 +1,6 @@
 use super::*;
+use crate::protocol::ws::deflate::{Deflater, Settings};
+use crate::protocol::ws::extensions::PerMessageDeflate;
 use crate::protocol::ws::frame::{close_payload, header, write_masked_frame};
 use proptest::prelude::*;
 
@@ -28,6 +30,16 @@ impl From<Message<'_>> for Owned {
 
 /// Feeds `wire` cut at `cuts`, and checks the contract of `decode` on the way.
 fn run(wire: &[u8], cuts: &[usize], limits: &Limits) -> Result<(Vec<Owned>, bool), (Vec<Owned>, WsError)> {
+    run_extended(wire, cuts, limits, None)
+}
+
+/// The same, with permessage-deflate if there is an inflater.
+fn run_extended(
+    wire: &[u8],
+    cuts: &[usize],
+    limits: &Limits,
+    mut inflater: Option<Inflater>,
+) -> Result<(Vec<Owned>, bool), (Vec<Owned>, WsError)> {
     let mut wire = wire.to_vec();
     let (mut decoder, mut seen, mut start) = (Decoder::new(), Vec::new(), 0);
     for end in cuts.iter().copied().chain([wire.len()]) {
@@ -35,7 +47,7 @@ fn run(wire: &[u8], cuts: &[usize], limits: &Limits) -> Result<(Vec<Owned>, bool
         start = end;
         while !input.is_empty() {
             let length = input.len();
-            let consumed = match decoder.decode(input, limits) {
+            let consumed = match decoder.decode_extended(input, limits, inflater.as_mut()) {
                 Ok(step) => {
                     assert!(step.message.is_some() || step.consumed == length);
                     seen.extend(step.message.map(Owned::from));
@@ -183,6 +195,82 @@ fn invalid_utf8_is_reported_when_it_arrives() {
         frames(&[(Text, false, b"\xe2"), (Continuation, false, b"\x82"), (Continuation, true, b"\xac")]);
     assert_eq!(run(&wire, &[], &Limits::default()), Ok((vec![Owned::Text("€".into())], true)));
     assert_eq!(error(&[(Text, false, b"\xed\xa0")]).close_code(), 1007);
+}
+
+/// A compressed message in as many frames as `cuts` make of it.
+fn deflated(op: OpCode, payload: &[u8], cuts: &[usize]) -> Vec<u8> {
+    let (mut wire, mut start) = (Vec::new(), 0);
+    for (at, end) in cuts.iter().copied().chain([payload.len()]).enumerate() {
+        let (op, begin) = (if at == 0 { op } else { Continuation }, wire.len());
+        write_masked_frame(&mut wire, op, at == cuts.len(), KEY, &payload[start..end]);
+        if at == 0 {
+            wire[begin] |= 0x40;
+        }
+        start = end;
+    }
+    wire
+}
+
+fn compress(message: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    Deflater::new(&Settings::new(&PerMessageDeflate::default(), 15)).next(message, &mut out);
+    out
+}
+
+#[test]
+fn compressed_messages_in_any_pieces() {
+    let text = "compress me, ".repeat(30);
+    let packed = compress(text.as_bytes());
+    let ping = frames(&[(Ping, true, b"p")]);
+    let mut wire = deflated(Text, &packed, &[3, 3, 7]);
+    // Between the fragments.
+    let first = frames(&[(Text, false, &packed[..3])]).len();
+    wire.splice(first..first, ping.iter().copied());
+    wire.extend(frames(&[(Binary, true, b"plain")]));
+    wire.extend(deflated(Binary, &packed, &[]));
+    wire.extend(deflated(Text, &[0], &[]));
+    wire.extend(deflated(Text, &[], &[]));
+    let expected = vec![
+        Owned::Ping(b"p".into()),
+        Owned::Text(text.clone()),
+        Owned::Binary(b"plain".into()),
+        Owned::Binary(text.into_bytes()),
+        Owned::Text(String::new()),
+        Owned::Text(String::new()),
+    ];
+    for cut in 0..wire.len() {
+        let back = run_extended(&wire, &[cut], &Limits::default(), Some(Inflater::alone()));
+        assert_eq!(back, Ok((expected.clone(), true)), "{cut}");
+    }
+    assert_eq!(run(&wire, &[], &Limits::default()), Err((vec![], WsError::ReservedBits)));
+}
+
+#[test]
+fn compressed_messages_that_are_refused() {
+    let error = |wire: &[u8], limits: &Limits| {
+        run_extended(wire, &[], limits, Some(Inflater::alone())).expect_err("an error").1
+    };
+    let limits = Limits { message_bytes: 1000, fragments: 3 };
+    // Inflated beyond the limit, although what arrives is small; and what arrives beyond the limit.
+    assert_eq!(error(&deflated(Binary, &compress(&[0; 1001]), &[]), &limits), WsError::TooBig);
+    assert!(
+        run_extended(&deflated(Binary, &compress(&[0; 1000]), &[]), &[], &limits, Some(Inflater::alone()))
+            .is_ok()
+    );
+    assert_eq!(error(&deflated(Binary, &[0; 1001], &[]), &limits), WsError::TooBig);
+    assert_eq!(error(&deflated(Binary, &[0; 6], &[1, 2, 3]), &limits), WsError::TooManyFragments);
+    assert_eq!(error(&deflated(Binary, b"\xff\xff\xff", &[]), &limits), WsError::Corrupt);
+    assert_eq!(WsError::Corrupt.close_code(), 1007);
+    // Text is judged by what it is inflated to.
+    assert_eq!(error(&deflated(Text, &compress(b"a\xff"), &[1]), &limits), WsError::InvalidUtf8);
+    let mut rsv1 = frames(&[(Text, false, b"a"), (Continuation, true, b"b")]);
+    rsv1[7] |= 0x40;
+    assert_eq!(error(&rsv1, &limits), WsError::ReservedBits);
+    for op in [Ping, Pong, Close] {
+        let mut wire = frames(&[(op, true, b"")]);
+        wire[0] |= 0x40;
+        assert_eq!(error(&wire, &limits), WsError::ReservedBits);
+    }
 }
 
 fn any_frames() -> impl Strategy<Value = Vec<(Vec<u8>, Owned)>> {
