@@ -436,7 +436,7 @@ impl Core {
         let taken = self.connections() + self.shared.admission.coming(self.index);
         let free = self.capacity.saturating_sub(taken);
         if self.ring.borrow().accepts_armed() > free {
-            // What came from elsewhere has taken places that accepts wait for: clients wait in the queue instead.
+            // Others have taken places that accepts wait for: clients wait in the listener's queue instead.
             self.queue(|ring| ring.trim_accepts(free));
         }
         if free == 0 {
