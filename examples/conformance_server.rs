@@ -55,6 +55,9 @@ fn quick(path: &str) -> engine::Options {
     }
 }
 
+const CLIENT_DIST: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/node_modules/socket.io/client-dist");
+
 /// Plain Engine.IO: sends every message back.
 fn engine(app: &App) {
     let echo = Handlers::default().message(|socket, message| {
@@ -69,6 +72,7 @@ fn engine(app: &App) {
 fn socketio(app: &App) {
     let options = Options {
         engine: quick("/socket.io"),
+        client_dist: Some(CLIENT_DIST.into()),
         connect_timeout: Duration::from_millis(1000),
         ..Options::default()
     };

@@ -38,9 +38,9 @@ const NORMAL: [&str; 2] = ["--descriptors", "normal"];
 const LATER: &str = concat!(
     // Socket.IO: broadcasts with acknowledgements, dynamic namespaces, any-listeners, per-socket middlewares.
     "broadcast with acknowledgements|dynamic namespaces are apart|any-listeners see|a per-socket middleware",
-    // Transports to the letter: unfinished POSTs, compression, old browsers, JSONP, caching of the bundles.
+    // Transports to the letter: unfinished POSTs, compression, old browsers, JSONP.
     "|a second POST beside an unfinished one|an aborted POST ends the session|answers over 1,024 bytes",
-    "|old browsers get X-XSS-Protection|JSONP: answers are calls|the client bundles are served, with ETag",
+    "|old browsers get X-XSS-Protection|JSONP: answers are calls",
 );
 
 /// Declares one test per line: an example with its arguments, and the suite that runs against it.

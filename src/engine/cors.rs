@@ -57,7 +57,7 @@ impl Cors {
     }
 
     /// The headers for an answer to a request from `origin`.
-    pub(super) fn headers(&self, origin: Option<&str>, out: &mut Headers) {
+    pub(crate) fn headers(&self, origin: Option<&str>, out: &mut Headers) {
         let mut push = |name: &'static str, value: Cow<'static, str>| out.push((name.into(), value));
         match (&self.origins, origin) {
             (Origins::Any, _) if !self.credentials => push("Access-Control-Allow-Origin", "*".into()),

@@ -153,6 +153,7 @@ pub fn start(options: &Options, make: Arc<MakeService>) -> Result<Running, Start
     let capacity = capacity(options, direct, workers);
     let admission = Admission::new(workers, capacity, options.send_buffer);
     let shared = Arc::new(Shared::new(workers, admission));
+    let _ = shared.cpus.set(cores.clone());
     let (ready, started) = mpsc::channel();
     let mut threads = Vec::with_capacity(workers);
     let epoch = Instant::now();
