@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use clap::Parser;
 use sockring::app::{App, Behavior, Message, PerMessageDeflate};
 use sockring::io::{Ack, Args, Data, Options, Server, Socket, Value};
@@ -37,6 +39,14 @@ fn socketio(app: &App) {
     });
     io.sockets_on("publish", move |Data((room, payload)): Data<(String, Value)>| {
         publisher.to(room).emit("message", payload)
+    });
+    // A handler that keeps its core from everything else.
+    io.sockets_on("busy", |Data(ms): Data<u64>, ack: Ack| {
+        let end = Instant::now() + Duration::from_millis(ms.min(50));
+        while Instant::now() < end {
+            std::hint::spin_loop();
+        }
+        ack.send(())
     });
     io.sockets_on("echo", |Args(args): Args, ack: Ack| ack.send(args.first().unwrap_or(&Value::Null)));
 }

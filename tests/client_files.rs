@@ -124,7 +124,7 @@ fn cors_headers_and_no_bundles() {
     let server = start(1, with_cors, &package("cors"));
     let mut client = Client::connect(server.addresses()[0]);
     let answer = ask(&mut client, "GET", "socket.io.js", "Origin: http://a.test\r\nAccept-Encoding: br\r\n");
-    for header in ["Access-Control-Allow-Origin: http://a.test", "Vary: Origin", "Vary: Accept-Encoding"] {
+    for header in ["Access-Control-Allow-Origin: http://a.test", "Vary: Origin, Accept-Encoding"] {
         assert!(answer.head.contains(header), "{}", answer.head);
     }
     let answer = ask(&mut client, "OPTIONS", "socket.io.js", "Origin: http://a.test\r\n");

@@ -38,9 +38,8 @@ const NORMAL: [&str; 2] = ["--descriptors", "normal"];
 const LATER: &str = concat!(
     // Socket.IO: broadcasts with acknowledgements, dynamic namespaces, any-listeners, per-socket middlewares.
     "broadcast with acknowledgements|dynamic namespaces are apart|any-listeners see|a per-socket middleware",
-    // Transports to the letter: unfinished POSTs, compression, old browsers, JSONP.
-    "|a second POST beside an unfinished one|an aborted POST ends the session|answers over 1,024 bytes",
-    "|old browsers get X-XSS-Protection|JSONP: answers are calls",
+    // Transports to the letter: compression.
+    "|answers over 1,024 bytes",
 );
 
 /// Declares one test per line: an example with its arguments, and the suite that runs against it.
@@ -90,6 +89,8 @@ suites! {
     garbage_on_3_workers: "feature_server" [], 3 => "garbage.mjs" [];
     churn: "feature_server" [], 1 => "churn.mjs" [];
     churn_on_3_workers: "feature_server" [], 3 => "churn.mjs" [];
+    tabs_of_a_browser_beside_load: "fanout_server" [], 3 => "browser.test.mjs" [];
+    tabs_of_a_browser_beside_load_on_normal_descriptors: "fanout_server" NORMAL, 3 => "browser.test.mjs" [];
     chat_in_a_browser: "chat" [], 1 => "chat.test.mjs" [];
     chat_in_a_browser_on_3_workers: "chat" [], 3 => "chat.test.mjs" [];
 }

@@ -42,6 +42,7 @@ pub use options::Options;
 pub use request::Request;
 pub use response::Response;
 pub use routes::{Answering, AsyncFn, SyncFn};
+pub(crate) use routes::{Begun, BodyEnd, OnBegun};
 pub(crate) use service::Layer;
 pub use service::current;
 pub use websocket::{Closed, Message, Upgrade, WebSocket};
@@ -102,20 +103,22 @@ impl App {
         pattern: &str,
         handler: impl Fn(Request, Response) + 'static,
     ) -> &Self {
-        let target = Target::Http { method, handler: Rc::new(handler), body_bytes: None };
+        let target = Target::Http { method, handler: Rc::new(handler), body_bytes: None, begun: None };
         self.0.add_route(Route::new(pattern, target));
         self
     }
 
     /// Answers requests of any method below a prefix of the raw path, with bodies up to `body_bytes`.
-    /// For layers that do their own routing.
+    /// `begun` is asked about those whose body is still on its way. For layers that do their own routing.
     pub(crate) fn prefix(
         &self,
         prefix: &str,
         body_bytes: usize,
+        begun: OnBegun,
         handler: impl Fn(Request, Response) + 'static,
     ) {
-        let target = Target::Http { method: None, handler: Rc::new(handler), body_bytes: Some(body_bytes) };
+        let (handler, body_bytes, begun) = (Rc::new(handler), Some(body_bytes), Some(begun));
+        let target = Target::Http { method: None, handler, body_bytes, begun };
         self.0.add_route(Route::prefix(prefix, target));
     }
 

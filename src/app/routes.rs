@@ -6,7 +6,8 @@ use std::rc::Rc;
 use super::behavior::Upgradable;
 use super::request::Params;
 use super::{Request, Response};
-use crate::runtime;
+use crate::protocol::http::Head;
+use crate::runtime::{self, ConnectionId};
 
 /// What a route handler may return: nothing, or a future of nothing. `M` only tells the two apart; it is
 /// inferred.
@@ -39,10 +40,40 @@ impl<F: Future<Output = ()> + 'static> Answering<AsyncFn> for F {
 
 pub(super) type HttpHandler = Rc<dyn Fn(Request, Response)>;
 
+/// What a layer says to a request whose head has come and whose body has not, or not all of it.
+pub(crate) enum Begun {
+    /// Read the body. The closure, if there is one, is told how that ends.
+    Read(Option<OnBodyEnd>),
+    /// Answer with this status now, and close.
+    Refuse(u16),
+    /// Another core is to read it.
+    Elsewhere(usize),
+}
+
+/// How a body that did not come together with its head has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyEnd {
+    /// All of it is here: the request's handler is next.
+    Complete,
+    /// It is larger than its route allows: answered with 413.
+    TooLarge,
+    /// The client went away, was too slow, or sent what is no body.
+    Aborted,
+}
+
+pub(crate) type OnBodyEnd = Box<dyn FnOnce(BodyEnd)>;
+pub(crate) type OnBegun = Rc<dyn Fn(&Head, ConnectionId) -> Begun>;
+
 /// What a route leads to.
 #[derive(Clone)]
 pub(super) enum Target {
-    Http { method: Option<&'static str>, handler: HttpHandler, body_bytes: Option<usize> },
+    Http {
+        method: Option<&'static str>,
+        handler: HttpHandler,
+        body_bytes: Option<usize>,
+        /// Asked about each request whose body is still on its way.
+        begun: Option<OnBegun>,
+    },
     WebSocket(Rc<dyn Upgradable>),
 }
 
@@ -106,7 +137,8 @@ mod tests {
     use super::*;
 
     fn matches(pattern: &str, path: &str) -> Option<Vec<String>> {
-        let target = Target::Http { method: None, handler: Rc::new(|_, _| ()), body_bytes: None };
+        let target =
+            Target::Http { method: None, handler: Rc::new(|_, _| ()), body_bytes: None, begun: None };
         let params = Route::new(pattern, target).matches(path)?;
         Some(params.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
     }

@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 
 use super::http::Http;
 use super::request::Params;
-use super::routes::{Route, Target};
+use super::routes::{BodyEnd, Route, Target};
 use super::websocket::Socket;
 use super::{App, Options};
 use crate::fanout::{Delivery, Frame, OutletId, RoomKey, Rooms, Task};
@@ -323,7 +323,7 @@ impl Service for Inner {
 
     fn ended(&self, id: ConnectionId, why: Ended) {
         match self.forget(id).map(|entry| entry.state) {
-            Some(State::Http(http)) => http.aborted(),
+            Some(State::Http(http)) => http.aborted(BodyEnd::Aborted),
             Some(State::WebSocket(socket)) => socket.ended(id, why),
             None => {}
         }

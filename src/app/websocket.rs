@@ -146,10 +146,11 @@ impl<U: 'static> Upgrade<U> {
         whole.end();
     }
 
-    /// Answers with an HTTP error and closes.
+    /// Answers with an HTTP error, with the headers that were added, and closes.
     pub fn refuse(mut self, status: u16, body: impl Into<Bytes>) {
         self.behavior = None;
-        self.app.refuse_upgrade(self.id, self.sequence, status, &body.into());
+        let headers = std::mem::take(&mut self.headers);
+        self.app.refuse_upgrade(self.id, self.sequence, status, headers, &body.into());
     }
 
     /// Whether the client is gone.
@@ -167,7 +168,7 @@ impl<U: 'static> Upgrade<U> {
 impl<U> Drop for Upgrade<U> {
     fn drop(&mut self) {
         if self.behavior.take().is_some() {
-            self.app.refuse_upgrade(self.id, self.sequence, 500, &Bytes::new());
+            self.app.refuse_upgrade(self.id, self.sequence, 500, Vec::new(), &Bytes::new());
         }
     }
 }
@@ -364,10 +365,19 @@ fn close_frame(code: u16, reason: &str) -> Frame {
 }
 
 impl Inner {
-    pub(super) fn refuse_upgrade(&self, id: ConnectionId, sequence: u32, status: u16, body: &Bytes) {
+    pub(super) fn refuse_upgrade(
+        &self,
+        id: ConnectionId,
+        sequence: u32,
+        status: u16,
+        mut headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
+        body: &Bytes,
+    ) {
         // Whoever was refused a WebSocket has nothing more to ask on this connection.
         self.close_after_answer(id, sequence);
-        let headers = [("Content-Type".into(), "text/html".into())];
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+            headers.push(("Content-Type".into(), "text/html".into()));
+        }
         self.respond(id, sequence, status, &headers, body);
     }
 

@@ -25,8 +25,17 @@
 //!     .unwrap();
 //! ```
 
+mod cookie;
 mod cors;
+mod decide;
+mod events;
+mod headers;
 mod heartbeat;
+mod hooks;
+mod http;
+mod ids;
+mod jsonp;
+mod middleware;
 mod options;
 mod polling;
 mod server;
@@ -37,14 +46,19 @@ mod upgrade;
 mod verify;
 mod websocket;
 
+pub use cookie::{Cookie, SameSite};
 pub use cors::{Cors, Origins};
+pub use decide::{Decide, Decision};
+pub use events::{ConnectionError, Events, Handlers};
+pub use headers::Headers;
 pub use heartbeat::{Beat, Heartbeat};
-pub use options::{AllowRequest, Options};
-pub use server::{Events, Handlers, Server};
+pub use middleware::Next;
+pub use options::{AllowRequest, GenerateId, HttpCompression, Options};
+pub use server::Server;
 pub use session::{Due, Heard, Session, Transport};
 pub use sid::SocketSid;
-pub use socket::{CloseReason, Message, Socket};
+pub use socket::{CloseReason, Message, ReadyState, Socket};
 pub use upgrade::{Step, Upgrade};
-pub use verify::Refusal;
+pub use verify::{BadRequest, Refusal};
 
 pub(crate) use sid::Pool as IdPool;

@@ -1,16 +1,38 @@
 //! What an operator sets about sessions.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Cors, Transport};
+use super::decide::{Decide, Decision};
+use super::{Cookie, Cors, Transport};
 use crate::app::{PerMessageDeflate, Request};
+use crate::fanout::Frame;
 
 /// Decides about handshakes: `Ok` lets the client in, `Err` is the message of the refusal.
-pub type AllowRequest = Rc<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Result<(), String>>>>>;
+pub type AllowRequest = Rc<dyn Fn(Request) -> Decision<()>>;
+
+/// Makes the ids of sessions.
+pub type GenerateId = Rc<dyn Fn(Request) -> Decision<String>>;
+
+/// Compression of long-polling answers.
+///
+/// ```
+/// use sockring::engine::{HttpCompression, Options};
+/// let http_compression = Some(HttpCompression { threshold: 4096 });
+/// let options = Options { http_compression, ..Options::default() };
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpCompression {
+    /// Bytes of a payload from which on it is worth it; 1024 by default.
+    pub threshold: usize,
+}
+
+impl Default for HttpCompression {
+    fn default() -> Self {
+        Self { threshold: 1024 }
+    }
+}
 
 /// Options of an engine, with the reference's names and defaults.
 ///
@@ -27,8 +49,11 @@ pub type AllowRequest = Rc<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Result
 /// ```
 #[derive(Clone)]
 pub struct Options {
-    /// The path; a trailing slash is added. `/engine.io` by default.
+    /// The path; `/engine.io` by default.
     pub path: String,
+    /// Whether the path ends in a slash, so that `/engine.io` alone is no request for the engine; yes by
+    /// default.
+    pub add_trailing_slash: bool,
     /// How often the client is pinged, counted from its last pong.
     pub ping_interval: Duration,
     /// How long it may take to answer.
@@ -44,16 +69,26 @@ pub struct Options {
     /// permessage-deflate for WebSockets that offer it; none by default. Unlike the reference's, its own
     /// defaults keep no context: see [`PerMessageDeflate`].
     pub per_message_deflate: Option<PerMessageDeflate>,
+    /// Compression of polling answers; on by default, from 1024 bytes on.
+    pub http_compression: Option<HttpCompression>,
+    /// A message that every session gets right behind its handshake; see
+    /// [`initial_text`](Self::initial_text).
+    pub initial_packet: Option<Frame>,
+    /// A cookie with the session's id, set by a polling handshake; none by default.
+    pub cookie: Option<Cookie>,
     /// CORS headers; none by default.
     pub cors: Option<Cors>,
     /// Asked before a session opens; see [`allow_request`](Self::allow_request).
     pub allow_request: Option<AllowRequest>,
+    /// Makes the ids of sessions; see [`generate_id`](Self::generate_id).
+    pub generate_id: Option<GenerateId>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             path: "/engine.io".into(),
+            add_trailing_slash: true,
             ping_interval: Duration::from_millis(25_000),
             ping_timeout: Duration::from_millis(20_000),
             upgrade_timeout: Duration::from_millis(10_000),
@@ -61,28 +96,73 @@ impl Default for Options {
             transports: vec![Transport::Polling, Transport::WebSocket],
             allow_upgrades: true,
             per_message_deflate: None,
+            http_compression: Some(HttpCompression::default()),
+            initial_packet: None,
+            cookie: None,
             cors: None,
             allow_request: None,
+            generate_id: None,
         }
     }
 }
 
 impl Options {
-    /// Sets what decides about handshakes, polling and WebSocket alike. An error is answered with 403 to a
-    /// polling request and 400 to a WebSocket handshake.
+    /// Sets what decides about handshakes, polling and WebSocket alike: a closure that returns a `Result`,
+    /// or a future of one. An error is answered with 403 to a polling request and 400 to a WebSocket
+    /// handshake; its text is what the client is told, an empty one means `Forbidden`.
     #[must_use]
-    pub fn allow_request<F, R>(mut self, allow: F) -> Self
+    pub fn allow_request<F, R, M>(mut self, allow: F) -> Self
     where
         F: Fn(Request) -> R + 'static,
-        R: Future<Output = Result<(), String>> + 'static,
+        R: Decide<(), M>,
     {
-        self.allow_request = Some(Rc::new(move |request| Box::pin(allow(request))));
+        self.allow_request = Some(Rc::new(move |request| allow(request).decide()));
         self
     }
 
-    /// The path as a prefix, with its trailing slash.
+    /// Sets what makes the ids of sessions: a closure that returns a `Result`, or a future of one. An id is a
+    /// secret between server and client: whoever can guess it can take the session over. It has 1 to 128
+    /// visible ASCII characters without `" , ; \`. An error, or an id that is in use, refuses the handshake
+    /// with code 3.
+    ///
+    /// The server's own ids say on which core their session is; those of the application are looked up in a
+    /// table that the cores share, once for each request.
+    ///
+    /// ```
+    /// use sockring::engine::Options;
+    /// let options = Options::default().generate_id(|request| match request.query_param("ticket") {
+    ///     Some(ticket) => Ok(ticket.into_owned()),
+    ///     None => Err("no ticket".to_owned()),
+    /// });
+    /// ```
+    #[must_use]
+    pub fn generate_id<F, R, M>(mut self, generate: F) -> Self
+    where
+        F: Fn(Request) -> R + 'static,
+        R: Decide<String, M>,
+    {
+        self.generate_id = Some(Rc::new(move |request| generate(request).decide()));
+        self
+    }
+
+    /// Sets the [`initial_packet`](Self::initial_packet) to a text.
+    #[must_use]
+    pub fn initial_text(mut self, text: &str) -> Self {
+        self.initial_packet = Some(Frame::message(&[b"4", text.as_bytes()], &[]));
+        self
+    }
+
+    /// Sets the [`initial_packet`](Self::initial_packet) to binary data.
+    #[must_use]
+    pub fn initial_binary(mut self, data: &[u8]) -> Self {
+        self.initial_packet = Some(Frame::binary(data));
+        self
+    }
+
+    /// The path as a prefix.
     pub(crate) fn prefix(&self) -> String {
-        format!("/{}/", self.path.trim_matches('/'))
+        let path = self.path.trim_matches('/');
+        if self.add_trailing_slash && !path.is_empty() { format!("/{path}/") } else { format!("/{path}") }
     }
 }
 

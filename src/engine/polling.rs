@@ -2,13 +2,18 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
+
+use super::headers::Headers;
+use super::ids::Reserved;
 use super::server::{Inner, Link};
-use super::verify::{Refusal, Verdict};
+use super::verify::Refusal;
 use super::websocket::Carrier;
-use super::{CloseReason, Socket, Transport};
-use crate::app::{Request, Response, WebSocket};
+use super::{CloseReason, Socket, Transport, jsonp};
+use crate::app::{Begun, BodyEnd, Request, Response, WebSocket};
 use crate::fanout::OutletId;
 use crate::protocol::eio::decode_payload;
+use crate::runtime::{self, ConnectionId};
 use crate::time::Millis;
 
 /// A session's polling transport.
@@ -16,10 +21,14 @@ use crate::time::Millis;
 pub(super) struct Polling {
     /// The poll that waits for something to say.
     get: Option<Response>,
+    /// The connection that a POST is coming through.
+    post: Option<ConnectionId>,
     /// The WebSocket that is about to take over.
     pub(super) probe: Option<WebSocket<Carrier>>,
     /// The session has ended and waits for one more poll to say so, until this time.
     pub(super) ending: Option<Millis>,
+    /// Answers are calls with this number: the handshake had a `j`.
+    jsonp: Option<Box<str>>,
 }
 
 /// How long a session that was closed without a waiting poll is kept, so that the next poll can be told.
@@ -28,69 +37,66 @@ const CLOSE_TIMEOUT_MS: Millis = 30_000;
 const SEPARATOR: u8 = crate::protocol::eio::SEPARATOR;
 
 impl Inner {
-    /// A request below the engine's path that is no WebSocket handshake.
-    pub(super) fn request(self: &Rc<Self>, request: &Request, response: Response) {
-        if let (Some(cors), "OPTIONS") = (&self.options.cors, request.method()) {
-            let asked = request.header("access-control-request-headers");
-            let headers = cors.preflight(request.header("origin"), asked);
-            return with_headers(response.status(204), headers).end("");
-        }
-        let sid = match self.verify(request, false) {
-            Ok(Verdict::Handshake) => return self.handshake(request.clone(), response),
-            Ok(Verdict::Elsewhere(core)) => return response.hand_over(core),
-            Ok(Verdict::Session(sid)) => sid,
-            Err(refusal) => return self.refuse(request, response, &refusal),
-        };
-        let response = with_headers(response, self.cors_headers(request));
-        let Some(socket) = self.find(&sid) else { return response.status(400).end("") };
-        match request.method() {
-            "GET" => self.poll(socket, response),
-            "POST" => self.read(socket, request, response),
-            // As the reference does: not a case that any client has.
-            _ => response.status(500).end(""),
-        }
-    }
-
-    fn refuse(&self, request: &Request, response: Response, refusal: &Refusal) {
-        tracing::debug!("an engine.io request is refused: {}", refusal.message());
-        with_headers(response, self.cors_headers(request))
-            .status(refusal.status())
-            .header("Content-Type", "application/json")
-            .end(refusal.body());
-    }
-
-    fn handshake(self: &Rc<Self>, request: Request, response: Response) {
-        let Some(allow) = &self.options.allow_request else { return self.welcome(request, response) };
-        let (server, allowed) = (self.clone(), allow(request.clone()));
-        self.core.spawn(async move {
-            match allowed.await {
-                Ok(()) => server.welcome(request, response),
-                Err(message) => {
-                    server.refuse(&request, response, &Refusal::Forbidden(Some(message.into())));
-                }
-            }
-        });
-    }
-
-    fn welcome(&self, request: Request, response: Response) {
+    /// Opens a session with the answer to this request.
+    pub(super) fn welcome(&self, request: Request, response: Response, name: Option<Reserved>) {
         if response.is_aborted() {
             return;
         }
         let outlet = self.core.open_outlet();
         self.core.outlets().block(outlet.slot());
-        let link = Link::Polling(Box::default());
-        let Some(socket) = self.open(request.clone(), Transport::Polling, link, outlet) else {
+        let jsonp = request.query_param("j").map(|j| jsonp::index(&j));
+        let link = Link::Polling(Box::new(Polling { jsonp, ..Polling::default() }));
+        let Some(socket) = self.open(request.clone(), Transport::Polling, link, outlet, name) else {
             self.core.close_outlet(outlet);
             return response.status(503).end("");
         };
-        let body = self.open_packet(socket);
-        payload(with_headers(response, self.cors_headers(&request)), body);
-        self.events.connection(socket);
+        let mut body = Vec::new();
+        for frame in self.first_frames(socket) {
+            if !body.is_empty() {
+                body.push(SEPARATOR);
+            }
+            body.extend_from_slice(frame.polling());
+        }
+        let response = self.with_headers(&request, response, Some(socket));
+        self.answer(socket, response, body.into());
+        self.opened(socket);
     }
 
-    fn poll(self: &Rc<Self>, socket: Socket, response: Response) {
+    /// The headers that every answer of the transport has, and those that hooks add.
+    fn with_headers(&self, request: &Request, response: Response, opened: Option<Socket>) -> Response {
+        let mut headers = Headers::default();
+        // Internet Explorer showed its warning about scripts instead of an answer.
+        if request.header("user-agent").is_some_and(|ua| ua.contains(";MSIE") || ua.contains("Trident/")) {
+            headers.append("X-XSS-Protection", "0");
+        }
+        headers.append("Cache-Control", "no-store");
+        if let Some(sid) = opened.and_then(|socket| self.sid(socket)) {
+            if let Some(cookie) = &self.options.cookie {
+                headers.append("Set-Cookie", cookie.header(&sid));
+            }
+            self.hooks.each(|hooks| &hooks.initial_headers, |hook| hook(&mut headers, request));
+        }
+        self.hooks.each(|hooks| &hooks.headers, |hook| hook(&mut headers, request));
+        headers.answer(response)
+    }
+
+    /// Answers a poll with a payload.
+    fn answer(&self, socket: Socket, response: Response, payload: Bytes) {
+        let index = match self.sessions.borrow().get(socket.slot as usize).map(|entry| &entry.link) {
+            Some(Link::Polling(polling)) => polling.jsonp.clone(),
+            _ => None,
+        };
+        let body = match index {
+            Some(index) => jsonp::call(&index, &payload).into(),
+            None => payload,
+        };
+        response.header("Content-Type", "text/plain; charset=UTF-8").end(body);
+    }
+
+    /// A poll.
+    pub(super) fn poll(self: &Rc<Self>, socket: Socket, request: &Request, response: Response) {
         if self.with(socket, |_| ()).is_none() {
-            return self.say_goodbye(socket, response);
+            return self.say_goodbye(socket, self.with_headers(request, response, None));
         }
         let waiting = self.with(socket, |entry| match &entry.link {
             Link::Polling(polling) => polling.get.is_some(),
@@ -99,16 +105,24 @@ impl Inner {
         if waiting != Some(false) {
             // A client has one poll at a time.
             response.status(400).end("");
-            return self.close(socket, CloseReason::TransportError);
+            return self.close(socket, CloseReason::TransportError, "overlap from client");
         }
         let Some(outlet) = self.with(socket, |entry| entry.outlet) else { return };
+        let response = self.with_headers(request, response, None);
+        // A hook may have done anything.
+        if self.with(socket, |_| ()).is_none() {
+            return self.say_goodbye(socket, response);
+        }
         let backlog = self.take_backlog(outlet);
         if !backlog.is_empty() {
-            payload(response, backlog);
-            return self.events.drain(socket);
+            self.hooks.tell(|hooks| &hooks.flush, socket);
+            self.answer(socket, response, backlog.into());
+            return self.drained(socket);
         }
         let server = self.clone();
-        response.on_abort(move || server.close(socket, CloseReason::TransportClose));
+        response.on_abort(move || {
+            server.close(socket, CloseReason::TransportError, "poll connection closed prematurely");
+        });
         self.with(socket, |entry| {
             if let Link::Polling(polling) = &mut entry.link {
                 polling.get = Some(response);
@@ -124,65 +138,135 @@ impl Inner {
     }
 
     /// The session is owed something and a poll may be waiting.
-    pub(super) fn answer_poll(&self, slot: u32, outlet: OutletId) {
-        let get = match self.sessions.borrow_mut().get_mut(slot as usize).map(|entry| &mut entry.link) {
+    pub(super) fn answer_poll(&self, socket: Socket, outlet: OutletId) {
+        let get = self.take_poll(socket);
+        let Some(response) = get else { return self.core.outlets().block(outlet.slot()) };
+        let body = self.take_owed(outlet);
+        self.hooks.tell(|hooks| &hooks.flush, socket);
+        self.answer(socket, response, body.into());
+        if !self.hooks.none(|hooks| &hooks.drain) && self.with(socket, |_| ()).is_some() {
+            self.hooks.tell(|hooks| &hooks.drain, socket);
+        }
+    }
+
+    fn take_poll(&self, socket: Socket) -> Option<Response> {
+        match self.sessions.borrow_mut().get_mut(socket.slot as usize).map(|entry| &mut entry.link) {
             Some(Link::Polling(polling)) => polling.get.take(),
             _ => None,
-        };
+        }
+    }
+
+    /// What the session is owed in this turn; what comes waits for the next poll.
+    fn take_owed(&self, outlet: OutletId) -> Vec<u8> {
         let mut outlets = self.core.outlets();
-        let Some(response) = get else { return outlets.block(outlet.slot()) };
         let owed = outlets.owed(outlet.slot());
         let body = outlets.batch.polling(owed).to_vec();
         outlets.settle(outlet.slot());
         outlets.block(outlet.slot());
-        drop(outlets);
-        payload(response, body);
+        body
     }
 
     /// Answers a waiting poll with what is owed, or with a noop, so that a client that is changing over can
     /// stop polling.
     pub(super) fn release_poll(&self, socket: Socket) {
-        self.end_poll(socket, b"6");
+        self.release_poll_with(socket, b"6");
     }
 
     /// Answers a waiting poll with what is owed, or with a packet if nothing is. Whether the packet left.
     ///
     /// Not with both: the official client handles the packets of one payload in the same tick as a close
     /// behind them, and would see the close first.
-    fn end_poll(&self, socket: Socket, packet: &[u8]) -> bool {
-        let get = self.with(socket, |entry| match &mut entry.link {
-            Link::Polling(polling) => Some((polling.get.take()?, entry.outlet)),
-            Link::WebSocket(_) => None,
-        });
-        let Some(Some((response, outlet))) = get else { return false };
-        let mut outlets = self.core.outlets();
-        let owed = outlets.owed(outlet.slot());
-        let body = outlets.batch.polling(owed).to_vec();
-        outlets.settle(outlet.slot());
-        outlets.block(outlet.slot());
-        drop(outlets);
+    pub(super) fn release_poll_with(&self, socket: Socket, packet: &'static [u8]) -> bool {
+        let Some(outlet) = self.with(socket, |entry| entry.outlet) else { return false };
+        let Some(response) = self.take_poll(socket) else { return false };
+        let body = self.take_owed(outlet);
         let nothing = body.is_empty();
-        payload(response, if nothing { packet.to_vec() } else { body });
+        self.answer(socket, response, if nothing { Bytes::from_static(packet) } else { body.into() });
         nothing
     }
 
-    fn read(&self, socket: Socket, request: &Request, response: Response) {
-        if self.with(socket, |_| ()).is_none() {
-            return response.status(400).end(Refusal::UnknownSid.body());
+    /// A POST whose body is on its way.
+    pub(super) fn begin_post(self: &Rc<Self>, socket: Socket, connection: ConnectionId) -> Begun {
+        let overlap = self.with(socket, |entry| match &mut entry.link {
+            Link::Polling(polling) if polling.post.is_none() => {
+                polling.post = Some(connection);
+                false
+            }
+            _ => true,
+        });
+        match overlap {
+            Some(true) => {
+                self.close(socket, CloseReason::TransportError, "data request overlap from client");
+                return Begun::Refuse(400);
+            }
+            None => return Begun::Read(None),
+            Some(false) => {}
         }
-        let content_type = request.header("content-type").unwrap_or_default();
-        if content_type.starts_with("application/octet-stream") {
+        let server = self.clone();
+        Begun::Read(Some(Box::new(move |end| server.post_ended(socket, connection, end))))
+    }
+
+    fn post_ended(&self, socket: Socket, connection: ConnectionId, end: BodyEnd) {
+        let expected = self.with(socket, |entry| match &mut entry.link {
+            Link::Polling(polling) if polling.post == Some(connection) => polling.post.take().is_some(),
+            _ => false,
+        });
+        if (expected, end) == (Some(true), BodyEnd::Aborted) {
+            self.close(socket, CloseReason::TransportError, "data request connection closed prematurely");
+        }
+    }
+
+    /// Nobody wants the rest of an unfinished POST any more.
+    pub(super) fn abort_post(&self, polling: &mut Polling) {
+        if let Some(connection) = polling.post.take() {
+            self.core.fail(connection);
+        }
+    }
+
+    /// A POST that is complete.
+    pub(super) fn read(&self, socket: Socket, request: &Request, response: Response) {
+        let link = self.with(socket, |entry| match &entry.link {
+            Link::Polling(polling) => Some((polling.post.is_some(), polling.jsonp.is_some())),
+            Link::WebSocket(_) => None,
+        });
+        let Some(Some((overlap, jsonp))) = link else {
+            // It has ended, and its last poll has not come yet.
+            let sid = request.query_param("sid").unwrap_or_default().into_owned();
+            return self.refuse(request, response, &Refusal::UnknownSid { sid });
+        };
+        let error = match request.header("content-type") {
+            _ if overlap => Some("data request overlap from client"),
+            Some(binary) if binary.starts_with("application/octet-stream") => Some("invalid content"),
+            _ => None,
+        };
+        if let Some(error) = error {
             response.status(400).end("");
-            return self.close(socket, CloseReason::TransportError);
+            return self.close(socket, CloseReason::TransportError, error);
         }
-        self.read_payload(socket, request.body());
+        let response = self.with_headers(request, response, None);
+        self.posted.replace(Some((socket, request.clone())));
+        // A handler that panics ends its session, as over a WebSocket; the connection may carry others.
+        let sound = runtime::survived(|| self.read_body(socket, request.body(), jsonp));
+        self.posted.take();
+        if !sound {
+            self.close(socket, CloseReason::TransportError, "a handler panicked");
+        }
         response.header("Content-Type", "text/html").end("ok");
     }
 
-    fn read_payload(&self, socket: Socket, body: &[u8]) {
+    fn read_body(&self, socket: Socket, body: &[u8], jsonp: bool) {
         let Ok(text) = simdutf8::basic::from_utf8(body) else {
-            return self.close(socket, CloseReason::ParseError);
+            return self.close(socket, CloseReason::ParseError, "the client sent text that is not utf-8");
         };
+        if !jsonp {
+            return self.read_payload(socket, text);
+        }
+        if let Some(payload) = jsonp::payload(text) {
+            self.read_payload(socket, &payload);
+        }
+    }
+
+    fn read_payload(&self, socket: Socket, text: &str) {
         for packet in decode_payload(text) {
             match packet {
                 Ok(packet) => {
@@ -192,7 +276,7 @@ impl Inner {
                 }
                 Err(error) => {
                     tracing::debug!("a polling session is closed: {error}");
-                    return self.close(socket, CloseReason::ParseError);
+                    return self.close(socket, CloseReason::ParseError, &error.to_string());
                 }
             }
         }
@@ -203,7 +287,7 @@ impl Inner {
     pub(super) fn close_polling(&self, socket: Socket, reason: CloseReason) -> bool {
         // A client that said goodbye itself is not told again.
         let packet: &[u8] = if reason == CloseReason::TransportClose { b"6" } else { b"1" };
-        let told = self.end_poll(socket, packet);
+        let told = self.release_poll_with(socket, packet);
         if self.with(socket, |_| ()).is_none() {
             return false;
         }
@@ -215,11 +299,13 @@ impl Inner {
         let probe = self.with(socket, |entry| {
             if let Link::Polling(polling) = &mut entry.link {
                 polling.ending = Some(until);
+                self.abort_post(polling);
                 polling.probe.take()
             } else {
                 None
             }
         });
+        self.uncount();
         if let Some(Some(probe)) = probe {
             probe.close(1005, "");
         }
@@ -233,24 +319,10 @@ impl Inner {
         let Some(outlet) = outlet else { return response.status(400).end("") };
         let backlog = self.take_backlog(outlet);
         if !backlog.is_empty() {
-            // The close follows with the next poll, as in `end_poll`.
-            return payload(response, backlog);
+            // The close follows with the next poll, as in `release_poll_with`.
+            return self.answer(socket, response, backlog.into());
         }
-        payload(response, vec![b'6', SEPARATOR, b'1']);
+        self.answer(socket, response, Bytes::from_static(&[b'6', SEPARATOR, b'1']));
         self.take(socket);
     }
-}
-
-fn with_headers(
-    response: Response,
-    headers: Vec<(std::borrow::Cow<'static, str>, std::borrow::Cow<'static, str>)>,
-) -> Response {
-    headers.into_iter().fold(response, |response, (name, value)| response.header(name, value))
-}
-
-fn payload(response: Response, body: Vec<u8>) {
-    response
-        .header("Content-Type", "text/plain; charset=UTF-8")
-        .header("Cache-Control", "no-store")
-        .end(body);
 }

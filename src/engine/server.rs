@@ -1,123 +1,30 @@
 //! The sessions of one core, and the way to them.
 
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use slab::Slab;
 
+use super::hooks::Hooks;
+use super::ids::{Ids, Reserved};
+use super::middleware::Middleware;
 use super::polling::Polling;
 use super::session::{Due, Heard, Session};
 use super::sid::{Pool, SocketSid};
-use super::verify::{Asked, Known, Refusal, Verdict, verify};
 use super::websocket::{self, Carrier};
-use super::{CloseReason, Message, Options, Socket, Transport};
+use super::{CloseReason, Events, Message, Options, ReadyState, Socket, Transport};
 use crate::app::{App, Layer, Request, WebSocket};
 use crate::fanout::{Delivery, Frame, OutletId};
-use crate::protocol::eio::{Open, Packet};
-use crate::protocol::query;
+use crate::limits;
+use crate::protocol::eio::{Open, Packet, PacketType, Revision, decode_payload};
 use crate::runtime::{self, Core};
 use crate::time::Millis;
-
-/// What a layer above is told of sessions. See [`Handlers`] for closures instead.
-pub trait Events: 'static {
-    /// A session has opened.
-    fn connection(&self, socket: Socket);
-    /// A message came.
-    fn message(&self, socket: Socket, message: Message<'_>);
-    /// Everything that waited for a slow client has left.
-    fn drain(&self, socket: Socket);
-    /// A session has ended; the handle is void.
-    fn close(&self, socket: Socket, reason: CloseReason);
-}
-
-type OnSocket = Box<dyn Fn(Socket)>;
-type OnMessage = Box<dyn Fn(Socket, Message<'_>)>;
-type OnClose = Box<dyn Fn(Socket, CloseReason)>;
-
-/// Closures for the events of sessions.
-///
-/// ```
-/// use sockring::engine::Handlers;
-/// let handlers = Handlers::default()
-///     .connection(|socket| println!("{} came", socket.id()))
-///     .close(|_, reason| println!("one left: {}", reason.as_str()));
-/// ```
-pub struct Handlers {
-    connection: OnSocket,
-    message: OnMessage,
-    drain: OnSocket,
-    close: OnClose,
-}
-
-impl fmt::Debug for Handlers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handlers").finish_non_exhaustive()
-    }
-}
-
-impl Default for Handlers {
-    fn default() -> Self {
-        Self {
-            connection: Box::new(|_| ()),
-            message: Box::new(|_, _| ()),
-            drain: Box::new(|_| ()),
-            close: Box::new(|_, _| ()),
-        }
-    }
-}
-
-impl Handlers {
-    /// Runs when a session has opened.
-    #[must_use]
-    pub fn connection(mut self, f: impl Fn(Socket) + 'static) -> Self {
-        self.connection = Box::new(f);
-        self
-    }
-
-    /// Runs for each message.
-    #[must_use]
-    pub fn message(mut self, f: impl Fn(Socket, Message<'_>) + 'static) -> Self {
-        self.message = Box::new(f);
-        self
-    }
-
-    /// Runs when everything that waited for a slow client has left.
-    #[must_use]
-    pub fn drain(mut self, f: impl Fn(Socket) + 'static) -> Self {
-        self.drain = Box::new(f);
-        self
-    }
-
-    /// Runs when a session has ended.
-    #[must_use]
-    pub fn close(mut self, f: impl Fn(Socket, CloseReason) + 'static) -> Self {
-        self.close = Box::new(f);
-        self
-    }
-}
-
-impl Events for Handlers {
-    fn connection(&self, socket: Socket) {
-        (self.connection)(socket);
-    }
-
-    fn message(&self, socket: Socket, message: Message<'_>) {
-        (self.message)(socket, message);
-    }
-
-    fn drain(&self, socket: Socket) {
-        (self.drain)(socket);
-    }
-
-    fn close(&self, socket: Socket, reason: CloseReason) {
-        (self.close)(socket, reason);
-    }
-}
 
 /// An engine on one core. A clone is a reference to the same.
 #[derive(Clone, Debug)]
@@ -126,15 +33,23 @@ pub struct Server(pub(crate) Rc<Inner>);
 impl Server {
     /// Serves sessions on an App, below the path of the options.
     pub fn attach(app: &App, options: Options, events: impl Events) -> Self {
+        let shared = app.core().shared();
+        let path = options.prefix();
         let inner = Rc::new(Inner {
             index: SERVERS.with_borrow(|servers| servers.len() as u16),
             core: app.core().clone(),
-            prefix: options.prefix(),
+            ids: shared.extension(&format!("engine ids {path}")),
+            counts: shared.extension(&format!("engine counts {path}")),
+            prefix: path,
             options,
             events: Box::new(events),
             sessions: RefCell::new(Slab::with_capacity(app.core().table_reserve())),
             generation: Cell::new(0),
-            ids: RefCell::default(),
+            random: RefCell::default(),
+            named: RefCell::default(),
+            hooks: Hooks::default(),
+            middlewares: RefCell::default(),
+            posted: RefCell::default(),
             deadlines: RefCell::new(Vec::with_capacity(app.core().table_reserve())),
             next: Cell::new(Millis::MAX),
             pollers: RefCell::default(),
@@ -143,21 +58,34 @@ impl Server {
         SERVERS.with_borrow_mut(|servers| servers.push(inner.clone()));
         let websocket = websocket::behavior(&inner);
         app.ws_prefix(&inner.prefix, websocket);
-        let http = inner.clone();
+        let (http, begun) = (inner.clone(), inner.clone());
         let body_bytes = inner.options.max_http_buffer_size;
-        app.prefix(&inner.prefix, body_bytes, move |request, response| http.request(&request, response));
+        let begun = Rc::new(move |head: &_, connection| begun.begun(head, connection));
+        app.prefix(&inner.prefix, body_bytes, begun, move |request, response| {
+            http.request(request, response);
+        });
         app.0.add_layer(inner.clone());
         Self(inner)
     }
 
-    /// How many sessions are open on this core.
+    /// How many sessions are open on all cores.
     pub fn clients_count(&self) -> usize {
-        self.0.sessions.borrow().iter().filter(|(_, entry)| entry.ending().is_none()).count()
+        self.0.counts.0.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
-    /// Ends all sessions of this core.
+    /// Ends all sessions of this core at once, with what waits for them.
     pub fn close(&self) {
         self.0.close_all(CloseReason::ForcedClose);
+    }
+
+    /// The path below which requests are the engine's.
+    pub fn path(&self) -> &str {
+        &self.0.prefix
+    }
+
+    /// The options.
+    pub fn options(&self) -> &Options {
+        &self.0.options
     }
 }
 
@@ -171,6 +99,37 @@ pub(super) fn with_server<T>(socket: Socket, f: impl FnOnce(&Rc<Inner>) -> T) ->
     Some(f(&server))
 }
 
+/// The open sessions of each core.
+struct Counts([AtomicUsize; limits::WORKERS_MAX]);
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicUsize::new(0)))
+    }
+}
+
+/// The sessions of this core whose ids the application has made.
+#[derive(Default)]
+struct Named {
+    slots: HashMap<Arc<str>, u32, RandomState>,
+    ids: HashMap<u32, Reserved, RandomState>,
+}
+
+impl Named {
+    fn remove(&mut self, slot: u32) -> Option<Reserved> {
+        let name = self.ids.remove(&slot)?;
+        self.slots.remove(name.id());
+        Some(name)
+    }
+}
+
+/// Where a session is.
+pub(super) enum Place {
+    Here(Socket),
+    Elsewhere(usize),
+    Nowhere,
+}
+
 pub(crate) struct Inner {
     index: u16,
     pub(super) core: Rc<Core>,
@@ -179,7 +138,14 @@ pub(crate) struct Inner {
     pub(super) events: Box<dyn Events>,
     pub(super) sessions: RefCell<Slab<Entry>>,
     generation: Cell<u32>,
-    ids: RefCell<Pool>,
+    random: RefCell<Pool>,
+    pub(super) ids: Arc<Ids>,
+    named: RefCell<Named>,
+    counts: Arc<Counts>,
+    pub(super) hooks: Hooks,
+    pub(super) middlewares: RefCell<Vec<Middleware>>,
+    /// The POST whose packets are being handled, and its session.
+    pub(super) posted: RefCell<Option<(Socket, Request)>>,
     /// When each session is to be looked at: one word for each, swept by the tick.
     deadlines: RefCell<Vec<Millis>>,
     next: Cell<Millis>,
@@ -190,7 +156,7 @@ pub(crate) struct Inner {
 
 /// One session.
 pub(super) struct Entry {
-    pub(super) sid: SocketSid,
+    sid: SocketSid,
     generation: u32,
     pub(super) session: Session,
     pub(super) outlet: OutletId,
@@ -243,37 +209,57 @@ impl Inner {
         (entry.generation == socket.generation && entry.ending().is_none()).then(|| f(entry))
     }
 
-    /// What the reference's checks say of a request.
-    pub(super) fn verify(&self, request: &Request, upgrade: bool) -> Result<Verdict, Refusal> {
-        let raw = request.query();
-        let asked = Asked {
-            transport: query::find(raw, "transport"),
-            sid: query::find(raw, "sid"),
-            eio: query::find(raw, "EIO"),
-            get: request.method() == "GET",
-            upgrade,
-            origin: request.header("origin"),
-        };
-        verify(&asked, &self.options.transports, |sid| self.known(sid))
+    pub(super) fn ready_state(&self, socket: Socket) -> ReadyState {
+        let sessions = self.sessions.borrow();
+        match sessions.get(socket.slot as usize).filter(|entry| entry.generation == socket.generation) {
+            None => ReadyState::Closed,
+            Some(entry) if entry.ending().is_some() => ReadyState::Closing,
+            Some(_) => ReadyState::Open,
+        }
     }
 
-    fn known(&self, sid: &SocketSid) -> Known {
-        if sid.core() != self.core.index() {
+    pub(super) fn buffered(&self, socket: Socket) -> usize {
+        let outlet = self.with(socket, |entry| entry.outlet);
+        outlet.map_or(0, |outlet| self.core.outlets().waiting(outlet.slot()))
+    }
+
+    pub(super) fn data_request(&self, socket: Socket) -> Option<Request> {
+        let posted = self.posted.borrow();
+        posted.as_ref().filter(|(known, _)| *known == socket).map(|(_, request)| request.clone())
+    }
+
+    /// Where the session of an id is, whether it is open or waits to be told that it has ended.
+    pub(super) fn place(&self, sid: &str) -> Place {
+        let here = self.core.index();
+        if self.options.generate_id.is_some() {
+            return match self.ids.core(sid) {
+                Some(core) if core != here => Place::Elsewhere(core),
+                Some(_) => self.named.borrow().slots.get(sid).map_or(Place::Nowhere, |slot| self.at(*slot)),
+                None => Place::Nowhere,
+            };
+        }
+        let Some(sid) = SocketSid::parse(sid) else { return Place::Nowhere };
+        if sid.core() != here {
             let workers = self.core.shared().mesh.cores();
-            return if sid.core() < workers { Known::Elsewhere(sid.core()) } else { Known::Nowhere };
+            return if sid.core() < workers { Place::Elsewhere(sid.core()) } else { Place::Nowhere };
         }
+        let known = self.sessions.borrow().get(sid.slot() as usize).is_some_and(|entry| entry.sid == sid);
+        if known { self.at(sid.slot()) } else { Place::Nowhere }
+    }
+
+    fn at(&self, slot: u32) -> Place {
         let sessions = self.sessions.borrow();
-        match sessions.get(sid.slot() as usize) {
-            Some(entry) if entry.sid == *sid => Known::Here(entry.session.transport()),
-            _ => Known::Nowhere,
+        match sessions.get(slot as usize) {
+            Some(entry) => Place::Here(self.socket(slot, entry.generation)),
+            None => Place::Nowhere,
         }
     }
 
-    /// The handle of a session that [`verify`](Self::verify) has found here.
-    pub(super) fn find(&self, sid: &SocketSid) -> Option<Socket> {
-        let sessions = self.sessions.borrow();
-        let entry = sessions.get(sid.slot() as usize).filter(|entry| entry.sid == *sid)?;
-        Some(self.socket(sid.slot(), entry.generation))
+    /// The id of an open session.
+    pub(super) fn sid(&self, socket: Socket) -> Option<String> {
+        let own = self.with(socket, |entry| entry.sid.to_string())?;
+        let named = self.named.borrow();
+        Some(named.ids.get(&socket.slot).map_or(own, |name| name.id().to_string()))
     }
 
     /// Opens a session. `None`: the system has no random numbers, or the table is full.
@@ -283,10 +269,11 @@ impl Inner {
         transport: Transport,
         link: Link,
         outlet: OutletId,
+        name: Option<Reserved>,
     ) -> Option<Socket> {
         /// The slot has 24 bits of the id.
         const SESSIONS_MAX: usize = 1 << 24;
-        let random = self.ids.borrow_mut().take()?;
+        let random = self.random.borrow_mut().take()?;
         let mut sessions = self.sessions.borrow_mut();
         if sessions.len() >= SESSIONS_MAX {
             return None;
@@ -299,6 +286,7 @@ impl Inner {
         let session = Session::new(
             self.core.now(),
             transport,
+            Revision::of_query(request.query_param("EIO").as_deref()),
             millis(self.options.ping_interval),
             millis(self.options.ping_timeout),
         );
@@ -312,6 +300,12 @@ impl Inner {
             request,
         });
         drop(sessions);
+        self.count().fetch_add(1, Ordering::Relaxed);
+        if let Some(name) = name {
+            let mut named = self.named.borrow_mut();
+            named.slots.insert(name.id().clone(), slot);
+            named.ids.insert(slot, name);
+        }
         if transport == Transport::Polling {
             self.pollers.borrow_mut().insert(outlet.slot(), slot);
         }
@@ -319,11 +313,28 @@ impl Inner {
         Some(self.socket(slot, generation))
     }
 
+    fn count(&self) -> &AtomicUsize {
+        &self.counts.0[self.core.index()]
+    }
+
+    /// A session is not open any more: it was removed, or only waits to be told so.
+    pub(super) fn uncount(&self) {
+        self.count().fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The packets that a session begins with.
+    pub(super) fn first_frames(&self, socket: Socket) -> Vec<Frame> {
+        let mut frames = vec![Frame::message(&[&self.open_packet(socket)], &[])];
+        frames.extend(self.options.initial_packet.clone());
+        frames.iter().for_each(|frame| self.creating(socket, frame));
+        frames
+    }
+
     /// The first packet of a session, with its type.
-    pub(super) fn open_packet(&self, socket: Socket) -> Vec<u8> {
+    fn open_packet(&self, socket: Socket) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
+        let Some(sid) = self.sid(socket) else { return out };
         self.with(socket, |entry| {
-            let sid = entry.sid.to_string();
             let polling = entry.session.transport() == Transport::Polling;
             let offer = polling
                 && self.options.allow_upgrades
@@ -351,6 +362,7 @@ impl Inner {
 
     /// A packet came on the session's own transport. `false`: the session has ended.
     pub(super) fn packet(&self, socket: Socket, packet: &Packet<'_>) -> bool {
+        self.hooks.each(|hooks| &hooks.packet, |hook| hook(socket, packet));
         let now = self.core.now();
         let heard = self.with(socket, |entry| {
             let before = entry.session.deadline();
@@ -363,7 +375,12 @@ impl Inner {
             self.set_deadline(socket.slot, deadline);
         }
         match heard {
-            Heard::Nothing => true,
+            Heard::Nothing => {
+                if let Packet::Text { kind: PacketType::Pong, .. } = packet {
+                    self.hooks.tell(|hooks| &hooks.heartbeat, socket);
+                }
+                true
+            }
             Heard::Message => {
                 match packet {
                     Packet::Text { data, .. } => self.events.message(socket, Message::Text(data)),
@@ -372,21 +389,75 @@ impl Inner {
                 self.with(socket, |_| ()).is_some()
             }
             Heard::Close(reason) => {
-                self.close(socket, reason);
+                let details = match reason {
+                    CloseReason::TransportError => "invalid heartbeat direction",
+                    _ => "",
+                };
+                self.close(socket, reason, details);
                 false
             }
         }
     }
 
-    pub(super) fn send(&self, socket: Socket, frame: &Frame) -> Delivery {
-        match self.with(socket, |entry| entry.outlet) {
-            Some(outlet) => self.core.push(outlet, frame),
-            None => Delivery::Dropped,
+    /// Tells who listens that packets for one session are made.
+    fn creating(&self, socket: Socket, frame: &Frame) {
+        if self.hooks.none(|hooks| &hooks.packet_create) {
+            return;
+        }
+        // The polling form has each packet by itself, and is text whatever it carries.
+        let payload = String::from_utf8_lossy(frame.polling());
+        for packet in decode_payload(&payload).flatten() {
+            self.hooks.each(|hooks| &hooks.packet_create, |hook| hook(socket, &packet));
         }
     }
 
+    pub(super) fn send(&self, socket: Socket, frame: &Frame) -> Delivery {
+        let Some(outlet) = self.with(socket, |entry| entry.outlet) else { return Delivery::Dropped };
+        self.creating(socket, frame);
+        let delivery = self.core.push(outlet, frame);
+        if delivery == Delivery::Sent {
+            self.flushing(socket);
+        }
+        delivery
+    }
+
+    /// A frame for one session leaves in this turn. Polling tells when the poll is answered.
+    fn flushing(&self, socket: Socket) {
+        let (flush, drain) = (!self.hooks.none(|hooks| &hooks.flush), !self.hooks.none(|hooks| &hooks.drain));
+        if !flush && !drain {
+            return;
+        }
+        let connection = self.with(socket, |entry| match &entry.link {
+            Link::WebSocket(ws) => Some(ws.connection()),
+            Link::Polling(_) => None,
+        });
+        let Some(Some(connection)) = connection else { return };
+        self.hooks.tell(|hooks| &hooks.flush, socket);
+        if drain {
+            self.core.notify_drained(connection);
+        }
+    }
+
+    /// Everything that a session was owed has left.
+    pub(super) fn drained(&self, socket: Socket) {
+        self.events.drain(socket);
+        self.hooks.tell(|hooks| &hooks.drain, socket);
+    }
+
+    /// A session has opened.
+    pub(super) fn opened(&self, socket: Socket) {
+        self.events.connection(socket);
+        self.hooks.tell(|hooks| &hooks.connection, socket);
+    }
+
+    /// A session has ended.
+    fn closed(&self, socket: Socket, reason: CloseReason, details: &str) {
+        self.events.close(socket, reason);
+        self.hooks.each(|hooks| &hooks.close, |hook| hook(socket, reason, details));
+    }
+
     /// Ends a session from this side, or because of what the client did.
-    pub(super) fn close(&self, socket: Socket, reason: CloseReason) {
+    pub(super) fn close(&self, socket: Socket, reason: CloseReason, details: &str) {
         let Some(polling) = self.with(socket, |entry| matches!(entry.link, Link::Polling(_))) else { return };
         if polling {
             if !self.close_polling(socket, reason) {
@@ -395,13 +466,32 @@ impl Inner {
         } else if let Some(Entry { link: Link::WebSocket(ws), .. }) = self.take(socket) {
             ws.close(1005, "");
         }
-        self.events.close(socket, reason);
+        self.closed(socket, reason, details);
+    }
+
+    /// Ends a session at once; what waits for it is dropped.
+    pub(super) fn discard(&self, socket: Socket) {
+        let known = self.sessions.borrow().get(socket.slot as usize).map(|entry| entry.generation);
+        if known != Some(socket.generation) {
+            return;
+        }
+        let Some(outlet) = self.with(socket, |entry| entry.outlet) else {
+            // The client was to be told with its next poll; `close` has run.
+            self.take(socket);
+            return;
+        };
+        self.core.outlets().discard(outlet);
+        self.release_poll_with(socket, b"1");
+        if let Some(Entry { link: Link::WebSocket(ws), .. }) = self.take(socket) {
+            ws.close(1005, "");
+        }
+        self.closed(socket, CloseReason::ForcedClose, "");
     }
 
     /// The session's WebSocket is gone.
-    pub(super) fn lost(&self, socket: Socket, reason: CloseReason) {
+    pub(super) fn lost(&self, socket: Socket, reason: CloseReason, details: &str) {
         if self.take(socket).is_some() {
-            self.events.close(socket, reason);
+            self.closed(socket, reason, details);
         }
     }
 
@@ -412,8 +502,16 @@ impl Inner {
         let mut entry = known.then(|| sessions.remove(socket.slot as usize))?;
         drop(sessions);
         self.set_deadline(socket.slot, Millis::MAX);
+        let name = self.named.borrow_mut().remove(socket.slot);
+        drop(name);
+        if entry.ending().is_none() {
+            self.uncount();
+        }
         if let Some(probe) = entry.take_probe() {
             probe.close(1005, "");
+        }
+        if let Link::Polling(polling) = &mut entry.link {
+            self.abort_post(polling);
         }
         if matches!(entry.link, Link::Polling(_)) {
             self.pollers.borrow_mut().remove(&entry.outlet.slot());
@@ -429,7 +527,10 @@ impl Inner {
         };
         for socket in open {
             // A handler that panics must not keep the others open.
-            runtime::survived(|| self.close(socket, reason));
+            runtime::survived(|| match reason {
+                CloseReason::ForcedClose => self.discard(socket),
+                _ => self.close(socket, reason, ""),
+            });
         }
     }
 
@@ -450,6 +551,7 @@ impl Inner {
             match due {
                 Due::Ping => {
                     if let Some(outlet) = self.with(socket, |entry| entry.outlet) {
+                        self.creating(socket, &self.ping);
                         let _ = self.core.outlets().push_control(outlet, &self.ping);
                         self.core.ring_bell();
                     }
@@ -460,39 +562,26 @@ impl Inner {
                         probe.close(1005, "");
                     }
                 }
-                Due::Close => return self.close(socket, CloseReason::PingTimeout),
+                Due::Close => return self.close(socket, CloseReason::PingTimeout, ""),
             }
         }
         if let Some(deadline) = self.with(socket, |entry| entry.session.deadline()) {
             self.set_deadline(slot, deadline);
         }
     }
-
-    /// The CORS headers of an answer to `request`.
-    pub(super) fn cors_headers(&self, request: &Request) -> Vec<(Cow<'static, str>, Cow<'static, str>)> {
-        let mut headers = Vec::new();
-        if let Some(cors) = &self.options.cors {
-            cors.headers(request.header("origin"), &mut headers);
-        }
-        headers
-    }
 }
 
 impl Layer for Inner {
     fn owed(&self, outlet: OutletId) {
         let slot = self.pollers.borrow().get(&outlet.slot()).copied();
-        if let Some(slot) = slot {
-            self.answer_poll(slot, outlet);
-        }
+        let Some(Place::Here(socket)) = slot.map(|slot| self.at(slot)) else { return };
+        self.answer_poll(socket, outlet);
     }
 
     fn overflowed(&self, outlet: OutletId) {
         let slot = self.pollers.borrow().get(&outlet.slot()).copied();
-        let Some(slot) = slot else { return };
-        let generation = self.sessions.borrow().get(slot as usize).map(|entry| entry.generation);
-        if let Some(generation) = generation {
-            self.close(self.socket(slot, generation), CloseReason::TransportError);
-        }
+        let Some(Place::Here(socket)) = slot.map(|slot| self.at(slot)) else { return };
+        self.close(socket, CloseReason::TransportError, "too much waits for the client");
     }
 
     fn tick(&self, now: Millis) {
@@ -516,5 +605,9 @@ impl Layer for Inner {
 
     fn stopped(&self) {
         self.sessions.take();
+        self.named.take();
+        self.count().store(0, Ordering::Relaxed);
+        self.hooks.clear();
+        self.middlewares.take();
     }
 }

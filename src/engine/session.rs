@@ -3,11 +3,12 @@
 use super::CloseReason;
 use super::heartbeat::{Beat, Heartbeat};
 use super::upgrade::{Late, Upgrade};
-use crate::protocol::eio::{Packet, PacketType};
+use crate::protocol::eio::{Packet, PacketType, Revision};
 use crate::time::Millis;
 
 /// How a session's packets travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Transport {
     /// HTTP long-polling.
     Polling,
@@ -23,6 +24,16 @@ impl Transport {
             Self::WebSocket => "websocket",
         }
     }
+
+    /// The transport of a name on the wire. WebTransport will have none here: it asks for nothing over HTTP.
+    pub(super) fn from_query(name: &str) -> Option<Self> {
+        [Self::Polling, Self::WebSocket].into_iter().find(|transport| transport.as_str() == name)
+    }
+
+    /// Whether its requests are handshakes of another protocol.
+    pub(super) fn upgrades(self) -> bool {
+        self == Self::WebSocket
+    }
 }
 
 /// An open session. Methods are getters, `handle_*` for what comes from network and clock, and
@@ -30,14 +41,15 @@ impl Transport {
 ///
 /// ```
 /// use sockring::engine::{Due, Heard, Session, Transport};
-/// use sockring::protocol::eio::decode_text;
-/// let mut session = Session::new(0, Transport::Polling, 25_000, 20_000);
+/// use sockring::protocol::eio::{Revision, decode_text};
+/// let mut session = Session::new(0, Transport::Polling, Revision::V4, 25_000, 20_000);
 /// assert_eq!(session.handle_packet(10, &decode_text("4hello").unwrap()), Heard::Message);
 /// assert_eq!(session.handle_timeout(25_000), Some(Due::Ping));
 /// ```
 #[derive(Debug)]
 pub struct Session {
     transport: Transport,
+    revision: Revision,
     heartbeat: Heartbeat,
     upgrade: Upgrade,
 }
@@ -68,9 +80,16 @@ pub enum Due {
 
 impl Session {
     /// A session that opened at `now`; the heartbeat's interval and timeout are in milliseconds.
-    pub fn new(now: Millis, transport: Transport, ping_interval: u32, ping_timeout: u32) -> Self {
+    pub fn new(
+        now: Millis,
+        transport: Transport,
+        revision: Revision,
+        ping_interval: u32,
+        ping_timeout: u32,
+    ) -> Self {
         Self {
             transport,
+            revision,
             heartbeat: Heartbeat::new(now, ping_interval, ping_timeout),
             upgrade: Upgrade::default(),
         }
@@ -79,6 +98,11 @@ impl Session {
     /// How packets travel now.
     pub fn transport(&self) -> Transport {
         self.transport
+    }
+
+    /// The version of the protocol, the same as long as the session lives.
+    pub fn revision(&self) -> Revision {
+        self.revision
     }
 
     /// The upgrade, for packets of the transport that is to take over.
@@ -142,7 +166,7 @@ mod tests {
 
     #[test]
     fn packets_of_an_open_session() {
-        let mut session = Session::new(0, Transport::WebSocket, 300, 200);
+        let mut session = Session::new(0, Transport::WebSocket, Revision::V4, 300, 200);
         for (text, heard) in [
             ("4", Heard::Message),
             ("3", Heard::Nothing),
@@ -159,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_heartbeat_goes_on_while_the_session_upgrades() {
-        let mut session = Session::new(0, Transport::Polling, 300, 200);
+        let mut session = Session::new(0, Transport::Polling, Revision::V4, 300, 200);
         session.upgrade().begin(250, 10_000);
         session.upgrade().handle_packet(260, &decode_text("2probe").unwrap());
         assert_eq!(session.deadline(), 300);
@@ -175,7 +199,7 @@ mod tests {
         /// lives, and the deadline always lies ahead once everything due was handled.
         #[test]
         fn an_answering_client_lives(steps in prop::collection::vec((1u64..190, 0usize..4), 1..200)) {
-            let mut session = Session::new(0, Transport::WebSocket, 300, 200);
+            let mut session = Session::new(0, Transport::WebSocket, Revision::V4, 300, 200);
             let mut now = 0;
             for (pass, packet) in steps {
                 now += pass;

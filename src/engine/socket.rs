@@ -1,5 +1,7 @@
 //! The handle on a session.
 
+use std::net::SocketAddr;
+
 use super::server::with_server;
 use super::session::Transport;
 use crate::app::Request;
@@ -46,6 +48,32 @@ impl CloseReason {
     }
 }
 
+/// How far a session's life has come, in the reference's words.
+///
+/// ```
+/// assert_eq!(sockring::engine::ReadyState::Closing.as_str(), "closing");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReadyState {
+    /// Messages go both ways.
+    Open,
+    /// It was closed from this side, and the client is told with its next poll.
+    Closing,
+    /// It is gone.
+    Closed,
+}
+
+impl ReadyState {
+    /// The reference's string.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Closing => "closing",
+            Self::Closed => "closed",
+        }
+    }
+}
+
 /// A session of this core. A small copy that stays void once the session has ended.
 ///
 /// ```no_run
@@ -67,9 +95,33 @@ pub struct Socket {
 impl Socket {
     /// The session's id, a secret that it shares with its client only; empty once it has ended.
     pub fn id(self) -> String {
-        with_server(self, |server| server.with(self, |entry| entry.sid.to_string()))
-            .flatten()
-            .unwrap_or_default()
+        with_server(self, |server| server.sid(self)).flatten().unwrap_or_default()
+    }
+
+    /// The version of the Engine.IO protocol that the client speaks: 4. `None` once the session has ended.
+    pub fn protocol(self) -> Option<u8> {
+        with_server(self, |server| server.with(self, |entry| entry.session.revision().number())).flatten()
+    }
+
+    /// How far the session's life has come.
+    pub fn ready_state(self) -> ReadyState {
+        with_server(self, |server| server.ready_state(self)).unwrap_or(ReadyState::Closed)
+    }
+
+    /// The address of the client, or of the proxy before it; `None` for a Unix socket.
+    pub fn remote_address(self) -> Option<SocketAddr> {
+        self.request()?.peer()
+    }
+
+    /// The POST whose packets are being handled, if this session polls: what a `message` handler sees is the
+    /// request that carried its message. `None` over WebSocket, and outside of handlers.
+    pub fn data_request(self) -> Option<Request> {
+        with_server(self, |server| server.data_request(self)).flatten()
+    }
+
+    /// Bytes that wait for the client: what it has not taken, and what leaves at the end of this turn.
+    pub fn buffered(self) -> usize {
+        with_server(self, |server| server.buffered(self)).unwrap_or(0)
     }
 
     /// How packets travel now; `None` once the session has ended.
@@ -102,10 +154,16 @@ impl Socket {
         with_server(self, |server| server.send(self, frame)).unwrap_or(Delivery::Dropped)
     }
 
-    /// Ends the session: the client is told, and `close` runs with
+    /// Ends the session: the client gets what waits for it, then it is told, and `close` runs with
     /// [`ForcedClose`](CloseReason::ForcedClose) before this returns.
     pub fn close(self) {
-        with_server(self, |server| server.close(self, CloseReason::ForcedClose));
+        with_server(self, |server| server.close(self, CloseReason::ForcedClose, ""));
+    }
+
+    /// Ends the session at once, and drops what waits for the client: the reference's `close(true)`. A
+    /// session that polls is not kept until the next poll.
+    pub fn discard(self) {
+        with_server(self, |server| server.discard(self));
     }
 
     /// Where the session's packets go, whatever its transport.

@@ -5,9 +5,12 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::headers::Headers;
+use super::ids::Reserved;
+use super::middleware::Way;
 use super::server::{Entry, Inner, Link};
 use super::upgrade::Step;
-use super::verify::{Refusal, Verdict};
+use super::verify::{BadRequest, Refusal};
 use super::{CloseReason, Socket, Transport};
 use crate::app::{self, Behavior, Closed, Request, Upgrade, WebSocket};
 use crate::fanout::Frame;
@@ -16,8 +19,8 @@ use crate::protocol::eio::{Packet, decode_text};
 /// What a WebSocket of the engine carries.
 pub(super) struct Carrier {
     role: Cell<Role>,
-    /// The request of a session that is about to open.
-    request: Cell<Option<Request>>,
+    /// The request of a session that is about to open, and its id if the application has made one.
+    opening: Cell<Option<(Request, Option<Reserved>)>>,
 }
 
 #[derive(Clone, Copy)]
@@ -33,8 +36,8 @@ enum Role {
 }
 
 impl Carrier {
-    fn new(role: Role, request: Option<Request>) -> Self {
-        Self { role: Cell::new(role), request: Cell::new(request) }
+    fn new(role: Role, opening: Option<(Request, Option<Reserved>)>) -> Self {
+        Self { role: Cell::new(role), opening: Cell::new(opening) }
     }
 }
 
@@ -46,7 +49,7 @@ pub(super) fn behavior(server: &Rc<Inner>) -> Behavior<Carrier> {
         .message(move |ws, data| message.websocket_message(ws, data))
         .drain(move |ws| {
             if let Some(Role::Session(socket)) = role(ws) {
-                drain.events.drain(socket);
+                drain.drained(socket);
             }
         })
         .close(move |ws, closed| close.websocket_close(ws, closed))
@@ -65,42 +68,71 @@ fn role(ws: WebSocket<Carrier>) -> Option<Role> {
 
 impl Inner {
     fn websocket_request(self: &Rc<Self>, request: Request, handshake: Upgrade<Carrier>) {
-        match self.verify(&request, true) {
-            Err(refusal) => refuse(handshake, &refusal),
-            Ok(Verdict::Elsewhere(core)) => handshake.hand_over(core),
-            Ok(Verdict::Session(sid)) => match self.find(&sid) {
-                Some(socket) if self.options.allow_upgrades => {
-                    handshake.accept(Carrier::new(Role::Probe(socket), None));
-                }
-                _ => refuse(handshake, &Refusal::BadRequest),
-            },
-            Ok(Verdict::Handshake) => match &self.options.allow_request {
-                None => handshake.accept(Carrier::new(Role::New, Some(request))),
-                Some(allow) => {
-                    let allowed = allow(request.clone());
-                    self.core.spawn(async move {
-                        match allowed.await {
-                            Ok(()) => handshake.accept(Carrier::new(Role::New, Some(request))),
-                            Err(message) => refuse(handshake, &Refusal::Forbidden(Some(message.into()))),
-                        }
-                    });
-                }
-            },
+        if let Some(core) = self.elsewhere(request.query()) {
+            return handshake.hand_over(core);
         }
+        self.clone().pass(request, Way::WebSocket(handshake), Headers::default(), 0);
+    }
+
+    /// A handshake that has passed the middlewares.
+    pub(super) fn serve_upgrade(self: &Rc<Self>, request: Request, handshake: Upgrade<Carrier>) {
+        match self.verify_request(&request, true) {
+            Err(refusal) => self.refuse_upgrade(&request, handshake, &refusal),
+            Ok(Some(socket)) if self.options.allow_upgrades => {
+                let handshake = self.with_upgrade_headers(&request, handshake, false);
+                handshake.accept(Carrier::new(Role::Probe(socket), None));
+            }
+            Ok(Some(_)) => {
+                let refusal = Refusal::BadRequest(BadRequest::TransportHandshake);
+                self.refuse_upgrade(&request, handshake, &refusal);
+            }
+            Ok(None) => {
+                let server = self.clone();
+                self.admit(request.clone(), move |admitted| match admitted {
+                    Ok(name) => {
+                        let handshake = server.with_upgrade_headers(&request, handshake, true);
+                        handshake.accept(Carrier::new(Role::New, Some((request, name))));
+                    }
+                    Err(refusal) => server.refuse_upgrade(&request, handshake, &refusal),
+                });
+            }
+        }
+    }
+
+    /// The headers that hooks add to a 101.
+    fn with_upgrade_headers(
+        &self,
+        request: &Request,
+        handshake: Upgrade<Carrier>,
+        opens: bool,
+    ) -> Upgrade<Carrier> {
+        let mut headers = Headers::default();
+        if opens {
+            self.hooks.each(|hooks| &hooks.initial_headers, |hook| hook(&mut headers, request));
+        }
+        self.hooks.each(|hooks| &hooks.headers, |hook| hook(&mut headers, request));
+        headers.upgrade(handshake)
+    }
+
+    pub(super) fn refuse_upgrade(&self, request: &Request, handshake: Upgrade<Carrier>, refusal: &Refusal) {
+        self.refused(request, refusal);
+        handshake.refuse(400, refusal.answer().to_owned());
     }
 
     fn websocket_open(&self, ws: WebSocket<Carrier>) {
         let (Some(carrier), Some(outlet)) = (ws.data(), ws.outlet()) else { return };
         match carrier.role.get() {
             Role::New => {
-                let Some(request) = carrier.request.take() else { return };
+                let Some((request, name)) = carrier.opening.take() else { return };
                 let link = Link::WebSocket(ws);
-                let Some(socket) = self.open(request, Transport::WebSocket, link, outlet) else {
+                let Some(socket) = self.open(request, Transport::WebSocket, link, outlet, name) else {
                     return ws.close(1013, "try again later");
                 };
                 carrier.role.set(Role::Session(socket));
-                let _ = self.core.push(outlet, &Frame::message(&[&self.open_packet(socket)], &[]));
-                self.events.connection(socket);
+                for frame in self.first_frames(socket) {
+                    let _ = self.core.push(outlet, &frame);
+                }
+                self.opened(socket);
             }
             Role::Probe(socket) => {
                 let timeout = self.options.upgrade_timeout.as_millis() as u64;
@@ -135,7 +167,7 @@ impl Inner {
             }
             (Some(Role::Session(socket)), Err(error)) => {
                 tracing::debug!("a WebSocket session is closed: {error}");
-                self.close(socket, CloseReason::ParseError);
+                self.close(socket, CloseReason::ParseError, &error.to_string());
             }
             (Some(Role::Probe(socket)), Ok(packet)) => self.probe_packet(ws, socket, &packet),
             (Some(Role::Probe(socket)), Err(_)) => self.abort_upgrade(ws, socket),
@@ -154,6 +186,7 @@ impl Inner {
                 let _ = ws.send(&Frame::message(&[b"3probe"], &[]));
                 self.set_deadline(socket.slot, deadline);
                 self.release_poll(socket);
+                self.hooks.tell(|hooks| &hooks.upgrading, socket);
             }
             Some((Step::Complete, deadline)) => {
                 self.complete_upgrade(ws, socket);
@@ -168,14 +201,16 @@ impl Inner {
         self.release_poll(socket);
         let outlet = self.with(socket, |entry| {
             entry.session.handle_upgraded();
-            let old = std::mem::replace(&mut entry.link, Link::WebSocket(ws));
-            debug_assert!(matches!(old, Link::Polling(_)));
+            if let Link::Polling(mut polling) = std::mem::replace(&mut entry.link, Link::WebSocket(ws)) {
+                self.abort_post(&mut polling);
+            }
             entry.outlet
         });
         let (Some(outlet), Some(carrier)) = (outlet, ws.data()) else { return };
         carrier.role.set(Role::Session(socket));
         self.pollers.borrow_mut().remove(&outlet.slot());
         self.core.carry(ws.connection(), outlet);
+        self.hooks.tell(|hooks| &hooks.upgrade, socket);
     }
 
     fn abort_upgrade(&self, ws: WebSocket<Carrier>, socket: Socket) {
@@ -192,7 +227,7 @@ impl Inner {
                 // What the decoder refused, and what would not fit.
                 let broken = matches!(closed.code, 1002 | 1007 | 1008 | 1009);
                 let reason = if broken { CloseReason::TransportError } else { CloseReason::TransportClose };
-                self.lost(socket, reason);
+                self.lost(socket, reason, closed.reason);
             }
             Some(Role::Probe(socket)) => {
                 self.with(socket, |entry| forget_probe(entry, ws));
@@ -208,8 +243,4 @@ fn forget_probe(entry: &mut Entry, ws: WebSocket<Carrier>) {
     if probe.is_some_and(|probe| probe.take().is_some()) {
         entry.session.upgrade().abort();
     }
-}
-
-fn refuse(handshake: Upgrade<Carrier>, refusal: &Refusal) {
-    handshake.refuse(400, refusal.message().to_owned());
 }

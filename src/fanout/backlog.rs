@@ -54,6 +54,12 @@ impl Backlog {
         self.frames.is_empty()
     }
 
+    /// Forgets all frames but one of which a part has left: its reader must not take the next for its rest.
+    pub fn discard(&mut self) {
+        self.frames.truncate(usize::from(self.sent > 0));
+        self.bytes = self.frames.front().map_or(0, |first| first.wire().len() - self.sent);
+    }
+
     /// Copies what comes next, at most `max` bytes, behind what `out` holds.
     pub fn copy_to(&self, out: &mut Vec<u8>, max: usize) {
         let end = out.len() + max;
@@ -137,6 +143,22 @@ mod tests {
             prop_assert_eq!(stream, expected.as_bytes());
             prop_assert_eq!(backlog.bytes(), 0);
         }
+    }
+
+    #[test]
+    fn a_frame_that_has_left_in_part_is_not_discarded() {
+        let mut backlog = Backlog::default();
+        backlog.push(Frame::raw("one"));
+        backlog.push(Frame::raw("two"));
+        backlog.consume(1);
+        backlog.discard();
+        let mut out = Vec::new();
+        backlog.copy_to(&mut out, 64);
+        assert_eq!((&out[..], backlog.bytes()), (&b"ne"[..], 2));
+        backlog.consume(2);
+        backlog.push(Frame::raw("three"));
+        backlog.discard();
+        assert!(backlog.is_empty() && backlog.bytes() == 0);
     }
 
     #[test]

@@ -361,6 +361,15 @@ impl Outlets {
         self.batch.bytes(self.owed(slot)) + backlog.map_or(0, Backlog::bytes)
     }
 
+    /// Forgets what waits for the client, up to what has left in part.
+    pub fn discard(&mut self, id: OutletId) {
+        let Some(hot) = self.live(id) else { return };
+        hot.owed = Owed::NOTHING;
+        if let Some(backlog) = self.backlog(id.slot) {
+            backlog.discard();
+        }
+    }
+
     /// Everything that this turn owed has left.
     #[inline]
     pub fn settle(&mut self, slot: u32) {

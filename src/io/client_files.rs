@@ -1,6 +1,5 @@
 //! The routes of the client's bundles, as `serveClient` of the reference.
 
-use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use bytes::Bytes;
 use super::Options;
 use super::client_bundles::{Bundles, OFFERED};
 use crate::app::{App, Request, Response};
-use crate::engine::Cors;
+use crate::engine::{Cors, Headers};
 use crate::protocol::http::{Coding, negotiate, none_match};
 
 /// Adds a route for each bundle. Any other name, and any other method, is the engine's, as is everything
@@ -40,15 +39,15 @@ pub(super) fn serve(app: &App, prefix: &str, options: &Options) {
 }
 
 fn answer(bundles: &Arc<Bundles>, file: usize, cors: Option<&Cors>, request: &Request, response: Response) {
-    let mut headers: Vec<(Cow<'static, str>, Cow<'static, str>)> = Vec::new();
+    let mut headers = Headers::default();
     if let Some(cors) = cors {
-        cors.headers(request.header("origin"), &mut headers);
+        // The route is for GET and HEAD, so it is no preflight.
+        cors.answer(request, &mut headers);
     }
-    headers.push(("Vary".into(), "Accept-Encoding".into()));
-    headers.push(("Cache-Control".into(), "public, max-age=0".into()));
-    headers.push(("ETag".into(), bundles.etag.clone().into()));
-    let mut response =
-        headers.into_iter().fold(response, |response, (name, value)| response.header(name, value));
+    headers.add_to_list("Vary", "Accept-Encoding");
+    headers.append("Cache-Control", "public, max-age=0");
+    headers.append("ETag", bundles.etag.clone());
+    let mut response = headers.answer(response);
     if request.header("if-none-match").is_some_and(|known| none_match(known, &bundles.etag)) {
         return response.status(304).end("");
     }

@@ -67,6 +67,7 @@ pub struct Shared {
     pub(super) stopping: AtomicBool,
     /// The cores that the process may use, as they were when the server started.
     pub(super) cpus: OnceLock<Vec<usize>>,
+    extensions: Mutex<Vec<(String, Arc<dyn Any + Send + Sync>)>>,
 }
 
 impl fmt::Debug for Shared {
@@ -85,11 +86,24 @@ impl Shared {
             parcels: (0..workers).map(|_| Mutex::default()).collect(),
             stopping: AtomicBool::new(false),
             cpus: OnceLock::new(),
+            extensions: Mutex::default(),
         }
     }
 
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// What a layer's cores share beyond this, by a name of the layer's: made when the first core asks.
+    pub fn extension<T: Any + Send + Sync + Default>(&self, name: &str) -> Arc<T> {
+        let mut extensions = self.extensions.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = extensions.iter().filter(|(known, _)| known == name);
+        let found = known.filter_map(|(_, any)| any.clone().downcast().ok()).next();
+        found.unwrap_or_else(|| {
+            let made = Arc::new(T::default());
+            extensions.push((name.to_owned(), made.clone()));
+            made
+        })
     }
 
     pub(super) fn parcels(&self, core: usize) -> std::sync::MutexGuard<'_, Slab<Parcel>> {

@@ -29,6 +29,10 @@ io.on("connection", (socket) => {
   });
   socket.on("publish", (room, payload) => io.to(room).emit("message", payload));
   socket.on("echo", (payload, ack) => ack(payload));
+  socket.on("busy", (ms, ack) => {
+    for (const end = performance.now() + Math.min(ms, 50); performance.now() < end; );
+    ack();
+  });
 });
 
 const topics = new Map();

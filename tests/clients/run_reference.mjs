@@ -9,6 +9,7 @@ const page = process.env.CHAT_PUBLIC ?? fileURLToPath(new URL("../../examples/ch
 const suites = ["engine.test.mjs", "socketio_protocol.test.mjs", "client.test.mjs", "socketio.test.mjs", "ws_app.test.mjs"];
 suites.push("spread.test.mjs", "python_client.py", "garbage.mjs", "churn.mjs");
 if (existsSync(page)) suites.push("chat.test.mjs");
+suites.push("browser.test.mjs");
 
 let failed = 0;
 for (const suite of suites) {

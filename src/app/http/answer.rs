@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+use crate::app::routes::BodyEnd;
 use crate::app::service::{Inner, State};
 use crate::fanout::Frame;
 use crate::protocol::http::{ConnectionHeader, reason, write_head};
@@ -99,8 +100,11 @@ impl Inner {
     pub(in crate::app) fn refuse_and_close(&self, id: ConnectionId, status: u16) {
         let body = Bytes::from_static(reason(status).as_bytes());
         self.write_response(id, status, &[PLAIN], &body, false, false);
-        self.forget(id);
+        let entry = self.forget(id);
         self.core.linger(id);
+        if let Some(State::Http(http)) = entry.map(|entry| entry.state) {
+            http.aborted(if status == 413 { BodyEnd::TooLarge } else { BodyEnd::Aborted });
+        }
     }
 
     pub(in crate::app) fn awaits(&self, id: ConnectionId, sequence: u32) -> bool {

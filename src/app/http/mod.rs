@@ -7,7 +7,7 @@ mod serve;
 use std::rc::Rc;
 
 use super::request::Params;
-use super::routes::Route;
+use super::routes::{BodyEnd, OnBegun, OnBodyEnd, Route, Target};
 use super::service::Inner;
 use crate::protocol::http::{ChunkedDecoder, Framing, Head, HttpError};
 
@@ -41,6 +41,9 @@ struct Partial {
     continued: bool,
     /// Whether the body's deadline was set.
     timed: bool,
+    /// Whether the route was told that the body is on its way.
+    begun: bool,
+    on_end: Option<OnBodyEnd>,
 }
 
 struct Pending {
@@ -57,12 +60,15 @@ struct Complete {
     body: Vec<u8>,
     route: Option<(Rc<Route>, Params)>,
     sequence: u32,
+    on_end: Option<OnBodyEnd>,
 }
 
 enum Progress {
     /// Nothing to do until more comes, or until the pending request is answered.
     Wait,
     Continue,
+    /// The route is to be asked about a body that is on its way.
+    Begun(OnBegun, Box<Head>),
     Failed(HttpError),
     Complete(Complete),
 }
@@ -96,8 +102,11 @@ impl Http {
         unread
     }
 
-    /// The client went away.
-    pub(super) fn aborted(self) {
+    /// The client went away, or is sent away.
+    pub(super) fn aborted(self, end: BodyEnd) {
+        if let Some(on_end) = self.partial.and_then(|partial| partial.on_end) {
+            on_end(end);
+        }
         if let Some(on_abort) = self.pending.and_then(|pending| pending.on_abort) {
             on_abort();
         }
@@ -130,11 +139,24 @@ impl Http {
                     route,
                     continued: false,
                     timed: false,
+                    begun: false,
+                    on_end: None,
                 })
             }
         };
-        if let Some(bytes) = partial.read_body(self.unread())? {
-            return Ok(Progress::Complete(self.complete(*partial, bytes)));
+        match partial.read_body(self.unread()) {
+            Ok(Some(bytes)) => return Ok(Progress::Complete(self.complete(*partial, bytes))),
+            Ok(None) => {}
+            Err(error) => {
+                // Whoever waits for its end is told when the connection is given up.
+                self.partial = Some(partial);
+                return Err(error);
+            }
+        }
+        if let (false, Some(begun)) = (std::mem::replace(&mut partial.begun, true), partial.asks()) {
+            let head = Box::new(partial.head.clone());
+            self.partial = Some(partial);
+            return Ok(Progress::Begun(begun, head));
         }
         let ask = partial.head.expects_continue() && !partial.continued;
         partial.continued = true;
@@ -143,7 +165,7 @@ impl Http {
     }
 
     fn complete(&mut self, partial: Partial, bytes: usize) -> Complete {
-        let Partial { head, body, route, .. } = partial;
+        let Partial { head, body, route, on_end, .. } = partial;
         self.sequence = self.sequence.wrapping_add(1);
         self.pending = Some(Box::new(Pending {
             bytes,
@@ -151,7 +173,7 @@ impl Http {
             head_only: head.method() == "HEAD",
             on_abort: None,
         }));
-        Complete { head, body, route, sequence: self.sequence }
+        Complete { head, body, route, sequence: self.sequence, on_end }
     }
 
     /// Forgets the answered request; whether the connection goes on.
@@ -169,6 +191,14 @@ impl Http {
 }
 
 impl Partial {
+    /// What the route wants to be asked while the body is on its way.
+    fn asks(&self) -> Option<OnBegun> {
+        match &self.route.as_ref()?.0.target {
+            Target::Http { begun, .. } => begun.clone(),
+            Target::WebSocket(_) => None,
+        }
+    }
+
     /// The length of the request in the buffer, once its body is complete.
     fn read_body(&mut self, buffer: &[u8]) -> Result<Option<usize>, HttpError> {
         if let Some(chunks) = &mut self.chunks {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{AHEAD_BYTES, Complete, Http, OWED_BYTES, Progress};
 use crate::app::request::Params;
-use crate::app::routes::{Route, Target};
+use crate::app::routes::{Begun, BodyEnd, OnBegun, Route, Target};
 use crate::app::service::{Inner, State, Whole};
 use crate::app::websocket::{Asked, Socket};
 use crate::app::{Request, Response};
@@ -44,6 +44,11 @@ impl Inner {
                 Some(Progress::Continue) => {
                     let _ = self.core.send(id, &Frame::raw(&b"HTTP/1.1 100 Continue\r\n\r\n"[..]));
                 }
+                Some(Progress::Begun(begun, head)) => {
+                    if !self.begin_body(id, &begun, &head) {
+                        break;
+                    }
+                }
                 Some(Progress::Failed(error)) => {
                     tracing::debug!("a request was refused: {error}");
                     self.refuse_and_close(id, error.status());
@@ -60,6 +65,25 @@ impl Inner {
             }
         }
         whole.end();
+    }
+
+    /// Asks a route about a request whose body is on its way; whether to read that here.
+    fn begin_body(&self, id: ConnectionId, begun: &OnBegun, head: &Head) -> bool {
+        match begun(head, id) {
+            Begun::Read(on_end) => {
+                self.entry(id, |entry| {
+                    if let State::Http(http) = &mut entry.state
+                        && let Some(partial) = &mut http.partial
+                    {
+                        partial.on_end = on_end;
+                    }
+                });
+                return true;
+            }
+            Begun::Refuse(status) => self.refuse_and_close(id, status),
+            Begun::Elsewhere(core) => self.leave_for(id, core),
+        }
+        false
     }
 
     /// What waited for the client has left: its next request may be read.
@@ -112,7 +136,10 @@ impl Inner {
     }
 
     fn dispatch(&self, id: ConnectionId, complete: Complete) {
-        let Complete { head, body, route, sequence } = complete;
+        let Complete { head, body, route, sequence, on_end } = complete;
+        if let Some(on_end) = on_end {
+            on_end(BodyEnd::Complete);
+        }
         let Some((route, params)) = route else { return self.no_route(id, sequence, &head) };
         let Some(app) = crate::app::current() else { return };
         match &route.target {
@@ -169,9 +196,12 @@ impl Inner {
     }
 
     pub(in crate::app) fn hand_over(&self, id: ConnectionId, sequence: u32, core: usize) {
-        if !self.awaits(id, sequence) {
-            return;
+        if self.awaits(id, sequence) {
+            self.leave_for(id, core);
         }
+    }
+
+    fn leave_for(&self, id: ConnectionId, core: usize) {
         if let Some(State::Http(mut http)) = self.forget(id).map(|entry| entry.state) {
             self.core.hand_over(id, core, http.take_unread(), Box::new(()));
         }
