@@ -7,6 +7,9 @@ import { Polling, Ws, request } from "./lib/raw.mjs";
 
 const server = await target("socketio_reference.js");
 const base = `${server.url}/socket.io/`;
+const FILES = ["socket.io.js", "socket.io.min.js", "socket.io.esm.min.js", "socket.io.msgpack.min.js"].flatMap((name) => [name, `${name}.map`]);
+/** A bundle as the npm package has it. */
+const onDisk = (file) => readFileSync(new URL(`node_modules/socket.io/client-dist/${file}`, import.meta.url));
 const wsUrl = `${server.ws}/socket.io/?EIO=4&transport=websocket`;
 
 /** One interface over both transports: `send` packets (a buffer is binary), `next` packet, `gone`. */
@@ -319,9 +322,6 @@ function violations(check, Link, joined) {
   }
 }
 
-const FILES = ["socket.io.js", "socket.io.min.js", "socket.io.esm.min.js", "socket.io.msgpack.min.js"].flatMap((name) => [name, `${name}.map`]);
-const onDisk = (file) => readFileSync(new URL(`node_modules/socket.io/client-dist/${file}`, import.meta.url));
-
 function http() {
   test("the client bundles are served, with ETag and 304", async () => {
     for (const file of FILES) {
@@ -356,7 +356,8 @@ function http() {
     const decoders = { br: brotliDecompressSync, gzip: gunzipSync, deflate: inflateSync };
     for (const file of ["socket.io.js", "socket.io.min.js.map"]) {
       for (const [coding, decode] of Object.entries(decoders)) {
-        for (const accept of [coding, `zstd, ${coding};q=0.8`, `${coding}, *;q=0`]) {
+        // The reference compresses anew for each answer, and takes seconds for Brotli.
+        for (const accept of coding === "br" ? [coding] : [coding, `zstd, ${coding};q=0.8`, `${coding}, *;q=0`]) {
           const response = await request(base + file, { headers: { "Accept-Encoding": accept } });
           assert.equal(response.status, 200);
           assert.equal(response.headers["content-encoding"], coding, accept);
@@ -372,7 +373,7 @@ function http() {
         assert.ok(response.bytes.equals(onDisk(file)));
       }
     }
-  });
+  }, { timeout_ms: 30_000 });
 
   test("the client bundles carry the CORS headers", async () => {
     const response = await request(`${base}socket.io.js`, { headers: { Origin: "https://example.org" } });
