@@ -37,6 +37,7 @@ test: deps lint ## everything: format, lints, documentation, unit, end-to-end an
 lint: system-build ## format, clippy and rustdoc, warnings are errors
 	cargo fmt --all --check
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	cargo clippy $(CARGO_FLAGS) --lib -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --workspace --no-deps
 
 .PHONY: bench

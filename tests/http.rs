@@ -2,9 +2,13 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use sockring::app::{App, Request, Response};
 use sockring::runtime::{Descriptors, Running};
@@ -411,13 +415,13 @@ fn expect_100_continue_is_answered_before_the_body() {
 #[test]
 fn a_partial_request_is_not_dispatched() {
     let _alone = support::alone();
-    let seen = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let seen = Arc::new(AtomicUsize::new(0));
     let count = seen.clone();
     let server = builder(options(Descriptors::Auto, 1))
         .start(move |app| {
             let count = count.clone();
             app.any("/*", move |_: Request, response: Response| {
-                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                count.fetch_add(1, Ordering::Relaxed);
                 response.end("");
             });
         })
@@ -432,6 +436,210 @@ fn a_partial_request_is_not_dispatched() {
         client.stream.shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(client.rest().unwrap(), b"");
     }
-    assert_eq!(seen.load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(seen.load(Ordering::Relaxed), 0);
+    end(server);
+}
+
+/// The client's FIN comes behind its request, its answer later.
+#[test]
+fn a_half_closed_client_gets_its_late_answers() {
+    let _alone = support::alone();
+    let (server, address) = serve();
+    for (bytes, answers) in [
+        (request("GET /later", "", ""), &["late"][..]),
+        ([request("GET /later", "", ""), request("GET /q?2", "", "")].concat(), &["late", "2"]),
+        ([request("GET /later", "", ""), request("GET /later", "", "")].concat(), &["late", "late"]),
+        // What is cut off is dropped without a word, as if nothing had been pending.
+        ([&request("GET /later", "", "")[..], b"GET / HTTP/1.1\r\nHo"].concat(), &["late"]),
+    ] {
+        let mut client = Client::connect(address);
+        client.send(&bytes);
+        client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        for expected in answers {
+            assert_eq!(client.answer().unwrap().text(), *expected);
+        }
+        assert_eq!(client.rest().unwrap(), b"");
+    }
+    end(server);
+}
+
+#[test]
+fn an_abort_is_told_once_whether_half_closed_or_reset() {
+    let _alone = support::alone();
+    let aborts = Arc::new(AtomicUsize::new(0));
+    let count = aborts.clone();
+    let server = builder(options(Descriptors::Auto, 1))
+        .start(move |app| {
+            let count = count.clone();
+            let kept = Rc::new(RefCell::new(Vec::new()));
+            app.get("/hang", move |_: Request, response: Response| {
+                let count = count.clone();
+                response.on_abort(move || _ = count.fetch_add(1, Ordering::Relaxed));
+                kept.borrow_mut().push(response);
+            });
+            app.get("/open", |_, response| {
+                let open = sockring::app::current().map_or(0, |app| app.core().connections());
+                response.end(open.to_string());
+            });
+        })
+        .unwrap();
+    let address = server.addresses()[0];
+    let open = || Client::connect(address).get("/open").text().parse::<usize>().unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::connect(address);
+        client.send(&request("GET /hang", "", ""));
+        clients.push(client);
+    }
+    support::eventually("three hang", || open() >= 4);
+    let [reset, half_closed, closed] = <[Client; 3]>::try_from(clients).ok().unwrap();
+    reset.reset();
+    support::eventually("a reset is told", || aborts.load(Ordering::Relaxed) == 1);
+    half_closed.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    support::eventually("a closed side is told", || aborts.load(Ordering::Relaxed) == 2);
+    assert_eq!(open(), 3, "the half-closed client may still be answered");
+    // Nothing is sent to it, and no receive is armed: the poll for its hangup sees the reset.
+    half_closed.reset();
+    support::eventually("it is gone", || open() == 2);
+    drop(closed);
+    support::eventually("a close is told", || aborts.load(Ordering::Relaxed) == 3);
+    end(server);
+    assert_eq!(aborts.load(Ordering::Relaxed), 3);
+}
+
+/// A server with short time limits.
+fn impatient(http: sockring::app::Options) -> (Running, SocketAddr) {
+    let server = builder(options(Descriptors::Auto, 1)).http(http).start(routes).unwrap();
+    let address = server.addresses()[0];
+    (server, address)
+}
+
+/// Sends a byte now and then until the server has had enough; the status that it ends with, and when.
+fn trickle(address: SocketAddr, first: &[u8], more: &[u8]) -> (Option<u16>, Duration) {
+    let mut client = Client::connect(address);
+    let start = Instant::now();
+    client.send(first);
+    let mut writer = client.stream.try_clone().unwrap();
+    let more = more.to_vec();
+    let sender = std::thread::spawn(move || {
+        for byte in more {
+            std::thread::sleep(Duration::from_millis(20));
+            if io::Write::write_all(&mut writer, &[byte]).is_err() {
+                return;
+            }
+        }
+    });
+    let status = client.answer().map(|answer| answer.status).ok();
+    let elapsed = start.elapsed();
+    if status.is_some_and(|status| status >= 400) {
+        assert_eq!(client.rest().unwrap(), b"", "the connection ends with the error");
+    }
+    sender.join().unwrap();
+    (status, elapsed)
+}
+
+#[test]
+fn slow_requests_end_in_time() {
+    let _alone = support::alone();
+    let limit = Duration::from_millis(600);
+    let http = sockring::app::Options { head_timeout: limit, body_timeout: limit, ..Default::default() };
+    let (server, address) = impatient(sockring::app::Options { body_rate: 1000, ..http.clone() });
+    // Looked at twice a second, so up to half a second late.
+    let in_time = |(status, after): (Option<u16>, Duration)| {
+        assert_eq!(status, Some(408));
+        assert!(after >= limit && after < limit + Duration::from_millis(1200), "after {after:?}");
+    };
+    in_time(trickle(address, b"GET / HTTP/1.1\r\nHost: a\r\nX: ", &[b'x'; 200]));
+    in_time(trickle(address, &request("POST /", "Content-Length: 500\r\n", ""), &[b'x'; 200]));
+    in_time(trickle(address, &request("POST /", "Transfer-Encoding: chunked\r\n", "ff\r\n"), &[b'x'; 200]));
+    end(server);
+    // 50 bytes a second, and 25 are enough: the bytes that came have earned the time for the rest.
+    let (server, address) = impatient(sockring::app::Options { body_rate: 25, ..http });
+    let (status, after) = trickle(address, &request("POST /", "Content-Length: 80\r\n", ""), &[b'x'; 80]);
+    assert_eq!(status, Some(200));
+    assert!(after > limit + Duration::from_millis(500), "after {after:?}: nothing was tried");
+    end(server);
+}
+
+#[test]
+fn idle_connections_end_in_time() {
+    let _alone = support::alone();
+    let limit = Duration::from_millis(600);
+    let (server, address) = impatient(sockring::app::Options {
+        head_timeout: limit,
+        keep_alive: 2 * limit,
+        ..Default::default()
+    });
+    let start = Instant::now();
+    assert_eq!(Client::connect(address).rest().unwrap(), b"", "a client that says nothing is told nothing");
+    assert!(start.elapsed() >= limit && start.elapsed() < 3 * limit, "after {:?}", start.elapsed());
+    let mut client = Client::connect(address);
+    for _ in 0..3 {
+        assert_eq!(client.get("/").text(), "hello");
+        std::thread::sleep(limit);
+    }
+    let start = Instant::now();
+    assert_eq!(client.rest().unwrap(), b"");
+    assert!(start.elapsed() >= limit / 2 && start.elapsed() < 3 * limit, "after {:?}", start.elapsed());
+    end(server);
+}
+
+#[test]
+fn a_connection_makes_only_so_many_requests() {
+    let _alone = support::alone();
+    let (server, address) =
+        impatient(sockring::app::Options { keep_alive_requests: 3, ..Default::default() });
+    let mut client = Client::connect(address);
+    client.send(&request("GET /", "", "").repeat(5));
+    for last in [false, false, true] {
+        let answer = client.answer().unwrap();
+        assert_eq!(answer.header("connection"), last.then_some("close"), "{}", answer.head);
+    }
+    assert_eq!(client.rest().unwrap(), b"");
+    end(server);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_given_up() {
+    let _alone = support::alone();
+    let limit = Duration::from_millis(700);
+    let server = builder(options(Descriptors::Auto, 1))
+        .http(sockring::app::Options { write_timeout: limit, ..Default::default() })
+        .start(|app| {
+            app.get("/large", |_, response| response.end(vec![b'l'; 1_200_000]));
+            app.get("/open", |_, response| {
+                let open = sockring::app::current().map_or(0, |app| app.core().connections());
+                response.end(open.to_string());
+            });
+        })
+        .unwrap();
+    let address = server.addresses()[0];
+    let open = || Client::connect(address).get("/open").text().parse::<usize>().unwrap();
+    for close in ["", "Connection: close\r\n"] {
+        let mut stalled = Client::with_receive_buffer(address, 16_384);
+        let mut slow = Client::with_receive_buffer(address, 16_384);
+        for client in [&mut stalled, &mut slow] {
+            client.send(&request("GET /large", close, ""));
+        }
+        let reader = std::thread::spawn(move || {
+            let (mut read, mut chunk) = (0, vec![0; 100_000]);
+            while read < 1_200_000 {
+                std::thread::sleep(Duration::from_millis(20));
+                match io::Read::read(&mut slow.stream, &mut chunk) {
+                    Ok(0) | Err(_) => break,
+                    Ok(count) => read += count,
+                }
+            }
+            read
+        });
+        support::eventually("both are served", || open() == 3);
+        let start = Instant::now();
+        support::eventually("the stalled one is given up", || open() <= 2);
+        assert!(start.elapsed() < 3 * limit, "after {:?}", start.elapsed());
+        assert!(reader.join().unwrap() >= 1_200_000, "who reads slowly gets everything");
+        assert!(start.elapsed() > limit, "nothing was tried");
+        drop(stalled);
+        support::eventually("the slow one has left", || open() <= 2);
+    }
     end(server);
 }

@@ -30,6 +30,7 @@ mod response;
 mod routes;
 mod service;
 mod static_files;
+mod stream;
 mod websocket;
 
 use std::rc::Rc;
@@ -45,6 +46,7 @@ pub use routes::{Answering, AsyncFn, SyncFn};
 pub(crate) use routes::{Begun, BodyEnd, OnBegun};
 pub(crate) use service::Layer;
 pub use service::current;
+pub use stream::{Aborted, ResponseStream};
 pub use websocket::{Closed, Message, Upgrade, WebSocket};
 
 pub use crate::protocol::ws::extensions::PerMessageDeflate;

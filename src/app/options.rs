@@ -20,11 +20,23 @@ pub struct Options {
     /// From the first byte of a request, or the accept, until its head is complete: an absolute deadline,
     /// so that a client cannot stretch it byte by byte. nginx gives 60 s; browsers need far less.
     pub head_timeout: Duration,
-    /// From the first byte of a request until its body is complete.
+    /// From the end of a request's head until its body is complete, for a body that comes more slowly than
+    /// [`body_rate`](Self::body_rate). As long as nginx gives from one read to the next.
     pub body_timeout: Duration,
+    /// Bytes of a body that earn its client another second. A large upload is not cut off while it makes
+    /// headway, and a client that sends a byte now and then has no more than `body_timeout`. With the
+    /// default, 16 KiB, a body of 1 MB may take two minutes. 0: `body_timeout` is all there is.
+    pub body_rate: usize,
+    /// How long a client may take nothing of what it is owed, before its connection is aborted. The time
+    /// counts from the last byte that the kernel took for it. Half of nginx's `send_timeout`.
+    pub write_timeout: Duration,
     /// How long a connection may idle between requests. Longer than the 60 s after which common proxies
     /// drop their side, so that they and not we close.
     pub keep_alive: Duration,
+    /// Requests that one connection may make; the answer to the last one says `Connection: close`. 0, the
+    /// default, means any number, as in Node: nothing here grows with them, and a session that polls would
+    /// only open one connection after the other. (nginx has 1,000.)
+    pub keep_alive_requests: u32,
 }
 
 impl Default for Options {
@@ -34,7 +46,10 @@ impl Default for Options {
             body_bytes: 1_000_000,
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(60),
+            body_rate: 16 * 1024,
+            write_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(65),
+            keep_alive_requests: 0,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::ResponseStream;
 use super::service::Inner;
 use crate::fanout::Task;
 use crate::runtime::ConnectionId;
@@ -13,7 +14,7 @@ use crate::runtime::ConnectionId;
 /// The answer to one request: made by the server, ended by a handler, now or later.
 ///
 /// A response that is dropped without an end answers 500. When the client goes away first,
-/// [`on_abort`](Self::on_abort) says so, and ending the response does nothing.
+/// [`on_abort`](Self::on_abort) says so, and ending the response does no harm.
 ///
 /// ```no_run
 /// # use sockring::app::{Request, Response};
@@ -66,14 +67,33 @@ impl Response {
         self.app.respond(self.connection, self.sequence, self.status, &self.headers, &body.into());
     }
 
-    /// Runs `f` if the client goes away before the response is ended. The last one set counts.
+    /// Sends the head; the body follows in pieces, and nobody knows yet how long it will be.
+    pub fn stream(self) -> ResponseStream {
+        self.begin(None)
+    }
+
+    /// Sends the head; the body follows in pieces, `length` bytes together.
+    pub fn stream_of(self, length: u64) -> ResponseStream {
+        self.begin(Some(length))
+    }
+
+    fn begin(mut self, length: Option<u64>) -> ResponseStream {
+        self.ended = true;
+        self.app.begin_stream(self.connection, self.sequence, self.status, &self.headers, length);
+        ResponseStream::new(self.app.clone(), self.connection, self.sequence)
+    }
+
+    /// Runs `f` if the client goes away before the response is ended, or closes its side of the connection.
+    /// It may still read in the second case, as `printf 'GET /...' | nc` does, and gets an answer that is
+    /// ended nevertheless. The last one set counts; set too late, it runs at once.
     pub fn on_abort(&self, f: impl FnOnce() + 'static) {
         self.app.on_abort(self.connection, self.sequence, Box::new(f));
     }
 
-    /// Whether the client is gone.
+    /// Whether the client is gone, or has closed its side of the connection: see
+    /// [`on_abort`](Self::on_abort).
     pub fn is_aborted(&self) -> bool {
-        !self.app.awaits(self.connection, self.sequence)
+        self.app.is_aborted(self.connection, self.sequence)
     }
 
     /// Moves the connection, with this request unanswered, to another core, whose routes answer it.

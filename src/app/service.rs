@@ -120,6 +120,7 @@ impl Inner {
             swept: Cell::new(0),
             date: RefCell::default(),
         });
+        inner.core.set_close_timeout(inner.options.write_timeout);
         CURRENT.set(Some(inner.clone()));
         inner
     }
@@ -277,7 +278,7 @@ impl Inner {
     fn expire(&self, id: ConnectionId, now: Millis) {
         let http = self.entry(id, |entry| matches!(entry.state, State::Http(_)));
         match http {
-            Some(true) => self.http_expired(id),
+            Some(true) => self.http_expired(id, now),
             Some(false) => self.websocket_expired(id, now),
             None => {}
         }
@@ -319,6 +320,19 @@ impl Service for Inner {
     fn drained(&self, id: ConnectionId) {
         self.http_drained(id);
         self.websocket_drained(id);
+    }
+
+    fn half_closed(&self, id: ConnectionId) -> bool {
+        let (kept, on_abort) = self
+            .entry(id, |entry| match &mut entry.state {
+                State::Http(http) => http.half_close(),
+                State::WebSocket(_) => (false, None),
+            })
+            .unwrap_or_default();
+        if let Some(on_abort) = on_abort {
+            on_abort();
+        }
+        kept
     }
 
     fn ended(&self, id: ConnectionId, why: Ended) {

@@ -1,6 +1,7 @@
 //! What a slow socket is still owed.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use super::Frame;
 use crate::limits;
@@ -19,9 +20,12 @@ use crate::limits;
 /// ```
 #[derive(Debug, Default)]
 pub struct Backlog {
+    /// Bytes in their final form, which leave before the frames: TLS records, made before a socket was full.
+    sealed: Vec<u8>,
     frames: VecDeque<Frame>,
     /// Bytes of the first frame that have left already.
     sent: usize,
+    /// Bytes of the frames that are still to be sent.
     bytes: usize,
 }
 
@@ -34,24 +38,42 @@ impl Backlog {
 
     /// Adds what waits in another backlog, of which nothing has left in part.
     pub fn append(&mut self, mut behind: Self) {
-        debug_assert_eq!(behind.sent, 0);
+        debug_assert!(behind.sent == 0 && behind.sealed.is_empty());
         self.frames.append(&mut behind.frames);
         self.bytes += behind.bytes;
     }
 
     /// Bytes that are still to be sent.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.sealed.len() + self.bytes
+    }
+
+    /// Adds bytes in their final form behind those that are sealed already, and before all frames.
+    ///
+    /// ```
+    /// use sockring::fanout::{Backlog, Frame};
+    /// let mut backlog = Backlog::default();
+    /// backlog.push(Frame::raw("later"));
+    /// backlog.seal(b"first");
+    /// assert_eq!((backlog.bytes(), backlog.take_sealed()), (10, b"first".to_vec()));
+    /// ```
+    pub fn seal(&mut self, bytes: &[u8]) {
+        self.sealed.extend_from_slice(bytes);
+    }
+
+    /// Takes out the bytes that are in their final form.
+    pub fn take_sealed(&mut self) -> Vec<u8> {
+        mem::take(&mut self.sealed)
     }
 
     /// What it weighs against the limit of its client: its bytes, and the record of each frame.
     pub fn cost(&self) -> usize {
-        self.bytes + self.frames.len() * limits::FRAME_COST_BYTES
+        self.bytes() + self.frames.len() * limits::FRAME_COST_BYTES
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.frames.is_empty() && self.sealed.is_empty()
     }
 
     /// Forgets all frames but one of which a part has left: its reader must not take the next for its rest.
@@ -60,7 +82,7 @@ impl Backlog {
         self.bytes = self.frames.front().map_or(0, |first| first.wire().len() - self.sent);
     }
 
-    /// Copies what comes next, at most `max` bytes, behind what `out` holds.
+    /// Copies what comes next of the frames, at most `max` bytes, behind what `out` holds.
     pub fn copy_to(&self, out: &mut Vec<u8>, max: usize) {
         let end = out.len() + max;
         let mut skip = self.sent;
@@ -74,7 +96,7 @@ impl Backlog {
         }
     }
 
-    /// Notes that `sent` bytes have left.
+    /// Notes that `sent` bytes of the frames have left.
     pub fn consume(&mut self, mut sent: usize) {
         debug_assert!(sent <= self.bytes);
         self.bytes = self.bytes.saturating_sub(sent);

@@ -398,6 +398,13 @@ impl Outlets {
         backlog.consume(sent);
     }
 
+    /// Puts bytes in their final form before all frames that wait, and blocks the outlet: they are sent
+    /// before anything else (see [`Backlog::seal`]).
+    pub fn seal(&mut self, slot: u32, bytes: &[u8]) {
+        self.block(slot);
+        self.backlogs[slot as usize].get_or_insert_default().seal(bytes);
+    }
+
     /// Puts what `first` is owed before what waits in `second`, which is blocked afterwards. The class of
     /// `first`, if it has one, goes over as well: its client reads what waits from now on.
     pub fn put_before(&mut self, first: OutletId, second: OutletId) {

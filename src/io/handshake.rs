@@ -44,6 +44,11 @@ impl Handshake {
         self.request.header("origin").is_some()
     }
 
+    /// Whether the connection is encrypted.
+    pub fn secure(&self) -> bool {
+        self.request.is_secure()
+    }
+
     /// Milliseconds since the epoch when the socket was made.
     pub fn issued_ms(&self) -> u64 {
         self.issued.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis() as u64
@@ -80,7 +85,7 @@ impl Serialize for Handshake {
         map.serialize_entry("time", &httpdate::fmt_http_date(self.issued))?;
         map.serialize_entry("address", &self.address())?;
         map.serialize_entry("xdomain", &self.xdomain())?;
-        map.serialize_entry("secure", &false)?;
+        map.serialize_entry("secure", &self.secure())?;
         map.serialize_entry("issued", &self.issued_ms())?;
         map.serialize_entry("url", self.request.url())?;
         map.serialize_entry("query", &Pairs(query.iter().copied(), std::marker::PhantomData))?;

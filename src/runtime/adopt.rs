@@ -207,7 +207,7 @@ impl Core {
         let service = self.service().filter(|_| !self.is_stopping() && blocks.is_ok());
         if let Some(service) = service {
             let target = Target::Normal(socket.into_raw_fd());
-            let parcel = Parcel { bytes, peer, listener: ADOPTED, note: Box::new(()) };
+            let parcel = Parcel::new(bytes, peer, ADOPTED, Box::new(()));
             self.land(target, parcel, &service);
         }
         self.publish_load();

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::ring::{GENERATION_MASK, Kind, Tag, Target};
+#[cfg(feature = "tls")]
+use super::secure::Session;
 use crate::fanout::OutletId;
 use crate::time::Millis;
 
@@ -27,7 +29,7 @@ impl ConnectionId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ended {
-    /// The peer has closed its side.
+    /// The peer has closed its side, and nobody has anything more to say to it.
     Eof,
     /// The connection was reset, or timed out in the kernel.
     Reset,
@@ -47,6 +49,26 @@ pub struct Parcel {
     pub(super) listener: u16,
     /// Whatever the layer above wants to tell itself.
     pub note: Box<dyn Any + Send>,
+    #[cfg(feature = "tls")]
+    pub(super) session: Option<Box<Session>>,
+}
+
+impl Parcel {
+    pub(super) fn new(
+        bytes: Vec<u8>,
+        peer: Option<SocketAddr>,
+        listener: u16,
+        note: Box<dyn Any + Send>,
+    ) -> Self {
+        Self {
+            bytes,
+            peer,
+            listener,
+            note,
+            #[cfg(feature = "tls")]
+            session: None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -93,6 +115,8 @@ pub(super) enum Receive {
     Wanted,
     /// Not to be armed.
     Idle,
+    /// The peer has closed its side, and a poll for its going away is armed.
+    Ended,
 }
 
 /// A time in milliseconds, in 32 bits: good for 49 days, and what is compared with it lies seconds away.
@@ -148,7 +172,7 @@ pub(super) struct Moving {
 }
 
 impl Connection {
-    /// Wants no more to be received: the tag of the receive that is to be cancelled, if one is armed.
+    /// Wants no more to be received: the tag of what is to be cancelled, if something is armed.
     pub(super) fn stop_receive(&mut self, slot: u32) -> Option<Tag> {
         match self.receive {
             Receive::Armed => {
@@ -158,6 +182,10 @@ impl Connection {
             Receive::Wanted => {
                 self.receive = Receive::Idle;
                 None
+            }
+            Receive::Ended => {
+                self.receive = Receive::Idle;
+                Some(self.tag(Kind::Hangup, slot))
             }
             Receive::Stopping | Receive::Idle => None,
         }

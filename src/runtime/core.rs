@@ -41,6 +41,10 @@ pub trait Service {
     fn returned(&self, connection: ConnectionId, parcel: Parcel);
     /// Everything that waited for a slow client has left.
     fn drained(&self, connection: ConnectionId);
+    /// The peer has closed its side: it sends no more, and may still read. Whether the connection is to stay
+    /// open for what will be sent to it; otherwise it ends, as [`Ended::Eof`]. A connection that stays may be
+    /// asked about again.
+    fn half_closed(&self, connection: ConnectionId) -> bool;
     /// A connection ended by itself.
     fn ended(&self, connection: ConnectionId, why: Ended);
     /// An outlet of [`Via::Layer`] is owed something; the layer must take it or block the outlet.
@@ -134,7 +138,15 @@ pub struct Core {
     pub(super) direct: bool,
     pub(super) ticked: Cell<bool>,
     pub(super) stop_at: Cell<Option<Millis>>,
+    #[cfg(feature = "tls")]
+    pub(super) sessions: RefCell<super::secure::Sessions>,
+    #[cfg(feature = "tls")]
+    pub(super) secure: RefCell<super::secure::Buffers>,
+    /// Steps of TLS handshakes since a turn last asked.
+    #[cfg(feature = "tls")]
+    pub(super) handshakes: Cell<usize>,
     pub(super) shutdown_timeout: Duration,
+    pub(super) close_timeout: Cell<Duration>,
     epoch: Instant,
     now: Cell<Millis>,
 }
@@ -203,7 +215,14 @@ impl Core {
             direct: setup.direct,
             ticked: Cell::new(false),
             stop_at: Cell::new(None),
+            #[cfg(feature = "tls")]
+            sessions: RefCell::default(),
+            #[cfg(feature = "tls")]
+            secure: RefCell::default(),
+            #[cfg(feature = "tls")]
+            handshakes: Cell::new(0),
             shutdown_timeout: setup.shutdown_timeout,
+            close_timeout: Cell::new(setup.shutdown_timeout),
             epoch: setup.epoch,
             now: Cell::new(0),
         })
@@ -278,6 +297,16 @@ impl Core {
     /// The peer's address; `None` when the connection is gone or a Unix socket's.
     pub fn peer(&self, id: ConnectionId) -> Option<SocketAddr> {
         self.with(id, |connection| connection.peer).and_then(Option::from)
+    }
+
+    /// For a connection with TLS, the certificates with which the peer has identified itself, its own first;
+    /// an empty list if it has not. `None` for one without TLS.
+    pub fn peer_certificates(&self, id: ConnectionId) -> Option<Vec<Vec<u8>>> {
+        self.with(id, |_| ())?;
+        #[cfg(feature = "tls")]
+        return self.sessions.borrow().peer_certificates(id.slot);
+        #[cfg(not(feature = "tls"))]
+        return None;
     }
 
     /// Owes a connection a frame, to leave at the end of this turn.
@@ -360,6 +389,12 @@ impl Core {
         self.begin_close(id, false);
     }
 
+    /// How long a connection that is being closed may go without taking any of what it is owed. As long as
+    /// [`Options::shutdown_timeout`](super::Options::shutdown_timeout) unless this is called.
+    pub fn set_close_timeout(&self, timeout: Duration) {
+        self.close_timeout.set(timeout);
+    }
+
     /// Like [`close`](Self::close), for an answer to a client that is still sending: the writing side is
     /// shut down first and what comes is discarded for a while, so that no reset overtakes the answer
     /// (RFC 9112 section 9.6).
@@ -368,7 +403,7 @@ impl Core {
     }
 
     fn begin_close(&self, id: ConnectionId, linger: bool) {
-        let deadline = Deadline::after(self.now(), self.shutdown_timeout);
+        let deadline = Deadline::after(self.now(), self.close_timeout.get());
         let phase = Phase::Closing { deadline, linger };
         if self.with(id, |connection| connection.phase = phase).is_some() {
             let mut work = self.work.borrow_mut();
@@ -408,7 +443,7 @@ impl Core {
                 connection.receive = Receive::Armed;
                 false
             }
-            Receive::Armed | Receive::Wanted => false,
+            Receive::Armed | Receive::Wanted | Receive::Ended => false,
         });
         if idle == Some(true) {
             self.arm_receive(id);
@@ -421,7 +456,7 @@ impl Core {
         let deadline = Deadline::after(self.now(), limits::DEPARTURE);
         let tag = self.with(id, |connection| {
             let (peer, listener) = (connection.peer.into(), connection.listener);
-            let parcel = Parcel { bytes, peer, listener, note };
+            let parcel = Parcel::new(bytes, peer, listener, note);
             connection.moving = Some(Box::new(Moving { core, parcel }));
             connection.phase = Phase::Moving { deadline };
             connection.stop_receive(id.slot)
@@ -491,6 +526,8 @@ impl Core {
     pub(super) fn remove(&self, slot: u32) {
         let Some(connection) = self.connections.borrow_mut().try_remove(slot as usize) else { return };
         self.outlets.borrow_mut().close(connection.outlet);
+        #[cfg(feature = "tls")]
+        self.sessions.borrow_mut().take(slot);
         if let Phase::Preface { .. } = connection.phase {
             self.prefaces.borrow_mut().remove(&slot);
         }
@@ -500,6 +537,9 @@ impl Core {
             }
             if connection.polled {
                 ring.cancel(connection.tag(Kind::Writable, slot))?;
+            }
+            if connection.receive == Receive::Ended {
+                ring.cancel(connection.tag(Kind::Hangup, slot))?;
             }
             ring.close(connection.target)
         });

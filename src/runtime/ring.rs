@@ -43,6 +43,8 @@ pub(super) enum Kind {
     Arrived = 6,
     /// A direct descriptor got a number of its own, to be shut down.
     Installed = 7,
+    /// A half-closed connection was reset.
+    Hangup = 8,
 }
 
 impl Kind {
@@ -55,6 +57,7 @@ impl Kind {
             5 => Self::Moved,
             6 => Self::Arrived,
             7 => Self::Installed,
+            8 => Self::Hangup,
             _ => Self::Ignored,
         }
     }
@@ -253,6 +256,16 @@ impl Ring {
     pub(super) fn poll_writable(&mut self, target: Target, tag: Tag) -> io::Result<()> {
         let events = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) as u32;
         let entry = on!(target, |fd| opcode::PollAdd::new(fd, events).build()).user_data(tag.bits());
+        // SAFETY: the entry points to nothing.
+        unsafe { self.push(&entry) }
+    }
+
+    /// Asks to be told when both sides of a connection are closed, of which the peer's is already. Multishot:
+    /// the kernel reports that first, unasked, and only what changes afterwards is news.
+    pub(super) fn poll_hangup(&mut self, target: Target, tag: Tag) -> io::Result<()> {
+        let events = (libc::POLLERR | libc::POLLHUP) as u32;
+        let entry =
+            on!(target, |fd| opcode::PollAdd::new(fd, events).multi(true).build()).user_data(tag.bits());
         // SAFETY: the entry points to nothing.
         unsafe { self.push(&entry) }
     }

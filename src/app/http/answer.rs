@@ -4,14 +4,27 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+use super::stream::Streaming;
 use crate::app::routes::BodyEnd;
 use crate::app::service::{Inner, State};
-use crate::fanout::Frame;
+use crate::fanout::{Delivery, Frame};
 use crate::protocol::http::{ConnectionHeader, reason, write_head};
 use crate::runtime::ConnectionId;
 
 const PLAIN: (Cow<'static, str>, Cow<'static, str>) =
     (Cow::Borrowed("Content-Type"), Cow::Borrowed("text/plain"));
+
+/// A request that has its answer.
+pub(super) struct Finished {
+    /// Whether another may follow.
+    pub(super) keep_alive: bool,
+    head_only: bool,
+    /// Whether the client may be sending another.
+    sending: bool,
+    half_closed: bool,
+    advancing: bool,
+    pub(super) stream: Option<Box<Streaming>>,
+}
 
 impl Inner {
     /// The connection ends with the answer to this request.
@@ -35,23 +48,54 @@ impl Inner {
         headers: &[(Cow<'static, str>, Cow<'static, str>)],
         body: &Bytes,
     ) {
-        let finished = self.entry(id, |entry| {
+        let Some(finished) = self.finish(id, sequence) else { return };
+        let keep_alive = finished.keep_alive;
+        self.write_response(id, status, headers, body, finished.head_only, keep_alive);
+        if keep_alive {
+            self.go_on(id, &finished);
+        } else {
+            self.close_finished(id, &finished, status >= 400);
+        }
+    }
+
+    /// Takes a request that has its answer, or is about to get it, out of its connection.
+    pub(super) fn finish(&self, id: ConnectionId, sequence: u32) -> Option<Finished> {
+        let stopping = self.core.is_stopping();
+        self.entry(id, |entry| {
             let State::Http(http) = &mut entry.state else { return None };
             if http.sequence != sequence {
                 return None;
             }
-            Some((http.finish()?, http.advancing))
-        });
-        let Some(Some((pending, advancing))) = finished else { return };
-        let stopping = self.core.is_stopping();
-        let keep_alive = pending.keep_alive && !stopping;
-        self.write_response(id, status, headers, body, pending.head_only, keep_alive);
-        if !keep_alive {
-            self.forget(id);
-            return if status >= 400 { self.core.linger(id) } else { self.core.close(id) };
-        }
-        if !advancing {
+            let pending = http.finish()?;
+            let more = !http.unread().is_empty();
+            let last = http.half_closed && !more;
+            Some(Finished {
+                keep_alive: pending.keep_alive && !stopping && !last,
+                head_only: pending.head_only,
+                // Whoever has not said that this was the last request may have sent another.
+                sending: (more || !pending.client_closes) && !http.half_closed,
+                half_closed: http.half_closed,
+                advancing: http.advancing,
+                stream: pending.stream,
+            })
+        })
+        .flatten()
+    }
+
+    /// The next request may be read.
+    pub(super) fn go_on(&self, id: ConnectionId, finished: &Finished) {
+        if !finished.advancing {
             self.advance(id);
+        }
+    }
+
+    /// Closes the connection of the last request. `refused`: its client may be sending what nobody reads.
+    pub(super) fn close_finished(&self, id: ConnectionId, finished: &Finished, refused: bool) {
+        self.forget(id);
+        if finished.sending || refused && !finished.half_closed {
+            self.core.linger(id);
+        } else {
+            self.core.close(id);
         }
     }
 
@@ -90,10 +134,22 @@ impl Inner {
         if copied {
             out.extend_from_slice(body);
         }
-        let _ = self.core.send(id, &Frame::raw(out));
+        // Of a client that is gone, or too slow, the runtime tells.
+        let _ = self.transmit(id, out);
         if !bodiless && !copied {
-            let _ = self.core.send(id, &Frame::raw(body.clone()));
+            let _ = self.transmit(id, body.clone());
         }
+    }
+
+    /// Owes a connection bytes, and counts them.
+    pub(super) fn transmit(&self, id: ConnectionId, bytes: impl Into<Bytes>) -> Delivery {
+        let frame = Frame::raw(bytes);
+        self.entry(id, |entry| {
+            if let State::Http(http) = &mut entry.state {
+                http.sent += frame.wire().len() as u64;
+            }
+        });
+        self.core.send(id, &frame)
     }
 
     /// Answers what cannot be read as a request, and closes (RFC 9112 section 9.6).
@@ -115,9 +171,18 @@ impl Inner {
         .unwrap_or(false)
     }
 
+    /// Whether the client of a request has closed its side, or is gone.
+    pub(in crate::app) fn is_aborted(&self, id: ConnectionId, sequence: u32) -> bool {
+        let half_closed = self.entry(id, |entry| match &entry.state {
+            State::Http(http) => http.half_closed,
+            State::WebSocket(_) => false,
+        });
+        half_closed.unwrap_or(true) || !self.awaits(id, sequence)
+    }
+
     pub(in crate::app) fn on_abort(&self, id: ConnectionId, sequence: u32, f: Box<dyn FnOnce()>) {
         let late = self.entry(id, |entry| match &mut entry.state {
-            State::Http(http) if http.sequence == sequence => match &mut http.pending {
+            State::Http(http) if http.sequence == sequence && !http.half_closed => match &mut http.pending {
                 Some(pending) => {
                     pending.on_abort = Some(f);
                     None

@@ -1,38 +1,140 @@
 //! How long a client may take.
 
+use std::time::Duration;
+
 use super::Http;
+use crate::app::routes::BodyEnd;
 use crate::app::service::{Inner, State};
 use crate::runtime::ConnectionId;
 use crate::time::Millis;
 
+/// What the deadline of a connection is for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Clock {
+    /// A request is to be complete.
+    #[default]
+    Request,
+    /// The next request is to begin.
+    Idle,
+    /// Nothing: a handler may take its time, and the engine has timers of its own for polls.
+    Handler,
+    /// The client is to take some of what it is owed. It has idled since `since`; at `checked`, `left` bytes
+    /// had left.
+    Client { since: Millis, checked: Millis, left: u64 },
+}
+
+/// What becomes of a connection whose deadline has passed.
+enum Verdict {
+    GoOn,
+    Close,
+    /// The request is late.
+    Late,
+    /// The client does not read.
+    Stalled,
+}
+
+fn millis(duration: Duration) -> Millis {
+    duration.as_millis() as Millis
+}
+
 impl Inner {
-    /// The absolute deadline of what the connection is doing now.
-    pub(super) fn set_deadline(&self, http: &mut Http, deadline: &mut Millis) {
-        let now = self.core.now();
-        *deadline = if http.pending.is_some() {
-            // A handler may take its time; the engine has timers of its own for polls.
-            Millis::MAX
-        } else if http.unread().is_empty() || http.held {
-            now + self.options.keep_alive.as_millis() as Millis
-        } else if let Some(partial) = &mut http.partial {
-            match std::mem::replace(&mut partial.timed, true) {
-                true => return,
-                false => now + self.options.body_timeout.as_millis() as Millis,
-            }
+    /// Sets the deadline of what the connection is doing now.
+    pub(super) fn set_deadline(&self, http: &mut Http, deadline: &mut Millis, owed: usize) {
+        let (now, options) = (self.core.now(), &self.options);
+        let received = http.unread().len();
+        if let Some(partial) = &mut http.partial {
+            let body_bytes = received - partial.head_bytes.min(received);
+            let earned = (body_bytes * 1000).checked_div(options.body_rate).unwrap_or(0);
+            let began = *partial.began.get_or_insert(now);
+            *deadline = began + millis(options.body_timeout) + earned as Millis;
+            http.clock = Clock::Request;
+        } else if owed > 0 && (http.pending.is_some() || http.held || received == 0) {
+            self.expect_progress(http, deadline, owed);
+        } else if http.pending.is_some() {
+            *deadline = Millis::MAX;
+            http.clock = Clock::Handler;
+        } else if received == 0 {
+            *deadline = now + millis(options.keep_alive);
+            http.clock = Clock::Idle;
         } else {
             // Not moved by further bytes of the same head: a slow head does not earn time.
-            (*deadline).min(now + self.options.head_timeout.as_millis() as Millis)
-        };
+            let before = if matches!(http.clock, Clock::Request) { *deadline } else { Millis::MAX };
+            *deadline = before.min(now + millis(options.head_timeout));
+            http.clock = Clock::Request;
+        }
     }
 
-    pub(in crate::app) fn http_expired(&self, id: ConnectionId) {
-        let idle =
-            self.entry(id, |entry| matches!(&entry.state, State::Http(http) if http.is_idle() || http.held));
-        if idle == Some(true) {
-            self.forget(id);
-            self.core.close(id);
-        } else {
-            self.refuse_and_close(id, 408);
+    /// The client has been sent something.
+    pub(super) fn expect_progress(&self, http: &mut Http, deadline: &mut Millis, owed: usize) {
+        let now = self.core.now();
+        let left = http.sent.saturating_sub(owed as u64);
+        if let Clock::Client { left: before, .. } = http.clock
+            && left <= before
+        {
+            // Neither sending on nor another answer buys a client time that takes nothing.
+            return;
+        }
+        http.clock = Clock::Client { since: now, checked: now, left };
+        *deadline = now + millis(self.options.write_timeout.min(self.options.keep_alive));
+    }
+
+    pub(in crate::app) fn http_expired(&self, id: ConnectionId, now: Millis) {
+        let owed = self.core.owed_bytes(id);
+        let verdict = self.entry(id, |entry| match &mut entry.state {
+            State::Http(http) => self.judge(http, &mut entry.deadline, owed, now),
+            State::WebSocket(_) => Verdict::GoOn,
+        });
+        match verdict {
+            None | Some(Verdict::GoOn) => {}
+            Some(Verdict::Late) => self.refuse_and_close(id, 408),
+            Some(Verdict::Close) => {
+                self.forget(id);
+                self.core.close(id);
+            }
+            Some(Verdict::Stalled) => {
+                tracing::debug!("a client does not read its answer, its connection is aborted");
+                let entry = self.forget(id);
+                self.core.abort(id);
+                if let Some(State::Http(http)) = entry.map(|entry| entry.state) {
+                    http.aborted(BodyEnd::Aborted);
+                }
+            }
+        }
+    }
+
+    fn judge(&self, http: &mut Http, deadline: &mut Millis, owed: usize, now: Millis) -> Verdict {
+        match http.clock {
+            // Whoever has sent nothing at all is not told why.
+            Clock::Request if http.unread().is_empty() => Verdict::Close,
+            Clock::Request => Verdict::Late,
+            Clock::Idle => Verdict::Close,
+            Clock::Handler => {
+                *deadline = Millis::MAX;
+                Verdict::GoOn
+            }
+            Clock::Client { since, checked, left } if owed > 0 => {
+                let (before, left) = (left, http.sent.saturating_sub(owed as u64));
+                let patience = millis(self.options.write_timeout);
+                if left > before {
+                    http.clock = Clock::Client { since, checked: now, left };
+                    *deadline = now + patience;
+                } else if now < checked + patience {
+                    *deadline = checked + patience;
+                } else {
+                    return Verdict::Stalled;
+                }
+                Verdict::GoOn
+            }
+            Clock::Client { .. } if http.pending.is_some() => {
+                http.clock = Clock::Handler;
+                *deadline = Millis::MAX;
+                Verdict::GoOn
+            }
+            Clock::Client { since, .. } => {
+                http.clock = Clock::Idle;
+                *deadline = since + millis(self.options.keep_alive);
+                if *deadline <= now { Verdict::Close } else { Verdict::GoOn }
+            }
         }
     }
 }

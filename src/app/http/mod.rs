@@ -3,13 +3,18 @@
 mod answer;
 mod deadlines;
 mod serve;
+mod stream;
 
 use std::rc::Rc;
 
 use super::request::Params;
 use super::routes::{BodyEnd, OnBegun, OnBodyEnd, Route, Target};
 use super::service::Inner;
-use crate::protocol::http::{ChunkedDecoder, Framing, Head, HttpError};
+use crate::protocol::http::{ChunkedDecoder, Framing, Head, HttpError, Version};
+use crate::time::Millis;
+use deadlines::Clock;
+pub(super) use stream::PIECE_BYTES;
+use stream::Streaming;
 
 /// What one connection has sent and not been answered yet. Empty, and without a buffer, while it idles.
 #[derive(Default)]
@@ -22,12 +27,18 @@ pub(super) struct Http {
     partial: Option<Box<Partial>>,
     /// The request that a handler is answering.
     pending: Option<Box<Pending>>,
+    /// How many requests have come.
     sequence: u32,
+    /// Bytes of answers so far.
+    sent: u64,
+    clock: Clock,
     paused: bool,
     /// Whether the next request waits until the client has taken the answers to those before.
     held: bool,
     /// Whether [`Inner::advance`] is at work further up the stack.
     advancing: bool,
+    /// Whether the client has closed its side: what it has asked is still answered.
+    half_closed: bool,
 }
 
 struct Partial {
@@ -39,8 +50,8 @@ struct Partial {
     chunks: Option<ChunkedDecoder>,
     route: Option<(Rc<Route>, Params)>,
     continued: bool,
-    /// Whether the body's deadline was set.
-    timed: bool,
+    /// When the head was complete.
+    began: Option<Millis>,
     /// Whether the route was told that the body is on its way.
     begun: bool,
     on_end: Option<OnBodyEnd>,
@@ -49,10 +60,20 @@ struct Partial {
 struct Pending {
     /// Bytes of the buffer that belong to the request.
     bytes: usize,
+    /// Whether another request may follow.
     keep_alive: bool,
+    /// Whether the client has said that none will.
+    client_closes: bool,
     head_only: bool,
-    on_abort: Option<Box<dyn FnOnce()>>,
+    /// Whether it asks for a WebSocket.
+    upgrade: bool,
+    /// Whether it came with HTTP/1.0.
+    old: bool,
+    on_abort: Option<OnAbort>,
+    stream: Option<Box<Streaming>>,
 }
+
+pub(super) type OnAbort = Box<dyn FnOnce()>;
 
 /// A request that is complete.
 struct Complete {
@@ -102,12 +123,30 @@ impl Http {
         unread
     }
 
+    /// Whether nothing that was asked is still to be answered.
+    fn is_answered(&self) -> bool {
+        self.pending.is_none() && !self.held
+    }
+
+    /// The client has closed its side. Whether its requests are still to be answered, and what is to be
+    /// called because of it.
+    pub(super) fn half_close(&mut self) -> (bool, Option<OnAbort>) {
+        self.half_closed = true;
+        let on_abort = self.pending.as_mut().and_then(|pending| pending.on_abort.take());
+        let upgrade = self.pending.as_ref().is_some_and(|pending| pending.upgrade);
+        (!self.is_answered() && !upgrade, on_abort)
+    }
+
     /// The client went away, or is sent away.
     pub(super) fn aborted(self, end: BodyEnd) {
         if let Some(on_end) = self.partial.and_then(|partial| partial.on_end) {
             on_end(end);
         }
-        if let Some(on_abort) = self.pending.and_then(|pending| pending.on_abort) {
+        let Some(pending) = self.pending else { return };
+        if let Some(waker) = pending.stream.and_then(|stream| stream.waker) {
+            waker.wake();
+        }
+        if let Some(on_abort) = pending.on_abort {
             on_abort();
         }
     }
@@ -138,14 +177,14 @@ impl Http {
                     chunks,
                     route,
                     continued: false,
-                    timed: false,
+                    began: None,
                     begun: false,
                     on_end: None,
                 })
             }
         };
         match partial.read_body(self.unread()) {
-            Ok(Some(bytes)) => return Ok(Progress::Complete(self.complete(*partial, bytes))),
+            Ok(Some(bytes)) => return Ok(Progress::Complete(self.complete(app, *partial, bytes))),
             Ok(None) => {}
             Err(error) => {
                 // Whoever waits for its end is told when the connection is given up.
@@ -164,14 +203,20 @@ impl Http {
         Ok(if ask { Progress::Continue } else { Progress::Wait })
     }
 
-    fn complete(&mut self, partial: Partial, bytes: usize) -> Complete {
+    fn complete(&mut self, app: &Inner, partial: Partial, bytes: usize) -> Complete {
         let Partial { head, body, route, on_end, .. } = partial;
         self.sequence = self.sequence.wrapping_add(1);
+        self.clock = Clock::Handler;
+        let last = app.options.keep_alive_requests;
         self.pending = Some(Box::new(Pending {
             bytes,
-            keep_alive: head.keep_alive(),
+            keep_alive: head.keep_alive() && (last == 0 || self.sequence < last),
+            client_closes: !head.keep_alive(),
             head_only: head.method() == "HEAD",
+            upgrade: matches!(&route, Some((route, _)) if matches!(route.target, Target::WebSocket(_))),
+            old: head.version() == Version::Http10,
             on_abort: None,
+            stream: None,
         }));
         Complete { head, body, route, sequence: self.sequence, on_end }
     }

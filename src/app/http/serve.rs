@@ -19,7 +19,7 @@ use crate::runtime::{ConnectionId, survived};
 impl Inner {
     /// Reads and dispatches requests until there is nothing to do.
     pub(in crate::app) fn advance(&self, id: ConnectionId) {
-        let mut first = true;
+        let (mut first, mut over) = (true, false);
         let whole = Whole::begin(self, id);
         loop {
             let owed = self.core.owed_bytes(id);
@@ -33,16 +33,26 @@ impl Inner {
                 let progress = progress.unwrap_or_else(Progress::Failed);
                 if matches!(progress, Progress::Wait) {
                     http.advancing = false;
-                    self.set_deadline(http, &mut entry.deadline);
+                    self.set_deadline(http, &mut entry.deadline, owed);
                     self.balance(id, http);
+                    over = http.half_closed && http.is_answered();
                 }
                 progress
             });
             first = false;
             match progress {
+                None | Some(Progress::Wait) if over => {
+                    // What is left is no request, and nothing follows.
+                    let entry = self.forget(id);
+                    self.core.close(id);
+                    if let Some(State::Http(http)) = entry.map(|entry| entry.state) {
+                        http.aborted(BodyEnd::Aborted);
+                    }
+                    break;
+                }
                 None | Some(Progress::Wait) => break,
                 Some(Progress::Continue) => {
-                    let _ = self.core.send(id, &Frame::raw(&b"HTTP/1.1 100 Continue\r\n\r\n"[..]));
+                    let _ = self.transmit(id, &b"HTTP/1.1 100 Continue\r\n\r\n"[..]);
                 }
                 Some(Progress::Begun(begun, head)) => {
                     if !self.begin_body(id, &begun, &head) {
@@ -88,6 +98,7 @@ impl Inner {
 
     /// What waited for the client has left: its next request may be read.
     pub(in crate::app) fn http_drained(&self, id: ConnectionId) {
+        self.wake_stream(id);
         let held = self.entry(id, |entry| match &mut entry.state {
             State::Http(http) => http.held && !http.advancing,
             State::WebSocket(_) => false,
@@ -144,7 +155,7 @@ impl Inner {
         let Some(app) = crate::app::current() else { return };
         match &route.target {
             Target::Http { handler, .. } => {
-                let request = Request::new(head, Bytes::from(body), self.core.peer(id), params);
+                let request = self.request(id, head, Bytes::from(body), params);
                 handler(request, Response::new(app.0, id, sequence));
             }
             Target::WebSocket(behavior) => {
@@ -162,10 +173,14 @@ impl Inner {
                         return self.respond(id, sequence, error.status(), headers.as_slice(), &body);
                     }
                 };
-                let request = Request::new(head, Bytes::new(), self.core.peer(id), params);
+                let request = self.request(id, head, Bytes::new(), params);
                 behavior.clone().upgrade(app.0, id, sequence, request, asked);
             }
         }
+    }
+
+    fn request(&self, id: ConnectionId, head: Head, body: Bytes, params: Params) -> Request {
+        Request::new(head, body, self.core.peer(id), params, self.core.peer_certificates(id))
     }
 
     /// 404, or 405 when the path has routes for other methods, or 426 when it has a WebSocket.

@@ -28,7 +28,7 @@ pub use compress::{Effort, compress};
 pub use error::HttpError;
 pub use head::{Framing, Head, HeadLimits, MAX_HEAD_BYTES, Version};
 pub use negotiation::{Coding, negotiate, none_match};
-pub use response::{ConnectionHeader, reason, write_head};
+pub use response::{ConnectionHeader, LAST_CHUNK, reason, write_chunk, write_chunked_head, write_head};
 
 /// Whether `byte` may stand in a token: a method, a field name, a connection option (RFC 9110 5.6.2).
 pub(crate) fn is_token_byte(byte: u8) -> bool {

@@ -94,7 +94,59 @@ pub fn write_head<'a>(
     body_len: Option<usize>,
     connection: ConnectionHeader,
 ) {
-    let status = if (100..=999).contains(&status) { status } else { 500 };
+    let status = sound_status(status);
+    write_lines(out, status, headers);
+    if let Some(length) = body_len
+        && status >= 200
+        && status != 204
+    {
+        out.extend_from_slice(b"Content-Length: ");
+        write_decimal(out, length);
+        out.extend_from_slice(b"\r\n");
+    }
+    write_connection(out, connection);
+}
+
+/// Like [`write_head`], for a body of a length that is not known yet: it says `Transfer-Encoding: chunked`
+/// (RFC 9112 6.1). Not for HTTP/1.0, 1xx, 204 and 304.
+pub fn write_chunked_head<'a>(
+    out: &mut Vec<u8>,
+    status: u16,
+    headers: impl IntoIterator<Item = (&'a str, &'a str)>,
+    connection: ConnectionHeader,
+) {
+    write_lines(out, sound_status(status), headers);
+    out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    write_connection(out, connection);
+}
+
+/// Appends a chunk to `out` (RFC 9112 7.1); nothing for no data, which would be the end of the body.
+///
+/// ```
+/// use sockring::protocol::http::{LAST_CHUNK, write_chunk};
+///
+/// let mut out = Vec::new();
+/// write_chunk(&mut out, b"seventeen bytes..");
+/// out.extend_from_slice(LAST_CHUNK);
+/// assert_eq!(out, b"11\r\nseventeen bytes..\r\n0\r\n\r\n");
+/// ```
+pub fn write_chunk(out: &mut Vec<u8>, data: &[u8]) {
+    if data.is_empty() {
+        return;
+    }
+    out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+    out.extend_from_slice(data);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The end of a chunked body without trailers (RFC 9112 7.1).
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+fn sound_status(status: u16) -> u16 {
+    if (100..=999).contains(&status) { status } else { 500 }
+}
+
+fn write_lines<'a>(out: &mut Vec<u8>, status: u16, headers: impl IntoIterator<Item = (&'a str, &'a str)>) {
     out.extend_from_slice(b"HTTP/1.1 ");
     write_decimal(out, usize::from(status));
     out.push(b' ');
@@ -111,14 +163,9 @@ pub fn write_head<'a>(
         out.extend_from_slice(value.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
-    if let Some(length) = body_len
-        && status >= 200
-        && status != 204
-    {
-        out.extend_from_slice(b"Content-Length: ");
-        write_decimal(out, length);
-        out.extend_from_slice(b"\r\n");
-    }
+}
+
+fn write_connection(out: &mut Vec<u8>, connection: ConnectionHeader) {
     out.extend_from_slice(match connection {
         ConnectionHeader::KeepAlive => b"\r\n",
         ConnectionHeader::Close => b"Connection: close\r\n\r\n",

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::runtime::adopt::Admission;
+use crate::runtime::connection::{Moving, Parcel};
 use crate::runtime::core::{Setup, Shared};
 use crate::runtime::ring::Ring;
 
