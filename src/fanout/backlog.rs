@@ -27,6 +27,8 @@ pub struct Backlog {
     sent: usize,
     /// Bytes of the frames that are still to be sent.
     bytes: usize,
+    /// Bytes that wait for the same client in another place.
+    elsewhere: usize,
 }
 
 impl Backlog {
@@ -68,7 +70,7 @@ impl Backlog {
 
     /// What it weighs against the limit of its client: its bytes, and the record of each frame.
     pub fn cost(&self) -> usize {
-        self.bytes() + self.frames.len() * limits::FRAME_COST_BYTES
+        self.bytes() + self.elsewhere + self.frames.len() * limits::FRAME_COST_BYTES
     }
 
     /// Whether nothing waits.
@@ -109,6 +111,19 @@ impl Backlog {
             self.frames.pop_front();
         }
         self.sent = sent;
+    }
+
+    /// Counts bytes that wait for the same client in another place against its limit as well.
+    pub fn count_elsewhere(&mut self, bytes: usize) {
+        self.elsewhere = bytes;
+    }
+
+    /// Takes the first frame out. Only for a backlog of which nothing has left in part.
+    pub fn pop(&mut self) -> Option<Frame> {
+        debug_assert_eq!(self.sent, 0);
+        let frame = self.frames.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(frame.wire().len());
+        Some(frame)
     }
 
     /// Takes all frames out, of which nothing has left in part.
@@ -165,6 +180,17 @@ mod tests {
             prop_assert_eq!(stream, expected.as_bytes());
             prop_assert_eq!(backlog.bytes(), 0);
         }
+    }
+
+    #[test]
+    fn what_waits_elsewhere_counts_until_it_is_said_otherwise() {
+        let mut backlog = Backlog::default();
+        backlog.push(Frame::raw("hello"));
+        backlog.count_elsewhere(1000);
+        assert_eq!(backlog.cost(), 1005 + limits::FRAME_COST_BYTES);
+        assert_eq!(backlog.pop().map(|frame| frame.wire().len()), Some(5));
+        backlog.count_elsewhere(0);
+        assert!(backlog.pop().is_none() && backlog.cost() == 0);
     }
 
     #[test]

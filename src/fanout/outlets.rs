@@ -337,6 +337,11 @@ impl Outlets {
         })
     }
 
+    /// Whether the client takes nothing for now.
+    pub fn is_blocked(&self, slot: u32) -> bool {
+        self.hot.get(slot as usize).is_some_and(|hot| hot.state == State::Blocked)
+    }
+
     /// What leads to the client.
     pub fn via(&self, slot: u32) -> Via {
         match self.hot[slot as usize].connection {

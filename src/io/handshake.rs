@@ -27,7 +27,8 @@ use crate::protocol::sio::Value;
 pub struct Handshake {
     /// The request that opened the connection.
     pub request: Request,
-    /// The payload that the client's `auth` option gave; an empty object if there was none.
+    /// The payload that the client's `auth` option gave; an empty object if there was none. For clients of
+    /// Socket.IO v2 it is the query behind the namespace's name.
     pub auth: Value,
     /// When the socket was made.
     pub issued: SystemTime,

@@ -1,7 +1,8 @@
 // Raw Socket.IO v5 packets against `conformance_server --profile socketio`, over websocket and polling.
 import { readFileSync } from "node:fs";
 import { brotliDecompressSync, gunzipSync, inflateSync } from "node:zlib";
-import { assert, run, sleep, test } from "./lib/runner.mjs";
+import io2 from "socket.io-client-2";
+import { assert, run, sleep, test, within } from "./lib/runner.mjs";
 import { target } from "./lib/target.mjs";
 import { Polling, Ws, request } from "./lib/raw.mjs";
 
@@ -323,6 +324,14 @@ function violations(check, Link, joined) {
 }
 
 function http() {
+  test("a client of Socket.IO v2 is refused, unless it is allowed", async (t) => {
+    const socket = io2(server.url, { forceNew: true, reconnection: false });
+    t.defer(() => socket.close());
+    await within(new Promise((resolve) => socket.on("connect_error", resolve)), 3_000, "refusal");
+    const { status, text } = await request(`${base}?EIO=3&transport=polling`);
+    assert.deepEqual([status, text], [400, '{"code":5,"message":"Unsupported protocol version"}']);
+  });
+
   test("the client bundles are served, with ETag and 304", async () => {
     for (const file of FILES) {
       const response = await request(base + file);

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 use sockring::app::{App, Builder};
+use sockring::protocol::ws::deflate::Inflater;
 use sockring::protocol::ws::frame::{OpCode, write_masked_frame};
 use sockring::runtime::{self, Descriptors, Running, StartError};
 use sockring::tls::Tls;
@@ -150,6 +151,8 @@ pub fn eventually(what: &str, f: impl Fn() -> bool) {
 /// A client of one connection.
 pub struct Client {
     pub stream: TcpStream,
+    /// Present once permessage-deflate is agreed.
+    pub inflater: Option<Inflater>,
     pub tls: Option<Box<ClientConnection>>,
     buffer: Vec<u8>,
     start: usize,
@@ -210,7 +213,7 @@ impl Client {
         let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(8))).unwrap();
-        let mut client = Self { stream, tls: None, buffer: Vec::new(), start: 0 };
+        let mut client = Self { stream, inflater: None, tls: None, buffer: Vec::new(), start: 0 };
         if OVER_TLS {
             client.secure(IDENTITY.client(), "localhost").unwrap();
         }
@@ -239,6 +242,20 @@ impl Client {
         let mut client = Self::connect(address);
         client.upgrade(path);
         client
+    }
+
+    /// Opens a WebSocket with an offer of extensions; what of it the server has accepted.
+    pub fn upgrade_with(&mut self, path: &str, offer: &str) -> Option<String> {
+        let header = format!("\r\nSec-WebSocket-Extensions: {offer}\r\n\r\n");
+        self.send(upgrade_request(path).replace("\r\n\r\n", &header).as_bytes());
+        let answer = self.answer().unwrap();
+        assert_eq!(answer.status, 101, "{}", answer.head);
+        let agreed = answer.header("sec-websocket-extensions").map(str::to_owned);
+        self.inflater = agreed.as_ref().map(|agreed| match agreed.contains("server_no_context_takeover") {
+            true => Inflater::alone(),
+            false => Inflater::with_context(),
+        });
+        agreed
     }
 
     pub fn upgrade(&mut self, path: &str) {
@@ -377,7 +394,9 @@ impl Client {
     pub fn frame(&mut self) -> io::Result<Incoming> {
         self.need(2)?;
         let (first, second) = (self.unread()[0], self.unread()[1]);
-        assert_eq!(first & 0x70, 0, "reserved bits in a frame: the stream is broken");
+        let compressed = first & 0x40 != 0;
+        assert_eq!(first & 0x30, 0, "reserved bits in a frame: the stream is broken");
+        assert!(!compressed || (self.inflater.is_some() && first & 15 < 3), "RSV1: the stream is broken");
         assert_eq!(second & 0x80, 0, "a masked frame: the stream is broken");
         assert!(first & 0x80 != 0, "the server does not fragment: the stream is broken");
         let (head, length) = match second {
@@ -393,7 +412,10 @@ impl Client {
         };
         assert!(length < 1 << 28, "an absurd length: the stream is broken");
         self.need(head + length)?;
-        let payload = self.take(head + length).split_off(head);
+        let mut payload = self.take(head + length).split_off(head);
+        if let (Some(inflater), true) = (&mut self.inflater, compressed) {
+            payload = inflater.message(&payload, 1 << 28).expect("sound DEFLATE").to_vec();
+        }
         Ok(Incoming { opcode: first & 15, payload })
     }
 
