@@ -45,8 +45,8 @@ const TLS_NORMAL: [&str; 3] = ["--tls", "--descriptors", "normal"];
 const LATER: &str = concat!(
     // Socket.IO: broadcasts with acknowledgements, dynamic namespaces, any-listeners, per-socket middlewares.
     "broadcast with acknowledgements|dynamic namespaces are apart|any-listeners see|a per-socket middleware",
-    // Transports to the letter: compression, caching of the bundles.
-    "|answers over 1,024 bytes|the client bundles are served, with ETag",
+    // Transports to the letter: compression.
+    "|answers over 1,024 bytes",
 );
 
 /// Declares one test per line: an example with its arguments, and the suite that runs against it.
