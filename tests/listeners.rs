@@ -208,7 +208,7 @@ fn the_proxy_protocol_is_required(descriptors: Descriptors) {
     assert!(half.ends());
 }
 
-/// Not a test: the process that [`sockets_of_a_service_manager`] starts, or a person who wants to try a proxy.
+/// Not a test: the process that the next one starts, or a person who wants to try a proxy.
 /// It serves `/who` on what it has inherited until it is asked to stop.
 #[test]
 #[ignore = "it is started by another test"]
