@@ -37,7 +37,12 @@ test: deps lint ## everything: format, lints, documentation, unit, end-to-end an
 lint: system-build ## format, clippy and rustdoc, warnings are errors
 	cargo fmt --all --check
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	cargo clippy $(CARGO_FLAGS) --lib -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --workspace --no-deps
+
+.PHONY: conformance
+conformance: deps ## all of the Autobahn test suite (some ten minutes); writes docs/AUTOBAHN.md
+	cargo test $(CARGO_FLAGS) --test autobahn -- --ignored --nocapture
 
 .PHONY: bench
 bench: system-build ## micro benchmarks; reports in target/criterion
@@ -58,7 +63,7 @@ fuzz: system-build ## every fuzz target for a while (FUZZ_SECONDS=60); needs car
 .PHONY: clean
 clean: ## remove what was built and installed in this folder
 	cargo clean
-	rm -rf .venv $(CLIENTS)/node_modules
+	rm -rf .venv .autobahn $(CLIENTS)/node_modules
 
 # --- What the commands need. Each step is quick when it is already done. ------------------------------------
 

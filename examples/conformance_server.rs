@@ -1,6 +1,6 @@
 //! The servers that outside conformance suites expect (docs: `shared/conformance.md`).
 //!
-//! `cargo run --example conformance_server -- --profile engine|socketio|client --port 3000 --workers 1`
+//! `cargo run --example conformance_server -- --profile engine|engine3|socketio|client --port 3000 --workers 1`
 
 mod common;
 
@@ -27,6 +27,7 @@ struct Flags {
 #[derive(Clone, Copy, ValueEnum)]
 enum Profile {
     Engine,
+    Engine3,
     Socketio,
     Client,
 }
@@ -34,14 +35,17 @@ enum Profile {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let flags = Flags::parse();
     let (setup, port): (fn(&App), u16) = match flags.profile {
-        Profile::Engine => (engine, 3000),
+        Profile::Engine => (|app| engine(app, quick("/engine.io")), 3000),
+        Profile::Engine3 => {
+            (|app| engine(app, engine::Options { allow_eio3: true, ..quick("/engine.io") }), 3000)
+        }
         Profile::Socketio => (socketio, 3000),
         Profile::Client => {
             println!("not built yet: connection state recovery");
             (client, 3210)
         }
     };
-    let builder = flags.listen.builder(port);
+    let builder = flags.listen.builder(port)?;
     common::serve(builder, setup)
 }
 
@@ -56,14 +60,14 @@ fn quick(path: &str) -> engine::Options {
 }
 
 /// Plain Engine.IO: sends every message back.
-fn engine(app: &App) {
+fn engine(app: &App, options: engine::Options) {
     let echo = Handlers::default().message(|socket, message| {
         let _ = match message {
             Message::Text(text) => socket.send_text(text),
             Message::Binary(data) => socket.send_binary(data),
         };
     });
-    engine::Server::attach(app, quick("/engine.io"), echo);
+    engine::Server::attach(app, options, echo);
 }
 
 fn socketio(app: &App) {

@@ -16,7 +16,7 @@ struct Flags {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let flags = Flags::parse();
-    let builder = flags.listen.builder(3002);
+    let builder = flags.listen.builder(3002)?;
     common::serve(builder, |app| {
         let echo = Behavior::<()>::default()
             .open(|ws| println!("{:?} connected", ws.peer()))

@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use clap::Parser;
 use sockring::app::{App, Behavior, Message, PerMessageDeflate};
 use sockring::io::{Ack, Args, Data, Options, Server, Socket, Value};
@@ -13,19 +15,24 @@ use sockring::io::{Ack, Args, Data, Options, Server, Socket, Value};
 struct Flags {
     #[command(flatten)]
     listen: common::Listen,
+    /// Offer permessage-deflate to Socket.IO clients, too; /ws does in any case
+    #[arg(long)]
+    deflate: bool,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let flags = Flags::parse();
-    let builder = flags.listen.builder(3001);
-    common::serve(builder, |app| {
-        socketio(app);
+    let builder = flags.listen.builder(3001)?;
+    common::serve(builder, move |app| {
+        socketio(app, flags.deflate);
         plain(app);
     })
 }
 
-fn socketio(app: &App) {
-    let io = Server::attach_app(app, Options::default());
+fn socketio(app: &App, deflate: bool) {
+    let mut options = Options::default();
+    options.engine.per_message_deflate = deflate.then(PerMessageDeflate::default);
+    let io = Server::attach_app(app, options);
     let publisher = io.clone();
     io.sockets_on("join", |socket: Socket, Data(room): Data<String>, ack: Ack| {
         socket.join(room);
@@ -38,18 +45,37 @@ fn socketio(app: &App) {
     io.sockets_on("publish", move |Data((room, payload)): Data<(String, Value)>| {
         publisher.to(room).emit("message", payload)
     });
+    // A handler that keeps its core from everything else.
+    io.sockets_on("busy", |Data(ms): Data<u64>, ack: Ack| {
+        let end = Instant::now() + Duration::from_millis(ms.min(50));
+        while Instant::now() < end {
+            std::hint::spin_loop();
+        }
+        ack.send(())
+    });
     io.sockets_on("echo", |Args(args): Args, ack: Ack| ack.send(args.first().unwrap_or(&Value::Null)));
 }
 
 fn plain(app: &App) {
-    const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+    let shared = PerMessageDeflate::default();
+    let context =
+        PerMessageDeflate { server_no_context_takeover: false, client_no_context_takeover: false, ..shared };
+    let limited = PerMessageDeflate { server_max_window_bits: 10, client_max_window_bits: 10, ..context };
     app.get("/", |_, response| response.end("sockring\n"));
     app.post("/", |request, response| response.end(request.body().clone()));
+    app.ws("/ws", echo(app, shared));
+    app.ws("/ws-context", echo(app, context));
+    app.ws("/ws-limited", echo(app, limited));
+}
+
+/// Sends back what comes, except for `sub TOPIC` and `pub TOPIC TEXT`.
+fn echo(app: &App, deflate: PerMessageDeflate) -> Behavior<()> {
+    const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
     let publisher = app.clone();
-    let behavior = Behavior::<()>::default()
+    Behavior::default()
         .max_message_bytes(MESSAGE_BYTES)
         .max_fragments(1 << 20)
-        .per_message_deflate(PerMessageDeflate::default())
+        .per_message_deflate(deflate)
         .message(move |ws, message| {
             let Message::Text(text) = message else {
                 if let Message::Binary(data) = message {
@@ -66,6 +92,5 @@ fn plain(app: &App) {
             } else {
                 let _ = ws.send_text(text);
             }
-        });
-    app.ws("/ws", behavior);
+        })
 }

@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         keep_alive: Duration::from_secs(14),
         ..sockring::app::Options::default()
     };
-    let builder = flags.listen.builder(3005).http(http);
+    let builder = flags.listen.builder(3005)?.http(http);
     common::serve(builder, set_up)
 }
 
@@ -43,6 +43,7 @@ fn set_up(app: &App) {
             ping_interval: Duration::from_millis(1000),
             ping_timeout: Duration::from_millis(2000),
             max_http_buffer_size: 4_000_000,
+            allow_eio3: true,
             ..Options::default().engine
         },
         connect_timeout: Duration::from_millis(1000),

@@ -57,6 +57,9 @@ pub mod protocol;
 pub mod runtime;
 pub mod time;
 
+#[cfg(feature = "tls")]
+pub use runtime::tls;
+
 /// The README's server compiles.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -63,6 +63,18 @@ pub const LINGER_BYTES: u32 = 256 * 1024;
 /// Bytes that a slow socket's backlog hands to the kernel in one send.
 pub const BACKLOG_SEND_BYTES: usize = 128 * 1024;
 
+/// Plaintext that is encrypted for one connection with TLS at a time. Records that do not leave are the
+/// connection's own memory, not shared; about what a socket's send buffer takes (`send_buffer`).
+pub const SECURE_SEND_BYTES: usize = 64 * 1024;
+
+/// Bytes of TLS records, for any number of connections, that are made before they are sent: they should
+/// still be in the processor's cache when the kernel copies them.
+pub const SECURE_BURST_BYTES: usize = 512 * 1024;
+
+/// What a step of a TLS handshake counts against [`COMPLETIONS_PER_TURN`]: a signature takes as long as
+/// some dozens of messages, with RSA some hundreds.
+pub const HANDSHAKE_COMPLETIONS: usize = 64;
+
 /// What a frame that waits for a client counts beside its bytes: the memory of its record. Without it a
 /// million empty pongs would weigh nothing.
 pub const FRAME_COST_BYTES: usize = 128;

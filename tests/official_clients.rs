@@ -7,12 +7,13 @@
 //! The examples are those that `cargo test` built beside this binary. `SOCKRING_EXAMPLES` names another
 //! folder, for instance of a release build.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,10 +30,16 @@ const PORT_TRIES: usize = 5;
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 const ENGINE: [&str; 2] = ["--profile", "engine"];
+const ENGINE3: [&str; 2] = ["--profile", "engine3"];
 const SOCKETIO: [&str; 2] = ["--profile", "socketio"];
 const CLIENT: [&str; 2] = ["--profile", "client"];
+const DEFLATE: [&str; 1] = ["--deflate"];
 /// Sockets in the process's descriptor table instead of the ring's own, as on kernels before 6.13.
 const NORMAL: [&str; 2] = ["--descriptors", "normal"];
+
+/// https and wss, with a certificate made for this run: [`Certificate`] puts its files in the place of this.
+const TLS: [&str; 1] = ["--tls"];
+const TLS_NORMAL: [&str; 3] = ["--tls", "--descriptors", "normal"];
 
 /// What the suites cover and the server does not have yet: listed as skipped, and no other test is.
 const LATER: &str = concat!(
@@ -63,8 +70,13 @@ suites! {
     features_over_an_upgrade_on_3_workers: "feature_server" [], 3 =>
         "socketio.test.mjs" [("TRANSPORT", "upgrade")];
 
+    versions_of_the_client: "feature_server" [], 1 => "versions.test.mjs" [];
+    versions_of_the_client_on_3_workers: "feature_server" [], 3 => "versions.test.mjs" [];
+
     engine_protocol: "conformance_server" ENGINE, 1 => "engine.test.mjs" [];
     engine_protocol_on_3_workers: "conformance_server" ENGINE, 3 => "engine.test.mjs" [];
+    engine_v3: "conformance_server" ENGINE3, 1 => "engine3.test.mjs" [];
+    engine_v3_on_3_workers: "conformance_server" ENGINE3, 3 => "engine3.test.mjs" [];
     socketio_protocol: "conformance_server" SOCKETIO, 1 => "socketio_protocol.test.mjs" [];
     socketio_protocol_on_3_workers: "conformance_server" SOCKETIO, 3 => "socketio_protocol.test.mjs" [];
     client_profile: "conformance_server" CLIENT, 1 => "client.test.mjs" [];
@@ -77,18 +89,40 @@ suites! {
     garbage_on_normal_descriptors: "feature_server" NORMAL, 3 => "garbage.mjs" [];
     churn_on_normal_descriptors: "feature_server" NORMAL, 3 => "churn.mjs" [];
 
+    features_over_polling_and_tls: "feature_server" TLS, 1 => "socketio.test.mjs" [("TRANSPORT", "polling")];
+    features_over_websocket_and_tls: "feature_server" TLS, 1 =>
+        "socketio.test.mjs" [("TRANSPORT", "websocket")];
+    features_over_an_upgrade_and_tls: "feature_server" TLS, 1 =>
+        "socketio.test.mjs" [("TRANSPORT", "upgrade")];
+    features_over_polling_and_tls_on_3_workers: "feature_server" TLS, 3 =>
+        "socketio.test.mjs" [("TRANSPORT", "polling")];
+    features_over_an_upgrade_and_tls_on_3_workers: "feature_server" TLS, 3 =>
+        "socketio.test.mjs" [("TRANSPORT", "upgrade")];
+    features_over_an_upgrade_and_tls_on_normal_descriptors: "feature_server" TLS_NORMAL, 3 =>
+        "socketio.test.mjs" [("TRANSPORT", "upgrade")];
+    spread_while_clients_upgrade_over_tls: "fanout_server" TLS, 3 => "spread.test.mjs" [("MODE", "mixed")];
+    websocket_and_http_app_over_tls: "fanout_server" TLS, 3 => "ws_app.test.mjs" [];
+    python_clients_over_tls: "feature_server" TLS, 3 => "python_client.py" [];
+    churn_over_tls: "feature_server" TLS, 3 => "churn.mjs" [("COUNT", "2000")];
+    chat_in_a_browser_over_tls: "chat" TLS, 3 => "chat.test.mjs" [];
+
     websocket_and_http_app: "fanout_server" [], 1 => "ws_app.test.mjs" [];
     websocket_and_http_app_on_3_workers: "fanout_server" [], 3 => "ws_app.test.mjs" [];
     spread_over_websocket: "fanout_server" [], 3 => "spread.test.mjs" [("MODE", "websocket")];
     spread_over_polling: "fanout_server" [], 3 => "spread.test.mjs" [("MODE", "polling")];
     spread_while_clients_upgrade: "fanout_server" [], 3 => "spread.test.mjs" [("MODE", "mixed")];
 
+    deflate: "fanout_server" DEFLATE, 1 => "deflate.test.mjs" [];
+    deflate_on_3_workers: "fanout_server" DEFLATE, 3 => "deflate.test.mjs" [];
+    deflate_python: "fanout_server" DEFLATE, 1 => "deflate_client.py" [];
     python_clients: "feature_server" [], 1 => "python_client.py" [];
     python_clients_on_3_workers: "feature_server" [], 3 => "python_client.py" [];
     garbage: "feature_server" [], 1 => "garbage.mjs" [];
     garbage_on_3_workers: "feature_server" [], 3 => "garbage.mjs" [];
     churn: "feature_server" [], 1 => "churn.mjs" [];
     churn_on_3_workers: "feature_server" [], 3 => "churn.mjs" [];
+    tabs_of_a_browser_beside_load: "fanout_server" [], 3 => "browser.test.mjs" [];
+    tabs_of_a_browser_beside_load_on_normal_descriptors: "fanout_server" NORMAL, 3 => "browser.test.mjs" [];
     chat_in_a_browser: "chat" [], 1 => "chat.test.mjs" [];
     chat_in_a_browser_on_3_workers: "chat" [], 3 => "chat.test.mjs" [];
 }
@@ -131,10 +165,22 @@ impl Suite {
     /// Runs the script to its end or to the time limit; returns what it wrote.
     fn run_script(&self, interpreter: &Path, server: &Server) -> (Option<ExitStatus>, String) {
         let clients = clients_dir();
-        let mut child = Command::new(interpreter)
+        let mut command = Command::new(interpreter);
+        let scheme = if self.args.contains(&TLS[0]) {
+            // Node's, OpenSSL's, and those of two packages of Python that ask neither.
+            for name in
+                ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "WEBSOCKET_CLIENT_CA_BUNDLE"]
+            {
+                command.env(name, &CERTIFICATE.certificate);
+            }
+            "https"
+        } else {
+            "http"
+        };
+        let mut child = command
             .arg(clients.join(self.script))
             .current_dir(&clients)
-            .env("SOCKRING_URL", format!("http://{}", server.address))
+            .env("SOCKRING_URL", format!("{scheme}://{}", server.address))
             .env("SOCKRING_PID", server.child.id().to_string())
             .env("LATER", LATER)
             .envs(self.env.iter().copied())
@@ -181,7 +227,15 @@ impl Server {
 
     fn try_start(path: &Path, suite: &Suite, port: u16) -> Result<Self, String> {
         let mut command = Command::new(path);
-        command.args(suite.args).args(["--port", &port.to_string()]);
+        for arg in suite.args {
+            if *arg == TLS[0] {
+                let Certificate { certificate, key } = &*CERTIFICATE;
+                command.arg("--tls-cert").arg(certificate).arg("--tls-key").arg(key);
+            } else {
+                command.arg(arg);
+            }
+        }
+        command.args(["--port", &port.to_string()]);
         if suite.workers > 1 {
             command.args(["--workers", &suite.workers.to_string()]);
         }
@@ -236,6 +290,28 @@ impl Drop for Server {
         let _ = self.child.wait();
     }
 }
+
+/// A certificate that signs itself, in files of this run.
+struct Certificate {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+static CERTIFICATE: LazyLock<Certificate> = LazyLock::new(|| {
+    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate can be made");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("the target's folder can be written");
+    let write = |name: &str, text: String| {
+        let file = folder.join(name);
+        fs::write(&file, text).expect("the target's folder can be written");
+        file
+    };
+    Certificate {
+        certificate: write("cert.pem", made.cert.pem()),
+        key: write("key.pem", made.signing_key.serialize_pem()),
+    }
+});
 
 /// What a process wrote, collected by threads so that its pipes never fill up.
 #[derive(Clone, Default)]

@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("Open http://ADDRESS/ with the address below in two windows and talk (Ctrl-C ends it)");
     // Made once, before any worker: each of them gets a reference to the same hub.
     let hub = Arc::new(Mutex::new(Hub::default()));
-    let builder = listen.builder(3000);
+    let builder = listen.builder(3000)?;
     // This closure runs once on each worker. What it makes belongs to one core and needs no lock.
     common::serve(builder, move |app| {
         let options = Options { client_dist: Some(client_dist.clone()), ..Options::default() };

@@ -1,10 +1,13 @@
 //! What the examples have in common: where they listen, and that they say so.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use sockring::app::{App, Builder};
 use sockring::runtime;
+use sockring::tls::{Tls, TlsError};
 
 /// The library leaves the choice of an allocator to the program. This one suits many small objects that are
 /// made and dropped by the same thread.
@@ -26,7 +29,16 @@ pub(crate) struct Listen {
     /// Where sockets live
     #[arg(long, value_enum, default_value_t = Descriptors::Auto)]
     descriptors: Descriptors,
+    /// Speak TLS, with the certificate (and its chain) in this PEM file
+    #[arg(long, requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, a PEM file
+    #[arg(long, requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
 }
+
+/// A certificate that was renewed is used this much later at most.
+const RELOAD_EVERY: Duration = Duration::from_secs(10);
 
 /// The runtime's choices, as words.
 #[derive(Clone, Copy, ValueEnum)]
@@ -38,14 +50,21 @@ enum Descriptors {
 
 impl Listen {
     /// A server by these flags.
-    pub(crate) fn builder(&self, default_port: u16) -> Builder {
+    pub(crate) fn builder(&self, default_port: u16) -> Result<Builder, TlsError> {
         let descriptors = match self.descriptors {
             Descriptors::Auto => runtime::Descriptors::Auto,
             Descriptors::Normal => runtime::Descriptors::Normal,
             Descriptors::Direct => runtime::Descriptors::Direct,
         };
         let address = (self.host, self.port.unwrap_or(default_port));
-        App::builder().listen(address).workers(self.workers).descriptors(descriptors)
+        let builder = App::builder().workers(self.workers).descriptors(descriptors);
+        Ok(match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => {
+                let tls = Tls::builder().pem_files(certificate, key).reload_every(RELOAD_EVERY);
+                builder.listen_tls(address, tls.build()?)
+            }
+            _ => builder.listen(address),
+        })
     }
 }
 

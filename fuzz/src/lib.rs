@@ -7,8 +7,10 @@ use sockring::protocol::eio::v3;
 use sockring::protocol::http::{ChunkedDecoder, Head, HeadLimits, HttpError};
 use sockring::protocol::query::{self, MAX_PAIRS, Query};
 use sockring::protocol::sio::{self, Body, JsonError, MAX_DEPTH, Parser};
+use sockring::protocol::ws::deflate::{Deflater, Inflater, Settings};
+use sockring::protocol::ws::extensions::{PerMessageDeflate, negotiate};
 use sockring::protocol::ws::{WsError, message};
-use sockring::protocol::{eio, ws};
+use sockring::protocol::{eio, proxy, ws};
 
 /// Heads: a prefix of a head is never parsed as another head, and what is kept agrees with itself.
 pub fn http_head(data: &[u8]) {
@@ -63,18 +65,24 @@ pub fn http_chunked(data: &[u8]) {
     assert!(whole.is_err() || whole.is_ok_and(|(out, _, _)| out.len() <= MAX_BODY));
 }
 
-/// WebSocket messages: cutting changes nothing, limits hold. The first byte says where to cut.
+/// WebSocket messages: cutting changes nothing, limits hold. The first byte says where to cut, the second
+/// whether messages may be compressed.
 pub fn ws_message(data: &[u8]) {
     let Some((cut, data)) = data.split_first() else { return };
+    let Some((extension, data)) = data.split_first() else { return };
     let limits = message::Limits { message_bytes: 200, fragments: 5 };
     let run = |cut: usize| -> (Vec<String>, Option<WsError>, bool) {
         let mut data = data.to_vec();
         let (mut decoder, mut seen) = (message::Decoder::new(), Vec::new());
+        let mut inflater = [None, Some(Inflater::alone()), Some(Inflater::with_context())]
+            .into_iter()
+            .nth(usize::from(extension % 3))
+            .flatten();
         for piece in data.chunks_mut(cut) {
             let mut input = piece;
             while !input.is_empty() {
                 let length = input.len();
-                let step = match decoder.decode(input, &limits) {
+                let step = match decoder.decode_extended(input, &limits, inflater.as_mut()) {
                     Ok(step) => step,
                     Err(error) => return (seen, Some(error), false),
                 };
@@ -241,4 +249,100 @@ pub fn query(data: &[u8]) {
         assert_eq!(query::find(raw, key).as_deref(), query.get(key));
     }
     assert_eq!(query::find(raw, "transport").as_deref(), query.get("transport"));
+}
+
+/// Headers of proxies: a prefix is never read as another header, what comes behind changes nothing, and
+/// limits hold.
+pub fn proxy(data: &[u8]) {
+    let whole = proxy::parse(data);
+    for cut in 0..data.len() {
+        match (proxy::parse(&data[..cut]), &whole) {
+            (Ok(Some(early)), Ok(Some(late))) => assert_eq!(early, *late),
+            (Err(early), Err(late)) => assert_eq!(early, *late),
+            (Ok(None), _) => {}
+            (early, late) => panic!("more bytes made {late:?} of {early:?}"),
+        }
+    }
+    match whole {
+        Ok(Some((_, used))) => assert!(used <= data.len() && used <= proxy::BINARY_MAX),
+        Ok(None) => assert!(data.len() < proxy::BINARY_MAX),
+        Err(_) => {}
+    }
+}
+
+/// Compression: no input inflates beyond the limit or disturbs the next, and what we compress is inflated
+/// again. The first two bytes are settings; the rest is cut into messages at each 0xff.
+pub fn ws_inflate(data: &[u8]) {
+    let [first, second, data @ ..] = data else { return };
+    let messages = data.split(|byte| *byte == 0xff);
+    if first % 2 == 0 {
+        return inflates(messages, usize::from(*first) * 16);
+    }
+    let options = PerMessageDeflate { level: second / 26, mem_level: 1 + first % 9, ..Default::default() };
+    let settings = Settings::new(&options, 8 + second % 8);
+    deflates(messages, &settings);
+}
+
+fn inflates<'a>(messages: impl Iterator<Item = &'a [u8]>, limit: usize) {
+    // RFC 7692 7.2.3.1
+    let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+    let (mut alone, mut context) = (Inflater::alone(), Some(Inflater::with_context()));
+    for message in messages {
+        let once = alone.message(message, limit).map(<[u8]>::to_vec);
+        assert!(once.as_ref().map_or(0, Vec::len) <= limit);
+        assert_eq!(alone.message(&hello, 5), Ok(&b"Hello"[..]));
+        assert_eq!(alone.message(message, limit).map(<[u8]>::to_vec), once);
+        // One with context is of no use after an error.
+        context = context.and_then(|mut inflater| {
+            let length = inflater.message(message, limit).ok()?.len();
+            assert!(length <= limit);
+            Some(inflater)
+        });
+    }
+}
+
+fn deflates<'a>(messages: impl Iterator<Item = &'a [u8]>, settings: &Settings) {
+    let (mut single, mut chained) = (Deflater::new(settings), Deflater::new(settings));
+    let (mut alone, mut context) = (Inflater::alone(), Inflater::with_context());
+    for message in messages {
+        let mut packed = Vec::new();
+        chained.next(message, &mut packed);
+        assert_eq!(context.message(&packed, message.len()), Ok(message));
+        packed.clear();
+        if single.alone(message, &mut packed) {
+            assert!(packed.len() < message.len());
+            assert_eq!(alone.message(&packed, message.len()), Ok(message));
+            assert_eq!(alone.message(&packed, message.len() - 1), Err(WsError::TooBig));
+        } else {
+            assert!(packed.is_empty());
+        }
+    }
+}
+
+/// Offers of extensions: what is agreed keeps to the operator's limits and can be offered again.
+pub fn ws_extensions(data: &[u8]) {
+    let [first, second, data @ ..] = data else { return };
+    let Ok(text) = str::from_utf8(data) else { return };
+    let options = PerMessageDeflate {
+        server_no_context_takeover: first & 1 == 1,
+        client_no_context_takeover: first & 2 == 2,
+        server_max_window_bits: second & 15,
+        client_max_window_bits: second >> 4,
+        ..Default::default()
+    };
+    let Ok(Some(agreed)) = negotiate(text.split('\n'), &options) else { return };
+    let limit = |bits: u8| 8..=bits.clamp(8, 15);
+    assert!(limit(options.server_max_window_bits).contains(&agreed.server_max_window_bits));
+    assert!((8..=15).contains(&agreed.client_max_window_bits));
+    assert!(agreed.server_no_context_takeover || !options.server_no_context_takeover);
+    assert!(agreed.client_no_context_takeover || !options.client_no_context_takeover);
+    let response = agreed.response();
+    let Ok(Some(again)) = negotiate([response.as_str()], &options) else {
+        // A client that cannot be told of a limit answers nothing about it.
+        assert!(options.client_max_window_bits < 15, "{response}");
+        return;
+    };
+    assert_eq!(again.server_max_window_bits, agreed.server_max_window_bits);
+    assert_eq!(again.server_no_context_takeover, agreed.server_no_context_takeover);
+    assert_eq!(again.client_no_context_takeover, agreed.client_no_context_takeover);
 }

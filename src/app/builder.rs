@@ -41,6 +41,21 @@ impl Builder {
         self
     }
 
+    /// Adds an address to listen on for https and wss. [`Listener::tls`] does the same for other listeners.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn listen_tls(
+        mut self,
+        address: impl ToSocketAddrs + std::fmt::Debug,
+        tls: impl std::borrow::Borrow<runtime::tls::Tls>,
+    ) -> Self {
+        match Listener::tcp(&address) {
+            Ok(listener) => self.runtime.listen.push(listener.tls(tls.borrow())),
+            Err(error) => self.unresolved = Some((format!("{address:?}"), error)),
+        }
+        self
+    }
+
     /// Adds the path of a Unix socket to listen on; see [`Listener::unix`], which also sets permissions.
     #[must_use]
     pub fn listen_unix(self, path: impl Into<PathBuf>) -> Self {

@@ -35,16 +35,26 @@ struct Inner {
 struct More {
     body: Bytes,
     params: Params,
+    tls: Option<PeerCertificates>,
 }
+
+/// The certificates with which a client of TLS has identified itself; often none.
+pub(super) type PeerCertificates = Vec<Vec<u8>>;
 
 pub(super) type Params = SmallVec<[(Box<str>, Box<str>); 0]>;
 
 static NO_BODY: Bytes = Bytes::new();
 
 impl Request {
-    pub(super) fn new(head: Head, body: Bytes, peer: Option<SocketAddr>, params: Params) -> Self {
-        let more = !body.is_empty() || !params.is_empty();
-        Self(Rc::new(Inner { head, peer, more: more.then(|| Box::new(More { body, params })) }))
+    pub(super) fn new(
+        head: Head,
+        body: Bytes,
+        peer: Option<SocketAddr>,
+        params: Params,
+        tls: Option<PeerCertificates>,
+    ) -> Self {
+        let more = !body.is_empty() || !params.is_empty() || tls.is_some();
+        Self(Rc::new(Inner { head, peer, more: more.then(|| Box::new(More { body, params, tls })) }))
     }
 
     /// The method, in capitals as sent.
@@ -96,5 +106,17 @@ impl Request {
     /// The peer's address; `None` for a Unix socket. Behind a proxy, the proxy's.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.0.peer
+    }
+
+    /// Whether it came over TLS to this server.
+    pub fn is_secure(&self) -> bool {
+        self.0.more.as_ref().is_some_and(|more| more.tls.is_some())
+    }
+
+    /// The certificates with which the client has identified itself (see `tls::TlsBuilder`), in DER, its own
+    /// first; none if it was not asked, or has none.
+    pub fn peer_certificates(&self) -> &[Vec<u8>] {
+        let tls = self.0.more.as_ref().and_then(|more| more.tls.as_ref());
+        tls.map_or(&[], |certificates| certificates)
     }
 }

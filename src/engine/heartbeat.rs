@@ -2,7 +2,8 @@
 
 use crate::time::Millis;
 
-/// The heartbeat of one session: the server pings, the client answers in time. Pure.
+/// The heartbeat of one session: the server pings, the client answers in time. Before version 4 of the
+/// protocol the client pings instead: see [`listening`](Self::listening). Pure.
 ///
 /// ```
 /// use sockring::engine::{Beat, Heartbeat};
@@ -25,6 +26,8 @@ enum State {
     Resting,
     /// The pong is due at the deadline.
     Awaiting { extended: bool },
+    /// The client's next ping is due at the deadline.
+    Listening,
 }
 
 /// What a deadline of the heartbeat means.
@@ -32,7 +35,7 @@ enum State {
 pub enum Beat {
     /// Send a ping.
     Ping,
-    /// The client did not answer: close with `ping timeout`.
+    /// The client did not answer, or did not ping: close with `ping timeout`.
     Dead,
 }
 
@@ -40,6 +43,22 @@ impl Heartbeat {
     /// Starts at `now`; interval and timeout in milliseconds.
     pub fn new(now: Millis, interval: u32, timeout: u32) -> Self {
         Self { interval, timeout, deadline: now + Millis::from(interval), state: State::Resting }
+    }
+
+    /// Starts at `now` with the client's part and the server's exchanged (version 3): the client has interval
+    /// and timeout together to ping.
+    ///
+    /// ```
+    /// use sockring::engine::{Beat, Heartbeat};
+    /// let mut heartbeat = Heartbeat::listening(0, 25_000, 20_000);
+    /// heartbeat.handle_ping(25_000);
+    /// assert_eq!(heartbeat.handle_timeout(69_999), None);
+    /// assert_eq!(heartbeat.handle_timeout(70_000), Some(Beat::Dead));
+    /// ```
+    pub fn listening(now: Millis, interval: u32, timeout: u32) -> Self {
+        let mut heartbeat = Self { interval, timeout, deadline: now, state: State::Listening };
+        heartbeat.handle_ping(now);
+        heartbeat
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
@@ -51,6 +70,11 @@ impl Heartbeat {
     pub fn handle_pong(&mut self, now: Millis) {
         self.deadline = now + Millis::from(self.interval);
         self.state = State::Resting;
+    }
+
+    /// The client, whose part it is, has pinged.
+    pub fn handle_ping(&mut self, now: Millis) {
+        self.deadline = now + Millis::from(self.interval) + Millis::from(self.timeout);
     }
 
     /// Another packet came. While a pong is awaited it gives the client its time again, once: a client that
@@ -73,7 +97,7 @@ impl Heartbeat {
                 self.deadline = now + Millis::from(self.timeout);
                 Some(Beat::Ping)
             }
-            State::Awaiting { .. } => Some(Beat::Dead),
+            State::Awaiting { .. } | State::Listening => Some(Beat::Dead),
         }
     }
 }
@@ -101,6 +125,16 @@ mod tests {
         assert_eq!(heartbeat.deadline(), 650);
         heartbeat.handle_activity(600);
         assert_eq!(heartbeat.handle_timeout(650), Some(Beat::Dead));
+    }
+
+    #[test]
+    fn a_client_that_is_to_ping_is_not_saved_by_other_packets() {
+        let mut heartbeat = Heartbeat::listening(1000, 300, 200);
+        heartbeat.handle_activity(1400);
+        assert_eq!(heartbeat.handle_timeout(1499), None);
+        assert_eq!(heartbeat.handle_timeout(1500), Some(Beat::Dead));
+        heartbeat.handle_ping(1450);
+        assert_eq!(heartbeat.deadline(), 1950);
     }
 
     #[test]

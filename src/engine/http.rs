@@ -94,7 +94,10 @@ impl Inner {
         let (server, asking) = (self.clone(), request.clone());
         let allowed = move |allowed: Result<(), String>| {
             let checked = match allowed {
-                Ok(()) => check_revision(Revision::of_query(asking.query_param("EIO").as_deref())),
+                Ok(()) => {
+                    let revision = Revision::of_query(asking.query_param("EIO").as_deref());
+                    check_revision(revision, server.options.allow_eio3)
+                }
                 Err(message) => {
                     let message = (!message.is_empty()).then(|| message.into());
                     Err(Refusal::Forbidden { message })

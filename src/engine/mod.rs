@@ -1,4 +1,5 @@
-//! Engine.IO v4: sessions over long-polling and WebSocket, with upgrade and heartbeat.
+//! Engine.IO v4, and v3 for older clients: sessions over long-polling and WebSocket, with upgrade and
+//! heartbeat.
 //!
 //! What the npm package `engine.io` is to Node.js: usable without Socket.IO, for bidirectional messages
 //! that survive proxies without WebSocket. The state machines ([`Session`], [`Heartbeat`], [`Upgrade`]) are
@@ -42,6 +43,7 @@ mod server;
 mod session;
 mod sid;
 mod socket;
+mod translate;
 mod upgrade;
 mod verify;
 mod websocket;

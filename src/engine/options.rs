@@ -66,6 +66,9 @@ pub struct Options {
     pub transports: Vec<Transport>,
     /// Whether a polling session may move to WebSocket.
     pub allow_upgrades: bool,
+    /// Whether clients of Engine.IO v3, which those of Socket.IO v2 are, are let in (the reference's
+    /// `allowEIO3`); no by default.
+    pub allow_eio3: bool,
     /// permessage-deflate for WebSockets that offer it; none by default. Unlike the reference's, its own
     /// defaults keep no context: see [`PerMessageDeflate`].
     pub per_message_deflate: Option<PerMessageDeflate>,
@@ -95,6 +98,7 @@ impl Default for Options {
             max_http_buffer_size: 1_000_000,
             transports: vec![Transport::Polling, Transport::WebSocket],
             allow_upgrades: true,
+            allow_eio3: false,
             per_message_deflate: None,
             http_compression: Some(HttpCompression::default()),
             initial_packet: None,

@@ -9,10 +9,10 @@ use super::ids::Reserved;
 use super::server::{Inner, Link};
 use super::verify::Refusal;
 use super::websocket::Carrier;
-use super::{CloseReason, Socket, Transport, jsonp};
+use super::{CloseReason, Socket, Transport, jsonp, translate};
 use crate::app::{Begun, BodyEnd, Request, Response, WebSocket};
-use crate::fanout::OutletId;
-use crate::protocol::eio::decode_payload;
+use crate::fanout::{Backlog, Frame, OutletId};
+use crate::protocol::eio::{EioError, Packet, Revision};
 use crate::runtime::{self, ConnectionId};
 use crate::time::Millis;
 
@@ -34,8 +34,6 @@ pub(super) struct Polling {
 /// How long a session that was closed without a waiting poll is kept, so that the next poll can be told.
 const CLOSE_TIMEOUT_MS: Millis = 30_000;
 
-const SEPARATOR: u8 = crate::protocol::eio::SEPARATOR;
-
 impl Inner {
     /// Opens a session with the answer to this request.
     pub(super) fn welcome(&self, request: Request, response: Response, name: Option<Reserved>) {
@@ -50,13 +48,7 @@ impl Inner {
             self.core.close_outlet(outlet);
             return response.status(503).end("");
         };
-        let mut body = Vec::new();
-        for frame in self.first_frames(socket) {
-            if !body.is_empty() {
-                body.push(SEPARATOR);
-            }
-            body.extend_from_slice(frame.polling());
-        }
+        let body = translate::payload(self.dialect(socket), self.first_frames(socket).iter());
         let response = self.with_headers(&request, response, Some(socket));
         self.answer(socket, response, body.into());
         self.opened(socket);
@@ -86,11 +78,12 @@ impl Inner {
             Some(Link::Polling(polling)) => polling.jsonp.clone(),
             _ => None,
         };
+        let content_type = translate::content_type(&payload);
         let body = match index {
             Some(index) => jsonp::call(&index, &payload).into(),
             None => payload,
         };
-        response.header("Content-Type", "text/plain; charset=UTF-8").end(body);
+        response.header("Content-Type", content_type).end(body);
     }
 
     /// A poll.
@@ -113,7 +106,7 @@ impl Inner {
         if self.with(socket, |_| ()).is_none() {
             return self.say_goodbye(socket, response);
         }
-        let backlog = self.take_backlog(outlet);
+        let backlog = self.take_backlog(socket, outlet);
         if !backlog.is_empty() {
             self.hooks.tell(|hooks| &hooks.flush, socket);
             self.answer(socket, response, backlog.into());
@@ -132,16 +125,22 @@ impl Inner {
     }
 
     /// What has waited for a poll, as the body of its answer.
-    fn take_backlog(&self, outlet: OutletId) -> Vec<u8> {
+    fn take_backlog(&self, socket: Socket, outlet: OutletId) -> Vec<u8> {
+        let dialect = self.dialect(socket);
         let mut outlets = self.core.outlets();
-        outlets.backlog(outlet.slot()).map(|backlog| backlog.take_polling(usize::MAX)).unwrap_or_default()
+        let Some(backlog) = outlets.backlog(outlet.slot()) else { return Vec::new() };
+        if dialect.revision == Revision::V4 {
+            return backlog.take_polling(usize::MAX);
+        }
+        let frames: Vec<Frame> = std::iter::from_fn(|| Backlog::pop(backlog)).collect();
+        translate::payload(dialect, frames.iter())
     }
 
     /// The session is owed something and a poll may be waiting.
     pub(super) fn answer_poll(&self, socket: Socket, outlet: OutletId) {
         let get = self.take_poll(socket);
         let Some(response) = get else { return self.core.outlets().block(outlet.slot()) };
-        let body = self.take_owed(outlet);
+        let body = self.take_owed(socket, outlet);
         self.hooks.tell(|hooks| &hooks.flush, socket);
         self.answer(socket, response, body.into());
         if !self.hooks.none(|hooks| &hooks.drain) && self.with(socket, |_| ()).is_some() {
@@ -157,10 +156,14 @@ impl Inner {
     }
 
     /// What the session is owed in this turn; what comes waits for the next poll.
-    fn take_owed(&self, outlet: OutletId) -> Vec<u8> {
+    fn take_owed(&self, socket: Socket, outlet: OutletId) -> Vec<u8> {
+        let dialect = self.dialect(socket);
         let mut outlets = self.core.outlets();
         let owed = outlets.owed(outlet.slot());
-        let body = outlets.batch.polling(owed).to_vec();
+        let body = match dialect.revision {
+            Revision::V4 => outlets.batch.polling(owed).to_vec(),
+            Revision::V3 => translate::payload(dialect, outlets.batch.frames(owed).iter().copied()),
+        };
         outlets.settle(outlet.slot());
         outlets.block(outlet.slot());
         body
@@ -176,12 +179,13 @@ impl Inner {
     ///
     /// Not with both: the official client handles the packets of one payload in the same tick as a close
     /// behind them, and would see the close first.
-    pub(super) fn release_poll_with(&self, socket: Socket, packet: &'static [u8]) -> bool {
+    pub(super) fn release_poll_with(&self, socket: Socket, packet: &[u8]) -> bool {
         let Some(outlet) = self.with(socket, |entry| entry.outlet) else { return false };
         let Some(response) = self.take_poll(socket) else { return false };
-        let body = self.take_owed(outlet);
+        let body = self.take_owed(socket, outlet);
         let nothing = body.is_empty();
-        self.answer(socket, response, if nothing { Bytes::from_static(packet) } else { body.into() });
+        let body = if nothing { translate::digits(self.dialect(socket), packet) } else { body };
+        self.answer(socket, response, body.into());
         nothing
     }
 
@@ -234,9 +238,12 @@ impl Inner {
             let sid = request.query_param("sid").unwrap_or_default().into_owned();
             return self.refuse(request, response, &Refusal::UnknownSid { sid });
         };
-        let error = match request.header("content-type") {
+        let revision = self.dialect(socket).revision;
+        let content_type = request.header("content-type").unwrap_or_default();
+        let binary = content_type.starts_with("application/octet-stream");
+        let error = match revision {
             _ if overlap => Some("data request overlap from client"),
-            Some(binary) if binary.starts_with("application/octet-stream") => Some("invalid content"),
+            Revision::V4 if binary => Some("invalid content"),
             _ => None,
         };
         if let Some(error) = error {
@@ -246,7 +253,7 @@ impl Inner {
         let response = self.with_headers(request, response, None);
         self.posted.replace(Some((socket, request.clone())));
         // A handler that panics ends its session, as over a WebSocket; the connection may carry others.
-        let sound = runtime::survived(|| self.read_body(socket, request.body(), jsonp));
+        let sound = runtime::survived(|| self.read_body(socket, request.body(), revision, binary, jsonp));
         self.posted.take();
         if !sound {
             self.close(socket, CloseReason::TransportError, "a handler panicked");
@@ -254,31 +261,22 @@ impl Inner {
         response.header("Content-Type", "text/html").end("ok");
     }
 
-    fn read_body(&self, socket: Socket, body: &[u8], jsonp: bool) {
-        let Ok(text) = simdutf8::basic::from_utf8(body) else {
-            return self.close(socket, CloseReason::ParseError, "the client sent text that is not utf-8");
-        };
-        if !jsonp {
-            return self.read_payload(socket, text);
-        }
-        if let Some(payload) = jsonp::payload(text) {
-            self.read_payload(socket, &payload);
-        }
-    }
-
-    fn read_payload(&self, socket: Socket, text: &str) {
-        for packet in decode_payload(text) {
-            match packet {
-                Ok(packet) => {
-                    if !self.packet(socket, &packet) {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!("a polling session is closed: {error}");
-                    return self.close(socket, CloseReason::ParseError, &error.to_string());
-                }
+    fn read_body(&self, socket: Socket, body: &[u8], revision: Revision, binary: bool, jsonp: bool) {
+        let each = |packet: &Packet<'_>| self.packet(socket, packet);
+        let read = if jsonp {
+            // As in the reference, a form without the field is nothing at all.
+            let form = simdutf8::basic::from_utf8(body).map_err(|_| EioError::Utf8);
+            match form.map(jsonp::payload) {
+                Ok(Some(payload)) => translate::read_payload(revision, false, payload.as_bytes(), each),
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
             }
+        } else {
+            translate::read_payload(revision, binary, body, each)
+        };
+        if let Err(error) = read {
+            tracing::debug!("a polling session is closed: {error}");
+            self.close(socket, CloseReason::ParseError, &error.to_string());
         }
     }
 
@@ -317,12 +315,12 @@ impl Inner {
     fn say_goodbye(&self, socket: Socket, response: Response) {
         let outlet = self.sessions.borrow().get(socket.slot as usize).map(|entry| entry.outlet);
         let Some(outlet) = outlet else { return response.status(400).end("") };
-        let backlog = self.take_backlog(outlet);
+        let backlog = self.take_backlog(socket, outlet);
         if !backlog.is_empty() {
             // The close follows with the next poll, as in `release_poll_with`.
             return self.answer(socket, response, backlog.into());
         }
-        self.answer(socket, response, Bytes::from_static(&[b'6', SEPARATOR, b'1']));
+        self.answer(socket, response, translate::digits(self.dialect(socket), b"61").into());
         self.take(socket);
     }
 }

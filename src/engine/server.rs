@@ -17,12 +17,13 @@ use super::middleware::Middleware;
 use super::polling::Polling;
 use super::session::{Due, Heard, Session};
 use super::sid::{Pool, SocketSid};
+use super::translate;
 use super::websocket::{self, Carrier};
 use super::{CloseReason, Events, Message, Options, ReadyState, Socket, Transport};
 use crate::app::{App, Layer, Request, WebSocket};
 use crate::fanout::{Delivery, Frame, OutletId};
 use crate::limits;
-use crate::protocol::eio::{Open, Packet, PacketType, Revision, decode_payload};
+use crate::protocol::eio::{Dialect, Open, Packet, PacketType, decode_payload};
 use crate::runtime::{self, Core};
 use crate::time::Millis;
 
@@ -54,6 +55,7 @@ impl Server {
             next: Cell::new(Millis::MAX),
             pollers: RefCell::default(),
             ping: Frame::message(&[b"2"], &[]),
+            pong: Frame::message(&[b"3"], &[]),
         });
         SERVERS.with_borrow_mut(|servers| servers.push(inner.clone()));
         let websocket = websocket::behavior(&inner);
@@ -152,6 +154,7 @@ pub(crate) struct Inner {
     /// The sessions whose outlets no connection carries.
     pub(super) pollers: RefCell<HashMap<u32, u32, RandomState>>,
     ping: Frame,
+    pong: Frame,
 }
 
 /// One session.
@@ -161,6 +164,7 @@ pub(super) struct Entry {
     pub(super) session: Session,
     pub(super) outlet: OutletId,
     pub(super) link: Link,
+    pub(super) dialect: Dialect,
     pub(super) request: Request,
 }
 
@@ -220,7 +224,8 @@ impl Inner {
 
     pub(super) fn buffered(&self, socket: Socket) -> usize {
         let outlet = self.with(socket, |entry| entry.outlet);
-        outlet.map_or(0, |outlet| self.core.outlets().waiting(outlet.slot()))
+        let outlets = outlet.into_iter().chain(self.own_outlet(socket));
+        outlets.map(|outlet| self.core.outlets().waiting(outlet.slot())).sum()
     }
 
     pub(super) fn data_request(&self, socket: Socket) -> Option<Request> {
@@ -283,22 +288,25 @@ impl Inner {
         let generation = self.generation.get();
         self.generation.set(generation.wrapping_add(1));
         let millis = |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        let dialect = translate::dialect(&request);
         let session = Session::new(
             self.core.now(),
             transport,
-            Revision::of_query(request.query_param("EIO").as_deref()),
+            dialect.revision,
             millis(self.options.ping_interval),
             millis(self.options.ping_timeout),
         );
         let deadline = session.deadline();
-        vacant.insert(Entry {
+        let entry = vacant.insert(Entry {
             sid: SocketSid::from_parts(random, self.core.index() as u8, slot),
             generation,
             session,
             outlet,
             link,
+            dialect,
             request,
         });
+        let carried = entry.is_carried();
         drop(sessions);
         self.count().fetch_add(1, Ordering::Relaxed);
         if let Some(name) = name {
@@ -306,7 +314,7 @@ impl Inner {
             named.slots.insert(name.id().clone(), slot);
             named.ids.insert(slot, name);
         }
-        if transport == Transport::Polling {
+        if !carried {
             self.pollers.borrow_mut().insert(outlet.slot(), slot);
         }
         self.set_deadline(slot, deadline);
@@ -381,6 +389,12 @@ impl Inner {
                 }
                 true
             }
+            Heard::Ping => {
+                // The client says how many: they count against what may wait for it.
+                let _ = self.send(socket, &self.pong);
+                self.hooks.tell(|hooks| &hooks.heartbeat, socket);
+                self.with(socket, |_| ()).is_some()
+            }
             Heard::Message => {
                 match packet {
                     Packet::Text { data, .. } => self.events.message(socket, Message::Text(data)),
@@ -434,6 +448,7 @@ impl Inner {
         let Some(Some(connection)) = connection else { return };
         self.hooks.tell(|hooks| &hooks.flush, socket);
         if drain {
+            self.forward(socket);
             self.core.notify_drained(connection);
         }
     }
@@ -463,8 +478,11 @@ impl Inner {
             if !self.close_polling(socket, reason) {
                 return;
             }
-        } else if let Some(Entry { link: Link::WebSocket(ws), .. }) = self.take(socket) {
-            ws.close(1005, "");
+        } else {
+            self.forward_all(socket);
+            if let Some(Entry { link: Link::WebSocket(ws), .. }) = self.take(socket) {
+                ws.close(1005, "");
+            }
         }
         self.closed(socket, reason, details);
     }
@@ -480,7 +498,13 @@ impl Inner {
             self.take(socket);
             return;
         };
-        self.core.outlets().discard(outlet);
+        let own = self.own_outlet(socket);
+        let mut outlets = self.core.outlets();
+        outlets.discard(outlet);
+        if let Some(own) = own {
+            outlets.discard(own);
+        }
+        drop(outlets);
         self.release_poll_with(socket, b"1");
         if let Some(Entry { link: Link::WebSocket(ws), .. }) = self.take(socket) {
             ws.close(1005, "");
@@ -513,7 +537,7 @@ impl Inner {
         if let Link::Polling(polling) = &mut entry.link {
             self.abort_post(polling);
         }
-        if matches!(entry.link, Link::Polling(_)) {
+        if !entry.is_carried() {
             self.pollers.borrow_mut().remove(&entry.outlet.slot());
             self.core.close_outlet(entry.outlet);
         }
@@ -575,7 +599,9 @@ impl Layer for Inner {
     fn owed(&self, outlet: OutletId) {
         let slot = self.pollers.borrow().get(&outlet.slot()).copied();
         let Some(Place::Here(socket)) = slot.map(|slot| self.at(slot)) else { return };
-        self.answer_poll(socket, outlet);
+        if !self.forward(socket) {
+            self.answer_poll(socket, outlet);
+        }
     }
 
     fn overflowed(&self, outlet: OutletId) {

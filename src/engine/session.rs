@@ -59,6 +59,8 @@ pub struct Session {
 pub enum Heard {
     /// It was for the session itself.
     Nothing,
+    /// It is a ping, which is to be answered with a pong.
+    Ping,
     /// It is a message for the application.
     Message,
     /// The session ends.
@@ -87,12 +89,11 @@ impl Session {
         ping_interval: u32,
         ping_timeout: u32,
     ) -> Self {
-        Self {
-            transport,
-            revision,
-            heartbeat: Heartbeat::new(now, ping_interval, ping_timeout),
-            upgrade: Upgrade::default(),
-        }
+        let heartbeat = match revision {
+            Revision::V3 => Heartbeat::listening(now, ping_interval, ping_timeout),
+            Revision::V4 => Heartbeat::new(now, ping_interval, ping_timeout),
+        };
+        Self { transport, revision, heartbeat, upgrade: Upgrade::default() }
     }
 
     /// How packets travel now.
@@ -122,17 +123,24 @@ impl Session {
 
     /// A packet came on the session's transport.
     pub fn handle_packet(&mut self, now: Millis, packet: &Packet<'_>) -> Heard {
-        if let Packet::Text { kind: PacketType::Pong, .. } = packet {
-            self.heartbeat.handle_pong(now);
-            return Heard::Nothing;
+        match (self.revision, packet) {
+            (Revision::V4, Packet::Text { kind: PacketType::Pong, .. }) => {
+                self.heartbeat.handle_pong(now);
+                return Heard::Nothing;
+            }
+            (Revision::V3, Packet::Text { kind: PacketType::Ping, .. }) => {
+                self.heartbeat.handle_ping(now);
+                return Heard::Ping;
+            }
+            _ => {}
         }
         self.heartbeat.handle_activity(now);
         match packet {
             Packet::Binary(_) | Packet::Text { kind: PacketType::Message, .. } => Heard::Message,
             Packet::Text { kind, .. } => match kind {
                 PacketType::Close => Heard::Close(CloseReason::TransportClose),
-                // The server pings in this version of the protocol.
-                PacketType::Ping => Heard::Close(CloseReason::TransportError),
+                // In each version of the protocol only one side pings.
+                PacketType::Ping | PacketType::Pong => Heard::Close(CloseReason::TransportError),
                 _ => Heard::Nothing,
             },
         }
@@ -179,6 +187,20 @@ mod tests {
             assert_eq!(hear(&mut session, 1, text), heard, "{text}");
         }
         assert_eq!(session.handle_packet(1, &Packet::Binary(vec![4].into())), Heard::Message);
+    }
+
+    #[test]
+    fn clients_of_version_3_ping() {
+        let mut session = Session::new(0, Transport::Polling, Revision::V3, 300, 200);
+        assert_eq!(session.handle_timeout(499), None, "the server does not ping");
+        assert_eq!(hear(&mut session, 400, "4x"), Heard::Message);
+        assert_eq!(session.deadline(), 500);
+        assert_eq!(hear(&mut session, 499, "2"), Heard::Ping);
+        assert_eq!(hear(&mut session, 500, "2probe"), Heard::Ping);
+        assert_eq!(session.handle_timeout(999), None);
+        assert_eq!(hear(&mut session, 999, "3"), Heard::Close(CloseReason::TransportError));
+        session.handle_upgraded();
+        assert_eq!(session.handle_timeout(1000), Some(Due::Close));
     }
 
     #[test]

@@ -98,7 +98,8 @@ impl Socket {
         with_server(self, |server| server.sid(self)).flatten().unwrap_or_default()
     }
 
-    /// The version of the Engine.IO protocol that the client speaks: 4. `None` once the session has ended.
+    /// The version of the Engine.IO protocol that the client speaks: 4, or 3 where
+    /// [`allow_eio3`](super::Options::allow_eio3) lets older clients in. `None` once the session has ended.
     pub fn protocol(self) -> Option<u8> {
         with_server(self, |server| server.with(self, |entry| entry.session.revision().number())).flatten()
     }

@@ -245,9 +245,10 @@ pub(super) fn verify<S>(
 }
 
 /// The check that the reference makes once the application has let a handshake in.
-pub(super) fn check_revision(revision: Revision) -> Result<(), Refusal> {
+pub(super) fn check_revision(revision: Revision, allow_eio3: bool) -> Result<(), Refusal> {
     match revision {
         Revision::V4 => Ok(()),
+        Revision::V3 if allow_eio3 => Ok(()),
         Revision::V3 => Err(Refusal::UnsupportedProtocol { protocol: revision.number() }),
     }
 }
@@ -290,7 +291,8 @@ mod tests {
         bad("INVALID_ORIGIN", nowhere(&evil));
         assert_eq!(nowhere(&asked("polling", None, GET, false)), Ok(None));
         assert_eq!(nowhere(&asked("polling", Some(""), GET, false)), Ok(None));
-        let refusal = check_revision(Revision::V3).unwrap_err();
+        assert_eq!(check_revision(Revision::V3, true), Ok(()));
+        let refusal = check_revision(Revision::V3, false).unwrap_err();
         assert_eq!((refusal.code(), &refusal.context()["protocol"]), (5, &json!(3)));
         let own = Refusal::Forbidden { message: Some("nope".into()) };
         assert_eq!((own.status(), own.body()), (403, r#"{"code":4,"message":"nope"}"#.to_owned()));

@@ -9,16 +9,19 @@ use super::headers::Headers;
 use super::ids::Reserved;
 use super::middleware::Way;
 use super::server::{Entry, Inner, Link};
+use super::translate;
 use super::upgrade::Step;
 use super::verify::{BadRequest, Refusal};
 use super::{CloseReason, Socket, Transport};
 use crate::app::{self, Behavior, Closed, Request, Upgrade, WebSocket};
 use crate::fanout::Frame;
-use crate::protocol::eio::{Packet, decode_text};
+use crate::protocol::eio::{Dialect, EioError, Packet, Revision, decode_text, v3};
 
 /// What a WebSocket of the engine carries.
 pub(super) struct Carrier {
     role: Cell<Role>,
+    /// How its client speaks through it.
+    dialect: Dialect,
     /// The request of a session that is about to open, and its id if the application has made one.
     opening: Cell<Option<(Request, Option<Reserved>)>>,
 }
@@ -36,8 +39,8 @@ enum Role {
 }
 
 impl Carrier {
-    fn new(role: Role, opening: Option<(Request, Option<Reserved>)>) -> Self {
-        Self { role: Cell::new(role), opening: Cell::new(opening) }
+    fn new(role: Role, dialect: Dialect, opening: Option<(Request, Option<Reserved>)>) -> Self {
+        Self { role: Cell::new(role), dialect, opening: Cell::new(opening) }
     }
 }
 
@@ -48,7 +51,9 @@ pub(super) fn behavior(server: &Rc<Inner>) -> Behavior<Carrier> {
         .open(move |ws| open.websocket_open(ws))
         .message(move |ws, data| message.websocket_message(ws, data))
         .drain(move |ws| {
-            if let Some(Role::Session(socket)) = role(ws) {
+            if let Some(Role::Session(socket)) = role(ws)
+                && drain.refill(socket)
+            {
                 drain.drained(socket);
             }
         })
@@ -76,11 +81,12 @@ impl Inner {
 
     /// A handshake that has passed the middlewares.
     pub(super) fn serve_upgrade(self: &Rc<Self>, request: Request, handshake: Upgrade<Carrier>) {
+        let dialect = translate::dialect(&request);
         match self.verify_request(&request, true) {
             Err(refusal) => self.refuse_upgrade(&request, handshake, &refusal),
             Ok(Some(socket)) if self.options.allow_upgrades => {
                 let handshake = self.with_upgrade_headers(&request, handshake, false);
-                handshake.accept(Carrier::new(Role::Probe(socket), None));
+                handshake.accept(Carrier::new(Role::Probe(socket), dialect, None));
             }
             Ok(Some(_)) => {
                 let refusal = Refusal::BadRequest(BadRequest::TransportHandshake);
@@ -91,7 +97,7 @@ impl Inner {
                 self.admit(request.clone(), move |admitted| match admitted {
                     Ok(name) => {
                         let handshake = server.with_upgrade_headers(&request, handshake, true);
-                        handshake.accept(Carrier::new(Role::New, Some((request, name))));
+                        handshake.accept(Carrier::new(Role::New, dialect, Some((request, name))));
                     }
                     Err(refusal) => server.refuse_upgrade(&request, handshake, &refusal),
                 });
@@ -125,7 +131,12 @@ impl Inner {
             Role::New => {
                 let Some((request, name)) = carrier.opening.take() else { return };
                 let link = Link::WebSocket(ws);
+                let plain = carrier.dialect == Dialect::default();
+                let outlet = if plain { outlet } else { self.core.open_outlet() };
                 let Some(socket) = self.open(request, Transport::WebSocket, link, outlet, name) else {
+                    if !plain {
+                        self.core.close_outlet(outlet);
+                    }
                     return ws.close(1013, "try again later");
                 };
                 carrier.role.set(Role::Session(socket));
@@ -157,20 +168,17 @@ impl Inner {
     }
 
     fn websocket_message(&self, ws: WebSocket<Carrier>, message: app::Message<'_>) {
-        let packet = match message {
-            app::Message::Text(text) => decode_text(text),
-            app::Message::Binary(data) => Ok(Packet::Binary(Cow::Borrowed(data))),
-        };
-        match (role(ws), packet) {
-            (Some(Role::Session(socket)), Ok(packet)) => {
+        let Some(carrier) = ws.data() else { return };
+        match (carrier.role.get(), decode(carrier.dialect.revision, message)) {
+            (Role::Session(socket), Ok(packet)) => {
                 self.packet(socket, &packet);
             }
-            (Some(Role::Session(socket)), Err(error)) => {
+            (Role::Session(socket), Err(error)) => {
                 tracing::debug!("a WebSocket session is closed: {error}");
                 self.close(socket, CloseReason::ParseError, &error.to_string());
             }
-            (Some(Role::Probe(socket)), Ok(packet)) => self.probe_packet(ws, socket, &packet),
-            (Some(Role::Probe(socket)), Err(_)) => self.abort_upgrade(ws, socket),
+            (Role::Probe(socket), Ok(packet)) => self.probe_packet(ws, socket, &packet),
+            (Role::Probe(socket), Err(_)) => self.abort_upgrade(ws, socket),
             _ => {}
         }
     }
@@ -199,17 +207,23 @@ impl Inner {
     /// The session moves: what waits for it leaves through the WebSocket from now on.
     fn complete_upgrade(&self, ws: WebSocket<Carrier>, socket: Socket) {
         self.release_poll(socket);
+        let Some(carrier) = ws.data() else { return };
         let outlet = self.with(socket, |entry| {
             entry.session.handle_upgraded();
             if let Link::Polling(mut polling) = std::mem::replace(&mut entry.link, Link::WebSocket(ws)) {
                 self.abort_post(&mut polling);
             }
+            entry.dialect = carrier.dialect;
             entry.outlet
         });
-        let (Some(outlet), Some(carrier)) = (outlet, ws.data()) else { return };
+        let Some(outlet) = outlet else { return };
         carrier.role.set(Role::Session(socket));
-        self.pollers.borrow_mut().remove(&outlet.slot());
-        self.core.carry(ws.connection(), outlet);
+        if carrier.dialect == Dialect::default() {
+            self.pollers.borrow_mut().remove(&outlet.slot());
+            self.core.carry(ws.connection(), outlet);
+        } else {
+            self.refill(socket);
+        }
         self.hooks.tell(|hooks| &hooks.upgrade, socket);
     }
 
@@ -234,6 +248,16 @@ impl Inner {
             }
             _ => {}
         }
+    }
+}
+
+/// The packet of a WebSocket message. Version 4 has no type before binary.
+fn decode(revision: Revision, message: app::Message<'_>) -> Result<Packet<'_>, EioError> {
+    match (revision, message) {
+        (Revision::V4, app::Message::Text(text)) => decode_text(text),
+        (Revision::V4, app::Message::Binary(data)) => Ok(Packet::Binary(Cow::Borrowed(data))),
+        (Revision::V3, app::Message::Text(text)) => v3::decode_text(text),
+        (Revision::V3, app::Message::Binary(data)) => v3::decode_binary(data),
     }
 }
 

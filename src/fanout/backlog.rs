@@ -1,6 +1,7 @@
 //! What a slow socket is still owed.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use super::Frame;
 use crate::limits;
@@ -19,10 +20,15 @@ use crate::limits;
 /// ```
 #[derive(Debug, Default)]
 pub struct Backlog {
+    /// Bytes in their final form, which leave before the frames: TLS records, made before a socket was full.
+    sealed: Vec<u8>,
     frames: VecDeque<Frame>,
     /// Bytes of the first frame that have left already.
     sent: usize,
+    /// Bytes of the frames that are still to be sent.
     bytes: usize,
+    /// Bytes that wait for the same client in another place.
+    elsewhere: usize,
 }
 
 impl Backlog {
@@ -34,24 +40,42 @@ impl Backlog {
 
     /// Adds what waits in another backlog, of which nothing has left in part.
     pub fn append(&mut self, mut behind: Self) {
-        debug_assert_eq!(behind.sent, 0);
+        debug_assert!(behind.sent == 0 && behind.sealed.is_empty());
         self.frames.append(&mut behind.frames);
         self.bytes += behind.bytes;
     }
 
     /// Bytes that are still to be sent.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.sealed.len() + self.bytes
+    }
+
+    /// Adds bytes in their final form behind those that are sealed already, and before all frames.
+    ///
+    /// ```
+    /// use sockring::fanout::{Backlog, Frame};
+    /// let mut backlog = Backlog::default();
+    /// backlog.push(Frame::raw("later"));
+    /// backlog.seal(b"first");
+    /// assert_eq!((backlog.bytes(), backlog.take_sealed()), (10, b"first".to_vec()));
+    /// ```
+    pub fn seal(&mut self, bytes: &[u8]) {
+        self.sealed.extend_from_slice(bytes);
+    }
+
+    /// Takes out the bytes that are in their final form.
+    pub fn take_sealed(&mut self) -> Vec<u8> {
+        mem::take(&mut self.sealed)
     }
 
     /// What it weighs against the limit of its client: its bytes, and the record of each frame.
     pub fn cost(&self) -> usize {
-        self.bytes + self.frames.len() * limits::FRAME_COST_BYTES
+        self.bytes() + self.elsewhere + self.frames.len() * limits::FRAME_COST_BYTES
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.frames.is_empty() && self.sealed.is_empty()
     }
 
     /// Forgets all frames but one of which a part has left: its reader must not take the next for its rest.
@@ -60,7 +84,7 @@ impl Backlog {
         self.bytes = self.frames.front().map_or(0, |first| first.wire().len() - self.sent);
     }
 
-    /// Copies what comes next, at most `max` bytes, behind what `out` holds.
+    /// Copies what comes next of the frames, at most `max` bytes, behind what `out` holds.
     pub fn copy_to(&self, out: &mut Vec<u8>, max: usize) {
         let end = out.len() + max;
         let mut skip = self.sent;
@@ -74,7 +98,7 @@ impl Backlog {
         }
     }
 
-    /// Notes that `sent` bytes have left.
+    /// Notes that `sent` bytes of the frames have left.
     pub fn consume(&mut self, mut sent: usize) {
         debug_assert!(sent <= self.bytes);
         self.bytes = self.bytes.saturating_sub(sent);
@@ -87,6 +111,19 @@ impl Backlog {
             self.frames.pop_front();
         }
         self.sent = sent;
+    }
+
+    /// Counts bytes that wait for the same client in another place against its limit as well.
+    pub fn count_elsewhere(&mut self, bytes: usize) {
+        self.elsewhere = bytes;
+    }
+
+    /// Takes the first frame out. Only for a backlog of which nothing has left in part.
+    pub fn pop(&mut self) -> Option<Frame> {
+        debug_assert_eq!(self.sent, 0);
+        let frame = self.frames.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(frame.wire().len());
+        Some(frame)
     }
 
     /// Takes all frames out, of which nothing has left in part.
@@ -143,6 +180,17 @@ mod tests {
             prop_assert_eq!(stream, expected.as_bytes());
             prop_assert_eq!(backlog.bytes(), 0);
         }
+    }
+
+    #[test]
+    fn what_waits_elsewhere_counts_until_it_is_said_otherwise() {
+        let mut backlog = Backlog::default();
+        backlog.push(Frame::raw("hello"));
+        backlog.count_elsewhere(1000);
+        assert_eq!(backlog.cost(), 1005 + limits::FRAME_COST_BYTES);
+        assert_eq!(backlog.pop().map(|frame| frame.wire().len()), Some(5));
+        backlog.count_elsewhere(0);
+        assert!(backlog.pop().is_none() && backlog.cost() == 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::protocol::eio;
+use crate::protocol::eio::{self, Dialect, Revision, v3};
 use crate::protocol::ws::deflate::{Deflater, Settings};
 use crate::protocol::ws::frame::{OpCode, compressed_header, header};
 
@@ -13,7 +13,8 @@ use crate::protocol::ws::frame::{OpCode, compressed_header, header};
 ///
 /// The WebSocket form stands ready in one buffer, headers included. The long-polling form of a text
 /// message is the same buffer without the header; that of a message with binary attachments is encoded
-/// when the first poller needs it, and kept. So is the form for those who have negotiated permessage-deflate.
+/// when the first poller needs it, and kept. So are the form for those who have negotiated
+/// permessage-deflate, and those for clients that speak another [`Dialect`].
 ///
 /// ```
 /// use sockring::fanout::Frame;
@@ -30,6 +31,16 @@ struct Inner {
     pieces: SmallVec<[Piece; 1]>,
     polling: OnceLock<Bytes>,
     deflated: OnceLock<Box<Deflated>>,
+    foreign: OnceLock<Box<Foreign>>,
+}
+
+/// The forms for clients of other dialects, each made when the first of them needs it.
+#[derive(Debug, Default)]
+struct Foreign {
+    /// For WebSockets of clients that want base64 (version 4), of version 3, and of version 3 with base64.
+    websocket: [OnceLock<Frame>; 3],
+    /// For payloads of version 3, of text and of bytes.
+    payload: [OnceLock<Bytes>; 2],
 }
 
 /// The compressed form, a raw frame of its own: whoever is owed it shares no memory with the plain one.
@@ -51,8 +62,8 @@ struct Piece {
 
 impl Frame {
     fn new(wire: Bytes, pieces: SmallVec<[Piece; 1]>) -> Self {
-        let (polling, deflated) = (OnceLock::new(), OnceLock::new());
-        Self(Arc::new(Inner { wire, pieces, polling, deflated }))
+        let (polling, deflated, foreign) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self(Arc::new(Inner { wire, pieces, polling, deflated, foreign }))
     }
 
     /// Bytes that leave as they are, for a connection that does not frame: parts of an HTTP response.
@@ -174,6 +185,87 @@ impl Frame {
         any.then(|| Self::raw(wire))
     }
 
+    /// Whether a binary message is part of it.
+    pub fn has_binary(&self) -> bool {
+        self.0.pieces.iter().any(|piece| piece.binary)
+    }
+
+    /// The frame whose [`wire`](Self::wire) a WebSocket of this dialect is sent. Text is the same in all of
+    /// them.
+    ///
+    /// ```
+    /// use sockring::fanout::Frame;
+    /// use sockring::protocol::eio::{Dialect, Revision};
+    /// let v3 = Dialect { revision: Revision::V3, base64: false };
+    /// assert_eq!(Frame::binary(&[1, 2]).websocket(v3).wire(), b"\x82\x03\x04\x01\x02");
+    /// ```
+    #[must_use]
+    pub fn websocket(&self, dialect: Dialect) -> Self {
+        let form = match dialect {
+            Dialect { revision: Revision::V4, base64: false } => return self.clone(),
+            Dialect { revision: Revision::V4, base64: true } => 0,
+            Dialect { revision: Revision::V3, base64: false } => 1,
+            Dialect { revision: Revision::V3, base64: true } => 2,
+        };
+        if !self.has_binary() {
+            return self.clone();
+        }
+        self.foreign().websocket[form].get_or_init(|| self.translate(dialect)).clone()
+    }
+
+    fn translate(&self, dialect: Dialect) -> Self {
+        let mut builder = Builder::new(self.0.wire.len() * 4 / 3 + 8, self.0.pieces.len());
+        for piece in &self.0.pieces {
+            let payload = &self.0.wire[piece.start..piece.end];
+            let mut base64 = Vec::new();
+            match dialect {
+                _ if !piece.binary => builder.piece(OpCode::Text, payload.len(), &[payload]),
+                Dialect { base64: false, .. } => {
+                    let parts = [&[v3::binary_type()], payload];
+                    builder.piece(OpCode::Binary, 1 + payload.len(), &parts);
+                }
+                Dialect { revision, .. } => {
+                    match revision {
+                        Revision::V3 => v3::write_base64(&mut base64, payload),
+                        Revision::V4 => eio::write_base64(&mut base64, payload),
+                    }
+                    builder.piece(OpCode::Text, base64.len(), &[&base64]);
+                }
+            }
+        }
+        builder.finish()
+    }
+
+    /// What a payload of Engine.IO v3 carries for this message: its packets, each with its length.
+    ///
+    /// ```
+    /// use sockring::fanout::Frame;
+    /// use sockring::protocol::eio::v3::Mode;
+    /// assert_eq!(Frame::message(&[b"4", b"a"], &[]).polling_v3(Mode::Text), b"2:4a");
+    /// ```
+    pub fn polling_v3(&self, mode: v3::Mode) -> &[u8] {
+        let form = match mode {
+            v3::Mode::Text => 0,
+            v3::Mode::Binary => 1,
+        };
+        self.foreign().payload[form].get_or_init(|| {
+            let mut out = Vec::with_capacity(self.0.wire.len() + 8);
+            for piece in &self.0.pieces {
+                let payload = &self.0.wire[piece.start..piece.end];
+                // Text frames are UTF-8, as `message` demands.
+                match (piece.binary, str::from_utf8(payload)) {
+                    (false, Ok(text)) => v3::write_text(&mut out, mode, text),
+                    _ => v3::write_binary(&mut out, mode, payload),
+                }
+            }
+            out.into()
+        })
+    }
+
+    fn foreign(&self) -> &Foreign {
+        self.0.foreign.get_or_init(Box::default)
+    }
+
     /// Whether both are the same encoding of the same message, by identity.
     pub fn same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -220,6 +312,29 @@ mod tests {
         let frame = Frame::message(&[b"4", b"51-[{}]"], &[Bytes::from_static(b"\x01\x02")]);
         assert_eq!(frame.wire(), b"\x81\x08451-[{}]\x82\x02\x01\x02");
         assert_eq!(frame.polling(), b"451-[{}]\x1ebAQI=");
+    }
+
+    #[test]
+    fn other_dialects_differ_in_binary_only() {
+        let text = Frame::message(&[b"4", "é".as_bytes()], &[]);
+        let both = Frame::message(&[b"4", b"51-[{}]"], &[Bytes::from_static(b"\x01\x02")]);
+        let (v3, v4) = (Revision::V3, Revision::V4);
+        for (revision, base64, wire) in [
+            (v4, false, &b"\x81\x08451-[{}]\x82\x02\x01\x02"[..]),
+            (v4, true, b"\x81\x08451-[{}]\x81\x05bAQI="),
+            (v3, false, b"\x81\x08451-[{}]\x82\x03\x04\x01\x02"),
+            (v3, true, b"\x81\x08451-[{}]\x81\x06b4AQI="),
+        ] {
+            let dialect = Dialect { revision, base64 };
+            assert!(text.websocket(dialect).same(&text));
+            let form = both.websocket(dialect);
+            assert_eq!(form.wire(), wire);
+            assert!(both.websocket(dialect).same(&form), "it is made once");
+        }
+        assert_eq!(text.polling_v3(v3::Mode::Text), "2:4é".as_bytes());
+        assert_eq!(text.polling_v3(v3::Mode::Binary), [0, 3, 0xff, b'4', 0xc3, 0xa9]);
+        assert_eq!(both.polling_v3(v3::Mode::Text), b"8:451-[{}]6:b4AQI=");
+        assert_eq!(both.polling_v3(v3::Mode::Binary), b"\x00\x08\xff451-[{}]\x01\x03\xff\x04\x01\x02");
     }
 
     #[test]

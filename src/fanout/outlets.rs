@@ -337,6 +337,11 @@ impl Outlets {
         })
     }
 
+    /// Whether the client takes nothing for now.
+    pub fn is_blocked(&self, slot: u32) -> bool {
+        self.hot.get(slot as usize).is_some_and(|hot| hot.state == State::Blocked)
+    }
+
     /// What leads to the client.
     pub fn via(&self, slot: u32) -> Via {
         match self.hot[slot as usize].connection {
@@ -396,6 +401,13 @@ impl Outlets {
         // A send of this turn's bytes happens only while nothing older waits.
         debug_assert!(before == 0 || sent == 0);
         backlog.consume(sent);
+    }
+
+    /// Puts bytes in their final form before all frames that wait, and blocks the outlet: they are sent
+    /// before anything else (see [`Backlog::seal`]).
+    pub fn seal(&mut self, slot: u32, bytes: &[u8]) {
+        self.block(slot);
+        self.backlogs[slot as usize].get_or_insert_default().seal(bytes);
     }
 
     /// Puts what `first` is owed before what waits in `second`, which is blocked afterwards. The class of

@@ -9,6 +9,7 @@ use super::server::Inner;
 use super::{DisconnectReason, Socket};
 use crate::engine::{self, CloseReason, Message};
 use crate::fanout::Frame;
+use crate::protocol::query::Query;
 use crate::protocol::sio::{self, Body, Decoder, Packet, Value};
 use crate::time::Millis;
 
@@ -16,6 +17,8 @@ use crate::time::Millis;
 pub(super) struct Client {
     pub(super) conn: engine::Socket,
     decoder: Decoder,
+    /// Whether it speaks Socket.IO v2.
+    v2: bool,
     /// The sockets of its namespaces, those included whose middlewares still run.
     pub(super) sockets: SmallVec<[Socket; 1]>,
 }
@@ -27,14 +30,19 @@ const NAMESPACES_PER_CLIENT: usize = 100;
 impl Inner {
     pub(super) fn client_connected(&self, conn: engine::Socket) {
         let deadline = self.core.now() + self.options.connect_timeout.as_millis() as Millis;
-        let client = Client { conn, decoder: Decoder::new(), sockets: SmallVec::new() };
+        let v2 = conn.protocol() == Some(3);
+        let client = Client { conn, decoder: Decoder::new(), v2, sockets: SmallVec::new() };
         let mut clients = self.clients.borrow_mut();
         let slot = conn.slot as usize;
         if clients.len() <= slot {
             clients.resize_with(slot + 1, || None);
         }
         clients[slot] = Some(client);
+        drop(clients);
         self.unjoined.borrow_mut().push_back((deadline, conn));
+        if v2 && !self.connect(conn, &self.main(), None) {
+            conn.close();
+        }
     }
 
     /// Runs `f` on a connection's client.
@@ -95,14 +103,16 @@ impl Inner {
     /// Handles a packet; `false` when the client has broken the protocol.
     fn packet(&self, conn: engine::Socket, packet: Packet) -> bool {
         let Packet { nsp: name, id, body, query } = packet;
-        // Only clients of the protocol's version 4 send a query with the name: here it is an unknown name.
-        let nsp = if query.is_none() { self.namespace(&name) } else { None };
+        let v2 = self.client(conn, |client| client.v2) == Some(true);
+        // Only clients of Socket.IO v2 send a query with the name: for all others it is an unknown name.
+        let nsp = if query.is_none() || v2 { self.namespace(&name) } else { None };
         if let Body::Connect(auth) = body {
             let Some(nsp) = nsp else {
                 let refusal = sio::connect_error(&name, "Invalid namespace", None);
                 let _ = conn.send(&Frame::message(&[b"4", &refusal], &[]));
                 return true;
             };
+            let auth = if v2 { query.map(|query| auth_of(&query)) } else { auth };
             return self.connect(conn, &nsp, auth);
         }
         let Some(nsp) = nsp else { return false };
@@ -142,4 +152,16 @@ impl Inner {
         nsp.run_middlewares(socket);
         true
     }
+}
+
+/// The query behind a namespace's name, as an auth payload. Of a key that is repeated the last value counts.
+fn auth_of(query: &str) -> Value {
+    let mut auth: Vec<(String, Value)> = Vec::new();
+    for (key, value) in Query::parse(query).iter() {
+        match auth.iter_mut().find(|(known, _)| known == key) {
+            Some((_, known)) => *known = Value::from(value),
+            None => auth.push((key.to_owned(), Value::from(value))),
+        }
+    }
+    Value::Object(auth)
 }

@@ -37,6 +37,18 @@ impl Failure {
         &self.message
     }
 
+    /// What clients of Socket.IO v2 are told, as the reference does: `data || message` of JavaScript.
+    pub(super) fn for_v2(&self) -> Value {
+        let truthy = |data: &&Value| {
+            let nothing = data.is_null()
+                || data.as_bool() == Some(false)
+                || data.as_str() == Some("")
+                || matches!(data, Value::Number(number) if number.as_f64() == 0.0);
+            !nothing
+        };
+        self.data.as_ref().filter(truthy).cloned().unwrap_or_else(|| Value::from(self.message.as_str()))
+    }
+
     pub(super) fn details(&self) -> Option<&Value> {
         self.data.as_ref()
     }

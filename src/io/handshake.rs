@@ -27,7 +27,8 @@ use crate::protocol::sio::Value;
 pub struct Handshake {
     /// The request that opened the connection.
     pub request: Request,
-    /// The payload that the client's `auth` option gave; an empty object if there was none.
+    /// The payload that the client's `auth` option gave; an empty object if there was none. For clients of
+    /// Socket.IO v2 it is the query behind the namespace's name.
     pub auth: Value,
     /// When the socket was made.
     pub issued: SystemTime,
@@ -42,6 +43,11 @@ impl Handshake {
     /// Whether the request came from another origin (it has an `Origin` header, as the reference sees it).
     pub fn xdomain(&self) -> bool {
         self.request.header("origin").is_some()
+    }
+
+    /// Whether the connection is encrypted.
+    pub fn secure(&self) -> bool {
+        self.request.is_secure()
     }
 
     /// Milliseconds since the epoch when the socket was made.
@@ -80,7 +86,7 @@ impl Serialize for Handshake {
         map.serialize_entry("time", &httpdate::fmt_http_date(self.issued))?;
         map.serialize_entry("address", &self.address())?;
         map.serialize_entry("xdomain", &self.xdomain())?;
-        map.serialize_entry("secure", &false)?;
+        map.serialize_entry("secure", &self.secure())?;
         map.serialize_entry("issued", &self.issued_ms())?;
         map.serialize_entry("url", self.request.url())?;
         map.serialize_entry("query", &Pairs(query.iter().copied(), std::marker::PhantomData))?;

@@ -128,12 +128,18 @@ pub(super) struct NspInner {
     listeners: RefCell<Listeners>,
     on_error: RefCell<Option<OnError>>,
     marks: RefCell<Marks>,
+    /// The ids of sockets of Socket.IO v2, by their slots.
+    v2_ids: RefCell<HashMap<u32, SocketId, RandomState>>,
     generation: Cell<u32>,
 }
 
 /// One socket.
 pub(super) struct Entry {
-    pub(super) id: SocketId,
+    /// The id, unless it is one of Socket.IO v2.
+    sid: SocketSid,
+    /// Whether the client speaks Socket.IO v2: then its id is in a table of those, and the room of that id is
+    /// one like any other.
+    v2: bool,
     generation: u32,
     state: State,
     /// Whether it has left the room of its own id, which it joins without a record.
@@ -154,6 +160,11 @@ pub(super) struct Entry {
 impl Entry {
     fn auth(&self) -> Value {
         self.auth.as_deref().cloned().unwrap_or_else(|| Value::Object(Vec::new()))
+    }
+
+    /// Whether a room is that of its own id, which it joins without a record.
+    fn is_own(&self, room: &str) -> bool {
+        !self.v2 && SocketSid::parse(room) == Some(self.sid)
     }
 }
 
@@ -182,6 +193,7 @@ impl NspInner {
             listeners: RefCell::default(),
             on_error: RefCell::default(),
             marks: RefCell::default(),
+            v2_ids: RefCell::default(),
             generation: Cell::new(0),
         }
     }
@@ -207,6 +219,12 @@ impl NspInner {
         (entry.generation == socket.generation).then(|| f(entry))
     }
 
+    /// The id of a socket that has not left.
+    pub(super) fn id(&self, socket: Socket) -> Option<SocketId> {
+        let (sid, v2) = self.with(socket, |entry| (entry.sid, entry.v2))?;
+        if v2 { self.v2_ids.borrow().get(&socket.slot).cloned() } else { Some(SocketId::own(sid)) }
+    }
+
     pub(super) fn is_connected(&self, socket: Socket) -> bool {
         self.with(socket, |entry| entry.state == State::Connected).unwrap_or(false)
     }
@@ -220,16 +238,18 @@ impl NspInner {
         auth: Option<Value>,
     ) -> Option<Socket> {
         let outlet = conn.outlet()?;
+        let v2 = conn.protocol() == Some(3);
         let mut sockets = self.sockets.borrow_mut();
         let vacant = sockets.vacant_entry();
         let slot = vacant.key() as u32;
         let generation = self.generation.get();
         self.generation.set(generation.wrapping_add(1));
         vacant.insert(Entry {
-            id: SocketId(SocketSid::from_parts(random, self.core.index() as u8, slot)),
+            sid: SocketSid::from_parts(random, self.core.index() as u8, slot),
+            v2,
             generation,
             state: State::Connecting,
-            left_own: false,
+            left_own: v2,
             conn,
             outlet: outlet.slot(),
             request,
@@ -239,6 +259,10 @@ impl NspInner {
             data: None,
             acks: None,
         });
+        if v2 {
+            let id = SocketId::v2(&self.scope.nsp, &conn.id());
+            self.v2_ids.borrow_mut().insert(slot, id);
+        }
         Some(self.socket(slot, generation))
     }
 
@@ -304,11 +328,17 @@ impl NspInner {
     fn accept(self: &Rc<Self>, socket: Socket) {
         let accepted = self.with(socket, |entry| {
             entry.state = State::Connected;
-            (entry.outlet, entry.id)
+            (entry.outlet, entry.v2)
         });
-        let Some((outlet, id)) = accepted else { return };
+        let (Some((outlet, v2)), Some(id)) = (accepted, self.id(socket)) else { return };
+        let id = id.to_string();
         self.join_room(socket.slot, outlet, ALL);
-        let text = sio::connect(&self.scope.nsp, &id.to_string(), None);
+        let text = if v2 {
+            self.join_room(socket.slot, outlet, &escape(&id));
+            sio::connect_v2(&self.scope.nsp)
+        } else {
+            sio::connect(&self.scope.nsp, &id, None)
+        };
         let _ = self.send(socket, &Frame::message(&[b"4", &text], &[]));
         let handlers: SmallVec<[BoxedHandler; 2]> = self.connection.borrow().iter().cloned().collect();
         let auth = self.auth(socket);
@@ -318,8 +348,12 @@ impl NspInner {
     }
 
     fn refuse(&self, socket: Socket, failure: &Failure) {
-        let Some(conn) = self.with(socket, |entry| entry.conn) else { return };
-        let text = sio::connect_error(&self.scope.nsp, failure.message(), failure.details());
+        let Some((conn, v2)) = self.with(socket, |entry| (entry.conn, entry.v2)) else { return };
+        let text = if v2 {
+            sio::error_v2(&self.scope.nsp, &failure.for_v2())
+        } else {
+            sio::connect_error(&self.scope.nsp, failure.message(), failure.details())
+        };
         let _ = conn.send(&Frame::message(&[b"4", &text], &[]));
         if let Some(server) = by_index(self.server) {
             server.client(conn, |client| client.sockets.retain(|known| *known != socket));
@@ -358,6 +392,9 @@ impl NspInner {
             let known = sockets.get(socket.slot as usize).is_some_and(|e| e.generation == socket.generation);
             known.then(|| sockets.remove(socket.slot as usize))
         };
+        if entry.as_ref().is_some_and(|entry| entry.v2) {
+            self.v2_ids.borrow_mut().remove(&socket.slot);
+        }
         for id in entry.and_then(|entry| entry.acks).into_iter().flat_map(|acks| *acks) {
             runtime::survived(|| self.ack_lost(id));
         }
@@ -466,7 +503,7 @@ impl NspInner {
     /// A socket joins a room; in vain once it is leaving.
     pub(super) fn join(&self, socket: Socket, room: &str) {
         let entry = self.with(socket, |entry| {
-            let own = is_own(&entry.id, room);
+            let own = entry.is_own(room);
             if own {
                 entry.left_own = false;
             }
@@ -479,7 +516,7 @@ impl NspInner {
 
     pub(super) fn leave_room(&self, socket: Socket, room: &str) {
         let known = self.with(socket, |entry| {
-            if is_own(&entry.id, room) {
+            if entry.is_own(room) {
                 entry.left_own = true;
             }
         });
@@ -492,7 +529,7 @@ impl NspInner {
 
     /// The rooms of a socket, its own included.
     pub(super) fn rooms_of(&self, socket: Socket) -> Vec<String> {
-        let own = self.with(socket, |entry| (!entry.left_own).then(|| entry.id.to_string()));
+        let own = self.with(socket, |entry| (!entry.left_own).then(|| entry.sid.to_string()));
         let Some(own) = own else { return Vec::new() };
         let rooms = self.rooms.borrow();
         let joined = rooms.of(socket.slot).filter(|room| *room != ALL).map(str::to_owned);
@@ -504,7 +541,7 @@ impl NspInner {
         let sid = SocketSid::parse(room).filter(|sid| sid.core() == self.core.index())?;
         let sockets = self.sockets.borrow();
         let entry = sockets.get(sid.slot() as usize)?;
-        let there = entry.id.0 == sid && entry.state == State::Connected && !entry.left_own;
+        let there = entry.sid == sid && entry.state == State::Connected && !entry.left_own;
         there.then_some((sid.slot(), entry.outlet))
     }
 
@@ -588,10 +625,6 @@ pub(super) fn push(outlets: &mut Outlets, outlet: u32, frame: &Frame, volatile: 
 /// What a client is told whose middleware has panicked: nothing of the reason.
 fn panicked() -> Failure {
     Failure::new("internal server error")
-}
-
-fn is_own(id: &SocketId, room: &str) -> bool {
-    SocketSid::parse(room) == Some(id.0)
 }
 
 /// Which slots were seen, without clearing anything in between.

@@ -85,7 +85,7 @@ impl RemoteSocket {
     }
 
     fn operator(&self) -> BroadcastOperator {
-        BroadcastOperator::new(self.scope.clone()).to(self.id)
+        BroadcastOperator::new(self.scope.clone()).to(&self.id)
     }
 }
 

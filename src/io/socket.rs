@@ -5,6 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -21,24 +22,49 @@ use crate::fanout::{Delivery, Frame};
 use crate::protocol::sio::{self, EncodeError, Value};
 use crate::time::Millis;
 
-/// The public id of a socket. It differs from the engine's session id, which is a secret.
+/// The public id of a socket. It differs from the engine's session id, which is a secret, but for clients of
+/// Socket.IO v2: theirs is the session's id, behind the name of the namespace if that is not `/`.
 ///
 /// ```
 /// use sockring::io::SocketId;
 /// assert!("not an id".parse::<SocketId>().is_err());
+/// assert!("/chat#Zm9vYmFy".parse::<SocketId>().is_ok());
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SocketId(pub(super) SocketSid);
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct SocketId(Kind);
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Kind {
+    /// One of this server's.
+    Own(SocketSid),
+    /// Any other text: of a client of Socket.IO v2.
+    Text(Arc<str>),
+}
+
+impl SocketId {
+    pub(super) fn own(sid: SocketSid) -> Self {
+        Self(Kind::Own(sid))
+    }
+
+    /// The id of a client of Socket.IO v2.
+    pub(super) fn v2(nsp: &str, session: &str) -> Self {
+        let text = if nsp == "/" { session.to_owned() } else { format!("{nsp}#{session}") };
+        Self(SocketSid::parse(&text).map_or_else(|| Kind::Text(text.into()), Kind::Own))
+    }
+}
 
 impl fmt::Display for SocketId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        match &self.0 {
+            Kind::Own(sid) => sid.fmt(f),
+            Kind::Text(text) => f.write_str(text),
+        }
     }
 }
 
 impl fmt::Debug for SocketId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SocketId({})", self.0)
+        write!(f, "SocketId({self})")
     }
 }
 
@@ -52,7 +78,11 @@ impl FromStr for SocketId {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        SocketSid::parse(text).map(Self).ok_or("not the id of a socket")
+        if let Some(sid) = SocketSid::parse(text) {
+            return Ok(Self::own(sid));
+        }
+        let v2 = text.starts_with('/') && text.contains('#');
+        v2.then(|| Self(Kind::Text(text.into()))).ok_or("not the id of a socket")
     }
 }
 
@@ -111,11 +141,11 @@ pub(super) fn with_nsp<T>(socket: Socket, f: impl FnOnce(&Rc<NspInner>) -> T) ->
 impl Socket {
     /// The id; once the socket has left, one that belongs to nobody.
     pub fn id(self) -> SocketId {
-        self.try_id().unwrap_or_else(|| SocketId(SocketSid::from_parts([0; 12], u8::MAX, u32::MAX)))
+        self.try_id().unwrap_or_else(|| SocketId::own(SocketSid::from_parts([0; 12], u8::MAX, u32::MAX)))
     }
 
     fn try_id(self) -> Option<SocketId> {
-        with_nsp(self, |nsp| nsp.with(self, |entry| entry.id)).flatten()
+        with_nsp(self, |nsp| nsp.id(self)).flatten()
     }
 
     /// Whether it has joined and not left.

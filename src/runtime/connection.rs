@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::ring::{GENERATION_MASK, Kind, Tag, Target};
+#[cfg(feature = "tls")]
+use super::secure::Session;
 use crate::fanout::OutletId;
 use crate::time::Millis;
 
@@ -47,6 +49,26 @@ pub struct Parcel {
     pub(super) listener: u16,
     /// Whatever the layer above wants to tell itself.
     pub note: Box<dyn Any + Send>,
+    #[cfg(feature = "tls")]
+    pub(super) session: Option<Box<Session>>,
+}
+
+impl Parcel {
+    pub(super) fn new(
+        bytes: Vec<u8>,
+        peer: Option<SocketAddr>,
+        listener: u16,
+        note: Box<dyn Any + Send>,
+    ) -> Self {
+        Self {
+            bytes,
+            peer,
+            listener,
+            note,
+            #[cfg(feature = "tls")]
+            session: None,
+        }
+    }
 }
 
 #[derive(Debug)]

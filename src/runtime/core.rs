@@ -128,6 +128,13 @@ pub struct Core {
     pub(super) direct: bool,
     pub(super) ticked: Cell<bool>,
     pub(super) stop_at: Cell<Option<Millis>>,
+    #[cfg(feature = "tls")]
+    pub(super) sessions: RefCell<super::secure::Sessions>,
+    #[cfg(feature = "tls")]
+    pub(super) secure: RefCell<super::secure::Buffers>,
+    /// Steps of TLS handshakes since a turn last asked.
+    #[cfg(feature = "tls")]
+    pub(super) handshakes: Cell<usize>,
     pub(super) shutdown_timeout: Duration,
     pub(super) close_timeout: Cell<Duration>,
     epoch: Instant,
@@ -198,6 +205,12 @@ impl Core {
             direct: setup.direct,
             ticked: Cell::new(false),
             stop_at: Cell::new(None),
+            #[cfg(feature = "tls")]
+            sessions: RefCell::default(),
+            #[cfg(feature = "tls")]
+            secure: RefCell::default(),
+            #[cfg(feature = "tls")]
+            handshakes: Cell::new(0),
             shutdown_timeout: setup.shutdown_timeout,
             close_timeout: Cell::new(setup.shutdown_timeout),
             epoch: setup.epoch,
@@ -255,6 +268,16 @@ impl Core {
     /// The peer's address; `None` when the connection is gone or a Unix socket's.
     pub fn peer(&self, id: ConnectionId) -> Option<SocketAddr> {
         self.with(id, |connection| connection.peer).and_then(Option::from)
+    }
+
+    /// For a connection with TLS, the certificates with which the peer has identified itself, its own first;
+    /// an empty list if it has not. `None` for one without TLS.
+    pub fn peer_certificates(&self, id: ConnectionId) -> Option<Vec<Vec<u8>>> {
+        self.with(id, |_| ())?;
+        #[cfg(feature = "tls")]
+        return self.sessions.borrow().peer_certificates(id.slot);
+        #[cfg(not(feature = "tls"))]
+        return None;
     }
 
     /// Owes a connection a frame, to leave at the end of this turn.
@@ -404,7 +427,7 @@ impl Core {
         let deadline = Deadline::after(self.now(), limits::DEPARTURE);
         let tag = self.with(id, |connection| {
             let (peer, listener) = (connection.peer.into(), connection.listener);
-            let parcel = Parcel { bytes, peer, listener, note };
+            let parcel = Parcel::new(bytes, peer, listener, note);
             connection.moving = Some(Box::new(Moving { core, parcel }));
             connection.phase = Phase::Moving { deadline };
             connection.stop_receive(id.slot)
@@ -474,6 +497,8 @@ impl Core {
     pub(super) fn remove(&self, slot: u32) {
         let Some(connection) = self.connections.borrow_mut().try_remove(slot as usize) else { return };
         self.outlets.borrow_mut().close(connection.outlet);
+        #[cfg(feature = "tls")]
+        self.sessions.borrow_mut().take(slot);
         if let Phase::Preface { .. } = connection.phase {
             self.prefaces.borrow_mut().remove(&slot);
         }

@@ -77,6 +77,9 @@ enum Source {
 pub(super) struct Settings {
     /// Whether each connection begins with a header of the PROXY protocol.
     pub(super) proxy_protocol: bool,
+    /// Whether each connection speaks TLS, and as whom we speak it.
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<super::tls::Tls>,
 }
 
 impl Listener {
@@ -113,6 +116,14 @@ impl Listener {
     #[must_use]
     pub fn proxy_protocol(mut self, on: bool) -> Self {
         self.settings.proxy_protocol = on;
+        self
+    }
+
+    /// Has each connection speak TLS, behind the header of the PROXY protocol if there is one.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: &super::tls::Tls) -> Self {
+        self.settings.tls = Some(tls.clone());
         self
     }
 

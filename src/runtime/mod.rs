@@ -14,10 +14,15 @@ mod doorbell;
 mod error;
 mod hangup;
 mod listener;
+mod moving;
 mod options;
 mod preface;
 mod probe;
 mod ring;
+#[cfg(feature = "tls")]
+mod secure;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod turn;
 mod worker;
 

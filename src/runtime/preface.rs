@@ -2,6 +2,7 @@
 
 use super::connection::{ConnectionId, Deadline, Phase};
 use super::core::{Core, survived};
+use super::listener::Listening;
 use crate::limits;
 use crate::protocol::proxy::{self, Source};
 
@@ -10,7 +11,12 @@ impl Core {
     pub(super) fn begin(&self, id: ConnectionId) {
         let proxied = self.with(id, |connection| connection.listener).is_some_and(|listener| {
             let listeners = self.listeners.borrow();
-            listeners.get(usize::from(listener)).is_some_and(|listening| listening.settings.proxy_protocol)
+            let Some(Listening { settings, .. }) = listeners.get(usize::from(listener)) else { return false };
+            #[cfg(feature = "tls")]
+            if let Some(tls) = &settings.tls {
+                self.open_session(id, tls);
+            }
+            settings.proxy_protocol
         });
         if proxied {
             let deadline = Deadline::after(self.now(), limits::PREFACE);

@@ -3,16 +3,16 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
-use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
+use super::connection::{Connection, ConnectionId, Deadline, Ended, Phase, Receive};
 use super::core::{Core, Work, survived};
 use super::listener::Listening;
 use super::ring::{Completion, Kind, Send, Tag, Target};
-use crate::fanout::{Outlets, Owed, Queue, Task, Via};
+use crate::fanout::{Backlog, Outlets, Owed, Queue, Via};
 use crate::limits;
 use crate::time::Millis;
 
@@ -52,6 +52,8 @@ impl Core {
             while let Some(completion) = self.next_completion() {
                 handled += 1;
                 self.complete(completion);
+                #[cfg(feature = "tls")]
+                (handled += self.handshakes.take() * limits::HANDSHAKE_COMPLETIONS);
                 self.flush_much(scratch)?;
             }
             // One enter runs at most 20 task works (R10).
@@ -181,7 +183,7 @@ impl Core {
     }
 
     /// Arms a receive at the end of the turn, unless it is not wanted any more by then.
-    fn want_receive(&self, id: ConnectionId) {
+    pub(super) fn want_receive(&self, id: ConnectionId) {
         let mut connections = self.connections.borrow_mut();
         let connection = connections.get_mut(id.slot as usize);
         let Some(connection) = connection.filter(|c| c.generation == id.generation) else { return };
@@ -189,8 +191,17 @@ impl Core {
         self.work.borrow_mut().wanted.push(id);
     }
 
-    /// Hands bytes to whoever is to have them.
+    /// Takes bytes from a socket.
     pub(super) fn feed(&self, id: ConnectionId, bytes: &mut [u8]) {
+        #[cfg(feature = "tls")]
+        if self.decrypts(id.slot) {
+            return self.receive_secure(id, bytes);
+        }
+        self.deliver(id, bytes);
+    }
+
+    /// Hands bytes to whoever is to have them.
+    pub(super) fn deliver(&self, id: ConnectionId, bytes: &mut [u8]) {
         let mut connections = self.connections.borrow_mut();
         let Some(connection) = connections.get_mut(id.slot as usize) else { return };
         match (&mut connection.phase, &mut connection.moving) {
@@ -350,6 +361,12 @@ impl Core {
                 let outlets = self.outlets.borrow();
                 (outlets.owed(outlet.slot()) != Owed::NOTHING, outlets.waiting(outlet.slot()) == 0)
             };
+            #[cfg(feature = "tls")]
+            if matches!(phase, Phase::Closing { deadline, .. } if done && !deadline.is_over(now))
+                && self.finish_secure(slot)
+            {
+                continue;
+            }
             match phase {
                 Phase::Closing { deadline, linger: true } if done && !deadline.is_over(now) => {
                     self.begin_linger(slot, now);
@@ -454,106 +471,6 @@ impl Core {
             // One that is gone is forgotten.
             !fits && fd.is_some()
         });
-    }
-
-    /// Everything that was read is with the parcel: the connection leaves for its core.
-    pub(super) fn depart(&self, slot: u32) {
-        let mut connections = self.connections.borrow_mut();
-        let Some(connection) = connections.get_mut(slot as usize) else { return };
-        let Some(moving) = connection.moving.take() else { return };
-        let Moving { core, parcel } = *moving;
-        let target = connection.target;
-        let (key, generation) = (self.shared.parcels(core).insert(parcel) as u32, connection.generation);
-        match target {
-            Target::Direct(file) => {
-                // The parcel's key stays with the connection, to take it back if the move fails.
-                connection.phase = Phase::Departed;
-                let arrival = Tag { kind: Kind::Arrived, generation: 0, slot: key };
-                let tag = connection.tag(Kind::Moved, slot);
-                connection.moving = Some(Box::new(Moving { core, parcel: Parcel::placeholder(key) }));
-                let ring = self.shared.rings[core].load(Ordering::Acquire);
-                self.queue(|r| r.send_descriptor(file, ring, arrival, tag));
-            }
-            Target::Normal(fd) => {
-                let gone = connections.remove(slot as usize);
-                debug_assert_eq!(gone.generation, generation);
-                drop(connections);
-                self.outlets.borrow_mut().close(gone.outlet);
-                // SAFETY: the descriptor was the connection's, which is gone. A task that is dropped
-                // because its core has ended closes it.
-                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-                let arrive = Task::new(move || {
-                    if let Some(core) = super::current() {
-                        core.arrived(key, fd.into_raw_fd());
-                    }
-                });
-                if !self.post(core, arrive) {
-                    self.shared.parcels(core).try_remove(key as usize);
-                }
-            }
-        }
-    }
-
-    /// A direct descriptor has left, or could not.
-    fn moved(&self, id: ConnectionId, result: i32) {
-        let Some(moving) = self.take_moving(id) else { return };
-        let key = moving.parcel.placeholder_key();
-        if result >= 0 {
-            let gone = self.connections.borrow_mut().remove(id.slot as usize);
-            self.outlets.borrow_mut().close(gone.outlet);
-            return;
-        }
-        let parcel = self.shared.parcels(moving.core).try_remove(key);
-        // The kernel had no memory to tell the other core, whose table has the socket all the same. Ours
-        // has it too, since the close that was linked to the move was cancelled: the client is let go
-        // through it. What is lost is the other table's slot.
-        if result == -libc::EOVERFLOW {
-            tracing::error!("core {}: a connection was lost on its way to core {}", self.index, moving.core);
-            return self.shut_down_departed(id);
-        }
-        let Some(parcel) = parcel else { return self.remove(id.slot) };
-        if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize) {
-            connection.phase = Phase::Open;
-        }
-        self.arm_receive(id);
-        if let Some(service) = self.service() {
-            survived(|| service.returned(id, parcel));
-        }
-    }
-
-    /// Ends a connection that another core has a descriptor of: closing ours would not.
-    fn shut_down_departed(&self, id: ConnectionId) {
-        let file = self.connection(id.slot).and_then(|connection| match connection.target {
-            Target::Direct(file) => Some((file, connection.tag(Kind::Installed, id.slot))),
-            Target::Normal(_) => None,
-        });
-        match file {
-            Some((file, tag)) => self.queue(|ring| ring.install(file, tag)),
-            None => self.remove(id.slot),
-        }
-    }
-
-    fn take_moving(&self, id: ConnectionId) -> Option<Box<Moving>> {
-        self.connections.borrow_mut().get_mut(id.slot as usize)?.moving.take()
-    }
-
-    /// A connection has come from another core.
-    fn arrived(&self, key: u32, descriptor: i32) {
-        if descriptor < 0 {
-            self.shared.parcels(self.index).try_remove(key as usize);
-            return;
-        }
-        let target = if self.direct { Target::Direct(descriptor as u32) } else { Target::Normal(descriptor) };
-        let parcel = self.shared.parcels(self.index).try_remove(key as usize);
-        let (Some(parcel), Some(service)) = (parcel, self.service()) else {
-            return self.queue(|ring| ring.close(target));
-        };
-        let id = self.admit(target, parcel.peer, parcel.listener);
-        // What the parcel holds is fed first; at the end of the turn comes what the socket holds.
-        self.want_receive(id);
-        if !survived(|| service.arrived(id, parcel)) {
-            self.end(id, Ended::Panic);
-        }
     }
 
     /// Sends as much as the kernel takes to the sockets that are owed something.
@@ -678,19 +595,34 @@ impl Core {
             outlets.batch.prepare(owed);
         }
         let mut sends: SmallVec<[Send<'_>; limits::SENDS_PER_ENTER]> = SmallVec::new();
+        #[cfg(feature = "tls")]
+        let sessions = self.sessions.borrow();
+        #[cfg(feature = "tls")]
+        let mut secure: SmallVec<[u32; limits::SENDS_PER_ENTER]> = SmallVec::new();
         for slot in some {
             let bytes = outlets.batch.prepared(outlets.owed(*slot));
             let Via::Connection(at) = outlets.via(*slot) else { continue };
             let Some(connection) = connections.get(at as usize) else { continue };
             if !bytes.is_empty() && !matches!(connection.phase, Phase::Departed | Phase::Lingering { .. }) {
+                #[cfg(feature = "tls")]
+                if sessions.has(at) {
+                    secure.push(*slot);
+                    continue;
+                }
                 sends.push(Send { target: connection.target, bytes, tag: connection.tag(Kind::Send, at) });
             }
         }
         self.ring.borrow_mut().burst(&sends)?;
         drop((sends, connections));
+        #[cfg(feature = "tls")]
+        drop(sessions);
         self.reap_failures(failed);
         while let Some(completion) = failed.pop_front() {
-            self.send_failed(completion, &mut outlets);
+            self.send_failed(completion, &mut outlets, Outlets::spill);
+        }
+        #[cfg(feature = "tls")]
+        if !secure.is_empty() {
+            self.burst_secure(&secure, &mut outlets, failed)?;
         }
         for slot in some {
             // The others were offered to layers, and may be owed something again since then.
@@ -702,7 +634,7 @@ impl Core {
     }
 
     /// Moves the completions of failed sends into `failed`; all others wait for the next turn.
-    fn reap_failures(&self, failed: &mut VecDeque<Completion>) {
+    pub(super) fn reap_failures(&self, failed: &mut VecDeque<Completion>) {
         let mut inbox = self.inbox.borrow_mut();
         self.ring.borrow_mut().reap(failed, usize::MAX);
         for _ in 0..failed.len() {
@@ -716,8 +648,13 @@ impl Core {
         }
     }
 
-    /// A socket did not take everything: keep the rest and ask to be told, or find it dead.
-    fn send_failed(&self, completion: Completion, outlets: &mut Outlets) {
+    /// A socket did not take everything: keep the rest, by `spill`, and ask to be told, or find it dead.
+    pub(super) fn send_failed(
+        &self,
+        completion: Completion,
+        outlets: &mut Outlets,
+        spill: impl FnOnce(&mut Outlets, u32, usize),
+    ) {
         let slot = completion.tag.slot;
         let mut connections = self.connections.borrow_mut();
         let Some(connection) = connections.get_mut(slot as usize) else { return };
@@ -726,8 +663,8 @@ impl Core {
         }
         let outlet = connection.outlet.slot();
         match completion.result {
-            sent if sent >= 0 => outlets.spill(outlet, sent as usize),
-            again if again == -libc::EAGAIN => outlets.spill(outlet, 0),
+            sent if sent >= 0 => spill(outlets, outlet, sent as usize),
+            again if again == -libc::EAGAIN => spill(outlets, outlet, 0),
             _ => {
                 let id = ConnectionId { slot, generation: connection.generation };
                 if connection.receive == Receive::Armed && connection.phase == Phase::Open {
@@ -789,14 +726,25 @@ impl Core {
         }
     }
 
+    /// Copies what is to be sent next; whether it is sealed, and not in the backlog any more.
+    fn copy_backlog(&self, id: ConnectionId, backlog: &mut Backlog, out: &mut Vec<u8>) -> bool {
+        #[cfg(feature = "tls")]
+        if self.seal_backlog(id, backlog, out) {
+            return true;
+        }
+        let _ = id;
+        backlog.copy_to(out, limits::BACKLOG_SEND_BYTES);
+        false
+    }
+
     /// Whether the backlog is empty now.
     fn drain_backlog(&self, id: ConnectionId, slot: u32, scratch: &mut Scratch) -> io::Result<bool> {
         for _ in 0..BACKLOG_SENDS {
             scratch.backlog.clear();
             let mut outlets = self.outlets.borrow_mut();
-            if let Some(backlog) = outlets.backlog(slot) {
-                backlog.copy_to(&mut scratch.backlog, limits::BACKLOG_SEND_BYTES);
-            }
+            let sealed = outlets
+                .backlog(slot)
+                .is_some_and(|backlog| self.copy_backlog(id, backlog, &mut scratch.backlog));
             if scratch.backlog.is_empty() {
                 outlets.unblock(slot);
                 return Ok(true);
@@ -813,7 +761,11 @@ impl Core {
             let failure = scratch.failed.pop_front().map(|completion| completion.result);
             let Some(backlog) = outlets.backlog(slot) else { return Ok(false) };
             let sent = failure.map_or(scratch.backlog.len(), |result| result.max(0) as usize);
-            backlog.consume(sent);
+            if sealed {
+                backlog.seal(&scratch.backlog[sent..]);
+            } else {
+                backlog.consume(sent);
+            }
             if sent > 0 {
                 self.note_progress(id);
             }
@@ -845,17 +797,6 @@ const FLUSH_ROUNDS: usize = 4;
 
 /// Sends from one backlog in one turn.
 const BACKLOG_SENDS: usize = 8;
-
-impl Parcel {
-    /// Stands in for a parcel that lies in the other core's mailbox.
-    fn placeholder(key: u32) -> Self {
-        Self { bytes: Vec::new(), peer: None, listener: 0, note: Box::new(key) }
-    }
-
-    fn placeholder_key(&self) -> usize {
-        self.note.downcast_ref::<u32>().map_or(usize::MAX, |key| *key as usize)
-    }
-}
 
 fn shut_down(fd: RawFd, how: i32) {
     // SAFETY: no memory is involved; a descriptor that is not a connected socket gets an error back.

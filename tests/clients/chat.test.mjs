@@ -21,7 +21,7 @@ mkdirSync(ARTEFACTS, { recursive: true });
 
 /** A page of somebody, in a browser context of its own; errors of the page fail the test. */
 async function person(t, username, query = "") {
-  const context = await browser.newContext({ viewport: { width: 1_100, height: 720 } });
+  const context = await browser.newContext({ viewport: { width: 1_100, height: 720 }, ignoreHTTPSErrors: true });
   t.defer(() => context.close());
   const page = await context.newPage();
   page.setDefaultTimeout(WAIT.timeout);

@@ -17,7 +17,8 @@ const httpServer = createServer((req, res) => {
   res.writeHead(200, { "Content-Type": "text/plain", "Content-Length": 3 }).end("ok\n");
 });
 
-const io = new Server(httpServer, { destroyUpgrade: false });
+const { deflate, port } = options(3001);
+const io = new Server(httpServer, { destroyUpgrade: false, perMessageDeflate: deflate });
 io.on("connection", (socket) => {
   socket.on("join", (room, ack) => {
     socket.join(room);
@@ -29,13 +30,25 @@ io.on("connection", (socket) => {
   });
   socket.on("publish", (room, payload) => io.to(room).emit("message", payload));
   socket.on("echo", (payload, ack) => ack(payload));
+  socket.on("busy", (ms, ack) => {
+    for (const end = performance.now() + Math.min(ms, 50); performance.now() < end; );
+    ack();
+  });
 });
 
 const topics = new Map();
-const wss = new WebSocketServer({ noServer: true, maxPayload: 16 << 20, maxFragments: 1 << 17, maxBufferedChunks: 1 << 20 });
-httpServer.on("upgrade", (req, stream, head) => {
-  if (req.url === "/ws") wss.handleUpgrade(req, stream, head, onSocket);
-});
+const paths = {
+  "/ws": { serverNoContextTakeover: true, clientNoContextTakeover: true },
+  "/ws-context": {},
+  "/ws-limited": { serverMaxWindowBits: 10, clientMaxWindowBits: 10 },
+};
+for (const [path, perMessageDeflate] of Object.entries(paths)) {
+  const limits = { maxPayload: 16 << 20, maxFragments: 1 << 17, maxBufferedChunks: 1 << 20 };
+  const wss = new WebSocketServer({ noServer: true, perMessageDeflate, ...limits });
+  httpServer.on("upgrade", (req, stream, head) => {
+    if (req.url === path) wss.handleUpgrade(req, stream, head, onSocket);
+  });
+}
 
 function onSocket(ws) {
   ws.on("error", () => {});
@@ -48,4 +61,4 @@ function onSocket(ws) {
   ws.on("close", () => topics.forEach((members) => members.delete(ws)));
 }
 
-serve(httpServer, options(3001).port, () => io.close());
+serve(httpServer, port, () => io.close());

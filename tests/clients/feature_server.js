@@ -12,6 +12,7 @@ const io = new Server(httpServer, {
   pingTimeout: 2_000,
   connectTimeout: 1_000,
   maxHttpBufferSize: 4_000_000,
+  allowEIO3: true,
 });
 
 const byText = (a, b) => (a < b ? -1 : a > b ? 1 : 0);

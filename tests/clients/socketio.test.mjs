@@ -77,7 +77,7 @@ function connecting(check, clients, name) {
     assert.equal(handshake.headers["x-probe"], "yes");
     assert.equal(handshake.headers.host, `${server.host}:${server.port}`);
     assert.match(handshake.address, /127\.0\.0\.1$/);
-    assert.equal(handshake.secure, false);
+    assert.equal(handshake.secure, server.url.startsWith("https:"));
     assert.equal(handshake.xdomain, false);
     assert.match(handshake.url, /^\/socket\.io\/\?/);
     assert.ok(Math.abs(handshake.issued - Date.now()) < 60_000);

@@ -1,5 +1,6 @@
 // Raw Socket.IO v5 packets against `conformance_server --profile socketio`, over websocket and polling.
-import { assert, run, sleep, test } from "./lib/runner.mjs";
+import io2 from "socket.io-client-2";
+import { assert, run, sleep, test, within } from "./lib/runner.mjs";
 import { target } from "./lib/target.mjs";
 import { Polling, Ws, request } from "./lib/raw.mjs";
 
@@ -318,6 +319,14 @@ function violations(check, Link, joined) {
 }
 
 function http() {
+  test("a client of Socket.IO v2 is refused, unless it is allowed", async (t) => {
+    const socket = io2(server.url, { forceNew: true, reconnection: false });
+    t.defer(() => socket.close());
+    await within(new Promise((resolve) => socket.on("connect_error", resolve)), 3_000, "refusal");
+    const { status, text } = await request(`${base}?EIO=3&transport=polling`);
+    assert.deepEqual([status, text], [400, '{"code":5,"message":"Unsupported protocol version"}']);
+  });
+
   test("the client bundles are served, with ETag and 304", async () => {
     const files = ["socket.io.js", "socket.io.min.js", "socket.io.esm.min.js", "socket.io.msgpack.min.js"];
     for (const file of [...files, ...files.map((name) => `${name}.map`)]) {

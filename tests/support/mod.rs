@@ -6,15 +6,20 @@ use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 use sockring::app::{App, Builder};
+use sockring::protocol::ws::deflate::Inflater;
 use sockring::protocol::ws::frame::{OpCode, write_masked_frame};
 use sockring::runtime::{self, Descriptors, Running, StartError};
+use sockring::tls::Tls;
+use sockring::tls::rustls;
+use sockring::tls::rustls::pki_types::CertificateDer;
+use sockring::tls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 /// One test at a time: they count descriptors, and measure time.
 pub fn alone() -> MutexGuard<'static, ()> {
@@ -67,8 +72,63 @@ pub fn options(descriptors: Descriptors, workers: usize) -> runtime::Options {
     runtime::Options { workers, descriptors, shutdown_timeout, pin: false, ..runtime::Options::default() }
 }
 
+/// Whether this test binary runs another's tests again, over TLS.
+pub const OVER_TLS: bool = const_ends_with(env!("CARGO_CRATE_NAME"), "over_tls");
+
+const fn const_ends_with(text: &str, end: &str) -> bool {
+    let (text, end) = (text.as_bytes(), end.as_bytes());
+    let mut at = 0;
+    while at < end.len() {
+        if text.len() < end.len() || text[text.len() - end.len() + at] != end[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
 pub fn builder(options: runtime::Options) -> Builder {
-    App::builder().runtime(options).listen("127.0.0.1:0")
+    builder_on(options, ([127, 0, 0, 1], 0).into())
+}
+
+pub fn builder_on(options: runtime::Options, address: SocketAddr) -> Builder {
+    let builder = App::builder().runtime(options);
+    if OVER_TLS { builder.listen_tls(address, IDENTITY.tls()) } else { builder.listen(address) }
+}
+
+/// A certificate that signs itself, for `localhost`.
+pub static IDENTITY: LazyLock<Identity> = LazyLock::new(|| Identity::new(&["localhost"]));
+
+/// A certificate that signs itself, and its key.
+pub struct Identity {
+    pub certificate: CertificateDer<'static>,
+    pub certificate_pem: String,
+    pub key_pem: String,
+}
+
+impl Identity {
+    pub fn new(names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        Self {
+            certificate: made.cert.der().clone(),
+            certificate_pem: made.cert.pem(),
+            key_pem: made.signing_key.serialize_pem(),
+        }
+    }
+
+    pub fn tls(&self) -> Tls {
+        Tls::from_pem(self.certificate_pem.as_str(), self.key_pem.as_str()).unwrap()
+    }
+
+    /// A client that trusts this identity alone.
+    pub fn client(&self) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let provider = Arc::new(sockring::tls::rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        builder.unwrap().with_root_certificates(roots).with_no_client_auth()
+    }
 }
 
 /// Stops a server; it must not take longer than its timeout.
@@ -91,6 +151,9 @@ pub fn eventually(what: &str, f: impl Fn() -> bool) {
 /// A client of one connection.
 pub struct Client {
     pub stream: TcpStream,
+    /// Present once permessage-deflate is agreed.
+    pub inflater: Option<Inflater>,
+    pub tls: Option<Box<ClientConnection>>,
     buffer: Vec<u8>,
     start: usize,
 }
@@ -150,7 +213,28 @@ impl Client {
         let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(8))).unwrap();
-        Self { stream, buffer: Vec::new(), start: 0 }
+        let mut client = Self { stream, inflater: None, tls: None, buffer: Vec::new(), start: 0 };
+        if OVER_TLS {
+            client.secure(IDENTITY.client(), "localhost").unwrap();
+        }
+        client
+    }
+
+    /// Begins TLS and waits for the end of the handshake.
+    pub fn secure(&mut self, config: ClientConfig, name: &'static str) -> io::Result<()> {
+        let tls = ClientConnection::new(Arc::new(config), name.try_into().unwrap()).unwrap();
+        let tls = self.tls.insert(Box::new(tls));
+        while tls.is_handshaking() {
+            tls.complete_io(&mut self.stream)?;
+        }
+        Ok(())
+    }
+
+    /// A client that has made its handshake.
+    pub fn over_tls(address: SocketAddr, config: ClientConfig, name: &'static str) -> io::Result<Self> {
+        let mut client = Self::connect(address);
+        client.secure(config, name)?;
+        Ok(client)
     }
 
     /// A client that has opened a WebSocket.
@@ -160,6 +244,20 @@ impl Client {
         client
     }
 
+    /// Opens a WebSocket with an offer of extensions; what of it the server has accepted.
+    pub fn upgrade_with(&mut self, path: &str, offer: &str) -> Option<String> {
+        let header = format!("\r\nSec-WebSocket-Extensions: {offer}\r\n\r\n");
+        self.send(upgrade_request(path).replace("\r\n\r\n", &header).as_bytes());
+        let answer = self.answer().unwrap();
+        assert_eq!(answer.status, 101, "{}", answer.head);
+        let agreed = answer.header("sec-websocket-extensions").map(str::to_owned);
+        self.inflater = agreed.as_ref().map(|agreed| match agreed.contains("server_no_context_takeover") {
+            true => Inflater::alone(),
+            false => Inflater::with_context(),
+        });
+        agreed
+    }
+
     pub fn upgrade(&mut self, path: &str) {
         self.send(upgrade_request(path).as_bytes());
         let answer = self.answer().unwrap();
@@ -167,7 +265,18 @@ impl Client {
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
+        self.try_send(bytes).unwrap();
+    }
+
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.tls {
+            Some(tls) => {
+                let mut stream = rustls::Stream::new(&mut **tls, &mut self.stream);
+                stream.write_all(bytes)?;
+                stream.flush()
+            }
+            None => self.stream.write_all(bytes),
+        }
     }
 
     pub fn send_text(&mut self, text: &str) {
@@ -181,7 +290,10 @@ impl Client {
             self.start = 0;
         }
         let mut chunk = [0; 65536];
-        let count = self.stream.read(&mut chunk)?;
+        let count = match &mut self.tls {
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).read(&mut chunk)?,
+            None => self.stream.read(&mut chunk)?,
+        };
         self.buffer.extend_from_slice(&chunk[..count]);
         Ok(count > 0)
     }
@@ -282,7 +394,9 @@ impl Client {
     pub fn frame(&mut self) -> io::Result<Incoming> {
         self.need(2)?;
         let (first, second) = (self.unread()[0], self.unread()[1]);
-        assert_eq!(first & 0x70, 0, "reserved bits in a frame: the stream is broken");
+        let compressed = first & 0x40 != 0;
+        assert_eq!(first & 0x30, 0, "reserved bits in a frame: the stream is broken");
+        assert!(!compressed || (self.inflater.is_some() && first & 15 < 3), "RSV1: the stream is broken");
         assert_eq!(second & 0x80, 0, "a masked frame: the stream is broken");
         assert!(first & 0x80 != 0, "the server does not fragment: the stream is broken");
         let (head, length) = match second {
@@ -298,7 +412,10 @@ impl Client {
         };
         assert!(length < 1 << 28, "an absurd length: the stream is broken");
         self.need(head + length)?;
-        let payload = self.take(head + length).split_off(head);
+        let mut payload = self.take(head + length).split_off(head);
+        if let (Some(inflater), true) = (&mut self.inflater, compressed) {
+            payload = inflater.message(&payload, 1 << 28).expect("sound DEFLATE").to_vec();
+        }
         Ok(Incoming { opcode: first & 15, payload })
     }
 

@@ -155,7 +155,7 @@ impl Inner {
         let Some(app) = crate::app::current() else { return };
         match &route.target {
             Target::Http { handler, .. } => {
-                let request = Request::new(head, Bytes::from(body), self.core.peer(id), params);
+                let request = self.request(id, head, Bytes::from(body), params);
                 handler(request, Response::new(app.0, id, sequence));
             }
             Target::WebSocket(behavior) => {
@@ -173,10 +173,14 @@ impl Inner {
                         return self.respond(id, sequence, error.status(), headers.as_slice(), &body);
                     }
                 };
-                let request = Request::new(head, Bytes::new(), self.core.peer(id), params);
+                let request = self.request(id, head, Bytes::new(), params);
                 behavior.clone().upgrade(app.0, id, sequence, request, asked);
             }
         }
+    }
+
+    fn request(&self, id: ConnectionId, head: Head, body: Bytes, params: Params) -> Request {
+        Request::new(head, body, self.core.peer(id), params, self.core.peer_certificates(id))
     }
 
     /// 404, or 405 when the path has routes for other methods, or 426 when it has a WebSocket.

@@ -153,6 +153,30 @@ pub fn connect_error(nsp: &str, message: &str, data: Option<&Value>) -> Vec<u8> 
     text
 }
 
+/// The answer to a CONNECT for clients of Socket.IO v2: they know the id of their socket.
+///
+/// ```
+/// assert_eq!(sockring::protocol::sio::connect_v2("/chat"), b"0/chat,");
+/// ```
+#[must_use]
+pub fn connect_v2(nsp: &str) -> Vec<u8> {
+    head(Kind::Connect, nsp, None)
+}
+
+/// The refusal of a namespace for clients of Socket.IO v2: what their `error` event brings, of any type.
+///
+/// ```
+/// use sockring::protocol::sio::{self, Value};
+///
+/// assert_eq!(sio::error_v2("/", &Value::from("not you")), br#"4"not you""#);
+/// ```
+#[must_use]
+pub fn error_v2(nsp: &str, error: &Value) -> Vec<u8> {
+    let mut text = head(Kind::ConnectError, nsp, None);
+    json(&mut text, error);
+    text
+}
+
 /// Turns any type into a [`Value`], bytes into [`Value::Binary`].
 ///
 /// # Errors

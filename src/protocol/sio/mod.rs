@@ -34,7 +34,9 @@ pub mod value;
 
 pub use args::{ArgsError, from_args};
 pub use decode::{Decoder, Limits, SioError};
-pub use encode::{EncodeError, Encoded, ack, connect, connect_error, disconnect, event, to_value};
+pub use encode::{
+    EncodeError, Encoded, ack, connect, connect_error, connect_v2, disconnect, error_v2, event, to_value,
+};
 pub use json::{JsonError, MAX_DEPTH, Parser};
 pub use packet::{AckId, Body, EventName, Kind, MAX_ACK_ID, NspName, Packet, is_reserved};
 pub use value::{Number, Value};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::runtime::connection::{Moving, Parcel};
 use crate::runtime::core::{Setup, Shared};
 use crate::runtime::ring::Ring;
 

@@ -35,13 +35,13 @@ export function call(socket, event, ...args) {
   return within(answered, 8_000, `acknowledgement of "${event}"`);
 }
 
-/** A factory of clients for one URL; every client is closed when the test ends. */
-export function clientsOf(url, transport) {
+/** A factory of clients for one URL; every client is closed when the test ends. `make` is the `io` of another version. */
+export function clientsOf(url, transport, make = io) {
   return {
     /** Makes a socket without waiting. `options.manager` shares another socket's connection. */
     open(t, nsp = "/", { manager, ...options } = {}) {
       const base = { forceNew: true, reconnection: false, ...transport };
-      const socket = manager ? manager.socket(nsp, options) : io(url + nsp, { ...base, ...options });
+      const socket = manager ? manager.socket(nsp, options) : make(url + nsp, { ...base, ...options });
       t.defer(() => socket.disconnect());
       return socket;
     },

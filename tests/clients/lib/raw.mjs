@@ -1,15 +1,20 @@
 // Raw Engine.IO: one HTTP request at a time, one WebSocket with a queue, a plain TCP connection. No official client here.
 import http from "node:http";
+import https from "node:https";
 import net from "node:net";
+import tls from "node:tls";
 import { WebSocket } from "ws";
 import { within } from "./runner.mjs";
 
-const agent = new http.Agent({ keepAlive: true });
+// The server under test speaks TLS, or it does not; its certificate comes by NODE_EXTRA_CA_CERTS.
+const secure = process.env.SOCKRING_URL?.startsWith("https:") ?? false;
+const { Agent, request: begin } = secure ? https : http;
+const agent = new Agent({ keepAlive: true });
 
 /** One HTTP request; resolves with status, headers, the body's bytes and text. */
 export function request(url, { method = "GET", headers = {}, body, chunks, signal } = {}) {
   return new Promise((resolve, reject) => {
-    const req = http.request(url, { method, headers, agent, signal }, (res) => {
+    const req = begin(url, { method, headers, agent, signal }, (res) => {
       const parts = [];
       res.on("data", (part) => parts.push(part));
       res.on("error", reject);
@@ -124,7 +129,7 @@ export class Tcp {
   static async open(host, port) {
     const tcp = new Tcp();
     tcp.bytes = Buffer.alloc(0);
-    tcp.socket = net.connect(port, host);
+    tcp.socket = secure ? tls.connect(port, host) : net.connect(port, host);
     tcp.socket.on("data", (part) => {
       tcp.bytes = Buffer.concat([tcp.bytes, part]);
       tcp.wake?.();
@@ -137,7 +142,7 @@ export class Tcp {
         resolve(tcp.bytes);
       });
     });
-    await within(new Promise((resolve) => tcp.socket.once("connect", resolve)), 5_000, "TCP connection");
+    await within(new Promise((resolve) => tcp.socket.once(secure ? "secureConnect" : "connect", resolve)), 5_000, "TCP connection");
     tcp.socket.setNoDelay(true);
     return tcp;
   }

@@ -1,0 +1,128 @@
+//! The way of a connection from one core to another: see `Core::hand_over`.
+
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use super::connection::{ConnectionId, Ended, Moving, Parcel, Phase};
+use super::core::{Core, survived};
+use super::ring::{Kind, Tag, Target};
+use crate::fanout::Task;
+
+impl Core {
+    /// Everything that was read is with the parcel: the connection leaves for its core.
+    pub(super) fn depart(&self, slot: u32) {
+        let mut connections = self.connections.borrow_mut();
+        let Some(connection) = connections.get_mut(slot as usize) else { return };
+        let Some(moving) = connection.moving.take() else { return };
+        let Moving { core, parcel } = *moving;
+        #[cfg(feature = "tls")]
+        let parcel = self.pack_session(slot, parcel);
+        let target = connection.target;
+        let (key, generation) = (self.shared.parcels(core).insert(parcel) as u32, connection.generation);
+        match target {
+            Target::Direct(file) => {
+                // The parcel's key stays with the connection, to take it back if the move fails.
+                connection.phase = Phase::Departed;
+                let arrival = Tag { kind: Kind::Arrived, generation: 0, slot: key };
+                let tag = connection.tag(Kind::Moved, slot);
+                connection.moving = Some(Box::new(Moving { core, parcel: Parcel::placeholder(key) }));
+                let ring = self.shared.rings[core].load(Ordering::Acquire);
+                self.queue(|r| r.send_descriptor(file, ring, arrival, tag));
+            }
+            Target::Normal(fd) => {
+                let gone = connections.remove(slot as usize);
+                debug_assert_eq!(gone.generation, generation);
+                drop(connections);
+                self.outlets.borrow_mut().close(gone.outlet);
+                // SAFETY: the descriptor was the connection's, which is gone. A task that is dropped
+                // because its core has ended closes it.
+                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+                let arrive = Task::new(move || {
+                    if let Some(core) = super::current() {
+                        core.arrived(key, fd.into_raw_fd());
+                    }
+                });
+                if !self.post(core, arrive) {
+                    self.shared.parcels(core).try_remove(key as usize);
+                }
+            }
+        }
+    }
+
+    /// A direct descriptor has left, or could not.
+    pub(super) fn moved(&self, id: ConnectionId, result: i32) {
+        let Some(moving) = self.take_moving(id) else { return };
+        let key = moving.parcel.placeholder_key();
+        if result >= 0 {
+            let gone = self.connections.borrow_mut().remove(id.slot as usize);
+            self.outlets.borrow_mut().close(gone.outlet);
+            return;
+        }
+        let parcel = self.shared.parcels(moving.core).try_remove(key);
+        // The kernel had no memory to tell the other core, whose table has the socket all the same. Ours
+        // has it too, since the close that was linked to the move was cancelled: the client is let go
+        // through it. What is lost is the other table's slot.
+        if result == -libc::EOVERFLOW {
+            tracing::error!("core {}: a connection was lost on its way to core {}", self.index, moving.core);
+            return self.shut_down_departed(id);
+        }
+        let Some(parcel) = parcel else { return self.remove(id.slot) };
+        #[cfg(feature = "tls")]
+        let parcel = self.unpack_session(id.slot, parcel);
+        if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize) {
+            connection.phase = Phase::Open;
+        }
+        self.arm_receive(id);
+        if let Some(service) = self.service() {
+            survived(|| service.returned(id, parcel));
+        }
+    }
+
+    /// Ends a connection that another core has a descriptor of: closing ours would not.
+    fn shut_down_departed(&self, id: ConnectionId) {
+        let file = self.connection(id.slot).and_then(|connection| match connection.target {
+            Target::Direct(file) => Some((file, connection.tag(Kind::Installed, id.slot))),
+            Target::Normal(_) => None,
+        });
+        match file {
+            Some((file, tag)) => self.queue(|ring| ring.install(file, tag)),
+            None => self.remove(id.slot),
+        }
+    }
+
+    fn take_moving(&self, id: ConnectionId) -> Option<Box<Moving>> {
+        self.connections.borrow_mut().get_mut(id.slot as usize)?.moving.take()
+    }
+
+    /// A connection has come from another core.
+    pub(super) fn arrived(&self, key: u32, descriptor: i32) {
+        if descriptor < 0 {
+            self.shared.parcels(self.index).try_remove(key as usize);
+            return;
+        }
+        let target = if self.direct { Target::Direct(descriptor as u32) } else { Target::Normal(descriptor) };
+        let parcel = self.shared.parcels(self.index).try_remove(key as usize);
+        let (Some(parcel), Some(service)) = (parcel, self.service()) else {
+            return self.queue(|ring| ring.close(target));
+        };
+        let id = self.admit(target, parcel.peer, parcel.listener);
+        #[cfg(feature = "tls")]
+        let parcel = self.unpack_session(id.slot, parcel);
+        // What the parcel holds is fed first; at the end of the turn comes what the socket holds.
+        self.want_receive(id);
+        if !survived(|| service.arrived(id, parcel)) {
+            self.end(id, Ended::Panic);
+        }
+    }
+}
+
+impl Parcel {
+    /// Stands in for a parcel that lies in the other core's mailbox.
+    pub(super) fn placeholder(key: u32) -> Self {
+        Self::new(Vec::new(), None, 0, Box::new(key))
+    }
+
+    fn placeholder_key(&self) -> usize {
+        self.note.downcast_ref::<u32>().map_or(usize::MAX, |key| *key as usize)
+    }
+}

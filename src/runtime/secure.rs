@@ -1,0 +1,468 @@
+//! TLS on a connection: what comes is decrypted before the layer above sees it, what is owed is encrypted at
+//! the send.
+//!
+//! A [`Session`] owns rustls' state and, only while a record is incomplete, its bytes. Everything else,
+//! plaintext that came and records that go, lies in buffers of the core. Records that were made and did not
+//! leave wait in front of the outlet's backlog ([`Backlog::seal`]): they are counted, limited and waited
+//! for like frames.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::mem;
+use std::ops::Range;
+
+use rustls::Error;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
+
+use super::connection::{ConnectionId, Ended, Parcel, Phase};
+use super::core::{Core, survived};
+use super::ring::{Completion, Kind, Send, Tag, Target};
+use super::tls::Tls;
+use crate::fanout::{Backlog, Outlets, Via};
+use crate::limits;
+
+/// The TLS state of one connection.
+pub(super) struct Session {
+    tls: UnbufferedServerConnection,
+    /// A record of which only a part has come; empty and without memory otherwise.
+    incomplete: Vec<u8>,
+    /// Whether the peer was told that nothing more comes.
+    finished: bool,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("finished", &self.finished).finish_non_exhaustive()
+    }
+}
+
+/// How a session stands after bytes came.
+#[derive(Debug, PartialEq)]
+enum Standing {
+    Open,
+    /// The peer has said that nothing more comes.
+    PeerFinished,
+    Failed(Error),
+}
+
+/// Buffers of one core that all its sessions share.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    plain: Vec<u8>,
+    records: Records,
+}
+
+/// TLS records that are about to be sent. The memory stays initialised from use to use.
+#[derive(Debug, Default)]
+struct Records {
+    memory: Vec<u8>,
+    len: usize,
+}
+
+impl Records {
+    /// Room for `bytes` more.
+    fn room(&mut self, bytes: usize) -> &mut [u8] {
+        let end = self.len + bytes;
+        if self.memory.len() < end {
+            self.memory.resize(end, 0);
+        }
+        &mut self.memory[self.len..]
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.memory[..self.len]
+    }
+
+    fn clear(&mut self) {
+        self.len = 0;
+        self.memory.truncate(RECORDS_KEPT);
+        self.memory.shrink_to(RECORDS_KEPT);
+    }
+}
+
+/// Bytes of the core's record buffer that are kept: what the records of one burst take.
+const RECORDS_KEPT: usize = limits::SECURE_BURST_BYTES + 2 * limits::SECURE_SEND_BYTES;
+
+/// A guess that is enough for the records of most flights.
+const FLIGHT_BYTES: usize = 2048;
+
+/// What a record adds to its plaintext at most: header, nonce, content type, tag (RFC 8446 section 5.2,
+/// RFC 5288 section 3).
+const RECORD_OVERHEAD: usize = 64;
+
+/// Plaintext of one record (RFC 8446 section 5.1).
+const RECORD_BYTES: usize = 16 * 1024;
+
+/// What a close_notify takes (RFC 8446 section 6.1), with an alert before it.
+const ALERT_BYTES: usize = 256;
+
+impl Session {
+    pub(super) fn new(tls: &Tls) -> Result<Self, Error> {
+        let tls = UnbufferedServerConnection::new(tls.current())?;
+        Ok(Self { tls, incomplete: Vec::new(), finished: false })
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.tls.is_handshaking()
+    }
+
+    /// Reads bytes from the socket. Plaintext goes to `plain`, what must be answered to `records`.
+    fn receive(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>, records: &mut Records) -> Standing {
+        let mut held = mem::take(&mut self.incomplete);
+        let standing = if held.is_empty() {
+            let (used, standing) = self.process(bytes, plain, records);
+            held = bytes[used..].to_vec();
+            standing
+        } else {
+            held.extend_from_slice(bytes);
+            let (used, standing) = self.process(&mut held, plain, records);
+            held.drain(..used);
+            standing
+        };
+        if let Standing::Failed(_) = standing {
+            // The alert is ready now.
+            self.process(&mut [], plain, records);
+            self.finished = true;
+            return standing;
+        }
+        // rustls has refused what is longer than a record or a handshake message may be.
+        if !held.is_empty() {
+            self.incomplete = held;
+        }
+        standing
+    }
+
+    /// How many of the bytes are read, and how the session stands.
+    fn process(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>, records: &mut Records) -> (usize, Standing) {
+        let mut used = 0;
+        let mut standing = Standing::Open;
+        loop {
+            let UnbufferedStatus { mut discard, state } = self.tls.process_tls_records(&mut bytes[used..]);
+            let mut idle = false;
+            match state {
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, records),
+                Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(Ok(record)) = traffic.next_record() {
+                        plain.extend_from_slice(record.payload);
+                        discard += record.discard;
+                    }
+                }
+                Ok(ConnectionState::PeerClosed) => standing = Standing::PeerFinished,
+                Ok(_) => idle = true,
+                Err(error) => {
+                    standing = Standing::Failed(error);
+                    idle = true;
+                }
+            }
+            used += discard;
+            if idle {
+                return (used.min(bytes.len()), standing);
+            }
+        }
+    }
+
+    /// Encrypts what is to be sent. Before the handshake is done there is nobody who could read it, and it is
+    /// thrown away.
+    fn seal(&mut self, plain: &[u8], records: &mut Records) -> Result<(), Error> {
+        loop {
+            let UnbufferedStatus { state, .. } = self.tls.process_tls_records(&mut []);
+            match state? {
+                // What rustls itself has to say comes first.
+                ConnectionState::EncodeTlsData(data) => encode(data, records),
+                ConnectionState::TransmitTlsData(sent) => sent.done(),
+                ConnectionState::WriteTraffic(mut traffic) => {
+                    let mut room = plain.len() + (plain.len() / RECORD_BYTES + 1) * RECORD_OVERHEAD;
+                    loop {
+                        match traffic.encrypt(plain, records.room(room)) {
+                            Ok(len) => {
+                                records.len += len;
+                                return Ok(());
+                            }
+                            Err(EncryptError::InsufficientSize(size)) => room = size.required_size,
+                            Err(EncryptError::EncryptExhausted) => return Err(Error::EncryptError),
+                        }
+                    }
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Says that nothing more comes, once. In the middle of a handshake there is nothing to say.
+    fn finish(&mut self, records: &mut Records) {
+        if mem::replace(&mut self.finished, true) {
+            return;
+        }
+        let UnbufferedStatus { state, .. } = self.tls.process_tls_records(&mut []);
+        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = state
+            && let Ok(len) = traffic.queue_close_notify(records.room(ALERT_BYTES))
+        {
+            records.len += len;
+        }
+    }
+}
+
+/// Appends what rustls has to say.
+fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, records: &mut Records) {
+    let mut room = FLIGHT_BYTES;
+    loop {
+        match data.encode(records.room(room)) {
+            Ok(len) => break records.len += len,
+            Err(EncodeError::InsufficientSize(size)) => room = size.required_size,
+            Err(EncodeError::AlreadyEncoded) => break,
+        }
+    }
+}
+
+/// Records of one connection in the core's buffer.
+struct Sealed {
+    target: Target,
+    tag: Tag,
+    outlet: u32,
+    records: Range<usize>,
+    /// Bytes of what the outlet is owed that these records carry.
+    plain: usize,
+    whole: bool,
+}
+
+/// The sessions of a core, by the slot of their connection. Without any, it is empty and costs nothing.
+#[derive(Debug, Default)]
+pub(super) struct Sessions(Vec<Option<Box<Session>>>);
+
+impl Sessions {
+    pub(super) fn has(&self, slot: u32) -> bool {
+        self.0.get(slot as usize).is_some_and(Option::is_some)
+    }
+
+    pub(super) fn peer_certificates(&self, slot: u32) -> Option<Vec<Vec<u8>>> {
+        let session = self.0.get(slot as usize)?.as_deref()?;
+        let certificates = session.tls.peer_certificates().unwrap_or_default();
+        Some(certificates.iter().map(|one| one.to_vec()).collect())
+    }
+
+    fn get(&mut self, slot: u32) -> Option<&mut Session> {
+        self.0.get_mut(slot as usize)?.as_deref_mut()
+    }
+
+    pub(super) fn take(&mut self, slot: u32) -> Option<Box<Session>> {
+        self.0.get_mut(slot as usize)?.take()
+    }
+
+    fn put(&mut self, slot: u32, session: Box<Session>) {
+        let slot = slot as usize;
+        if self.0.len() <= slot {
+            self.0.resize_with(slot + 1, || None);
+        }
+        self.0[slot] = Some(session);
+    }
+}
+
+impl Core {
+    /// Begins a session on a connection that was accepted.
+    pub(super) fn open_session(&self, id: ConnectionId, tls: &Tls) {
+        match Session::new(tls) {
+            Ok(session) => self.sessions.borrow_mut().put(id.slot, Box::new(session)),
+            Err(error) => {
+                tracing::error!("core {}: a TLS session could not begin: {error}", self.index);
+                self.fail(id);
+            }
+        }
+    }
+
+    /// Puts the session of a connection that moves into its parcel.
+    pub(super) fn pack_session(&self, slot: u32, mut parcel: Parcel) -> Parcel {
+        parcel.session = self.sessions.borrow_mut().take(slot);
+        parcel
+    }
+
+    /// Takes the session of a connection that has moved out of its parcel.
+    pub(super) fn unpack_session(&self, slot: u32, mut parcel: Parcel) -> Parcel {
+        if let Some(session) = parcel.session.take() {
+            self.sessions.borrow_mut().put(slot, session);
+        }
+        parcel
+    }
+
+    /// Whether what comes must be decrypted for somebody who reads it.
+    pub(super) fn decrypts(&self, slot: u32) -> bool {
+        let reads = |phase| matches!(phase, Phase::Open | Phase::Moving { .. });
+        self.sessions.borrow().has(slot)
+            && self.connection(slot).is_some_and(|connection| reads(connection.phase))
+    }
+
+    /// Bytes came on a connection with TLS.
+    pub(super) fn receive_secure(&self, id: ConnectionId, bytes: &mut [u8]) {
+        let mut buffers = self.secure.take();
+        let Buffers { plain, records } = &mut buffers;
+        let standing = {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(id.slot) else { return };
+            if session.is_handshaking() {
+                self.handshakes.set(self.handshakes.get() + 1);
+            }
+            session.receive(bytes, plain, records)
+        };
+        if records.len > 0 {
+            self.seal_now(id.slot, records);
+        }
+        if !plain.is_empty() {
+            self.deliver(id, plain);
+        }
+        plain.clear();
+        plain.shrink_to(2 * RECORD_BYTES);
+        records.clear();
+        self.secure.replace(buffers);
+        match standing {
+            Standing::Open => {}
+            Standing::PeerFinished => self.secure_end(id, Ended::Eof),
+            Standing::Failed(error) => {
+                tracing::debug!("core {}: TLS: {error}", self.index);
+                self.secure_end(id, Ended::Reset);
+            }
+        }
+    }
+
+    /// Has records sent in this turn, before anything else that the connection is owed.
+    fn seal_now(&self, slot: u32, records: &Records) {
+        let Some(outlet) = self.connection(slot).map(|connection| connection.outlet.slot()) else { return };
+        self.outlets.borrow_mut().seal(outlet, records.bytes());
+        self.work.borrow_mut().writable.push(outlet);
+        self.bell.ring();
+    }
+
+    /// The TLS session has ended, and with it the connection: what is owed leaves before, and so does an
+    /// alert.
+    fn secure_end(&self, id: ConnectionId, why: Ended) {
+        let open = self.with(id, |_| ()).is_some();
+        if !open {
+            if self.id(id.slot) == Some(id) {
+                self.end(id, why);
+            }
+            return;
+        }
+        if let Some(service) = self.service() {
+            survived(|| service.ended(id, why));
+        }
+        match why {
+            Ended::Eof => self.close(id),
+            // A reset must not overtake the alert.
+            _ => self.linger(id),
+        }
+    }
+
+    /// Whether the peer of a connection that is about to close is still to be told; it closes afterwards.
+    pub(super) fn finish_secure(&self, slot: u32) -> bool {
+        let mut sessions = self.sessions.borrow_mut();
+        let Some(session) = sessions.get(slot) else { return false };
+        let mut buffers = self.secure.borrow_mut();
+        session.finish(&mut buffers.records);
+        let said = buffers.records.len > 0;
+        if said {
+            self.seal_now(slot, &buffers.records);
+        }
+        buffers.records.clear();
+        said
+    }
+
+    /// Puts what a connection with TLS is to be sent next of its backlog into `out`, and takes it out of the
+    /// backlog; `false` for a connection without TLS.
+    pub(super) fn seal_backlog(&self, id: ConnectionId, backlog: &mut Backlog, out: &mut Vec<u8>) -> bool {
+        let Some(phase) = self.connection(id.slot).map(|connection| connection.phase) else { return false };
+        let mut sessions = self.sessions.borrow_mut();
+        let Some(session) = sessions.get(id.slot) else { return false };
+        out.append(&mut backlog.take_sealed());
+        let mut buffers = self.secure.borrow_mut();
+        let Buffers { plain, records } = &mut *buffers;
+        backlog.copy_to(plain, limits::SECURE_SEND_BYTES.saturating_sub(out.len()));
+        backlog.consume(plain.len());
+        if !plain.is_empty() && session.seal(plain, records).is_err() {
+            self.work.borrow_mut().dead.push(id);
+        }
+        if backlog.is_empty() && matches!(phase, Phase::Closing { .. }) {
+            session.finish(records);
+        }
+        out.extend_from_slice(records.bytes());
+        plain.clear();
+        records.clear();
+        true
+    }
+
+    /// Sends what outlets of connections with TLS are owed: for each as few records as possible, in one send.
+    pub(super) fn burst_secure(
+        &self,
+        mut some: &[u32],
+        outlets: &mut Outlets,
+        failed: &mut VecDeque<Completion>,
+    ) -> io::Result<()> {
+        let mut buffers = self.secure.borrow_mut();
+        let mut all = Vec::with_capacity(some.len());
+        while !some.is_empty() {
+            let mut taken = 0;
+            while taken < some.len() && buffers.records.len < limits::SECURE_BURST_BYTES {
+                all.extend(self.seal_owed(some[taken], outlets, &mut buffers.records));
+                taken += 1;
+            }
+            self.send_sealed(&all, buffers.records.bytes(), outlets, failed)?;
+            all.clear();
+            buffers.records.clear();
+            some = &some[taken..];
+        }
+        Ok(())
+    }
+
+    fn seal_owed(&self, outlet: u32, outlets: &Outlets, records: &mut Records) -> Option<Sealed> {
+        let Via::Connection(at) = outlets.via(outlet) else { return None };
+        let connection = self.connection(at)?;
+        let (target, tag) = (connection.target, connection.tag(Kind::Send, at));
+        let mut sessions = self.sessions.borrow_mut();
+        let session = sessions.get(at)?;
+        let owed = outlets.batch.prepared(outlets.owed(outlet));
+        // What does not leave is this connection's own: a client that reads nothing must not make us encrypt
+        // all that it is owed.
+        let plain = owed.len().min(limits::SECURE_SEND_BYTES);
+        let start = records.len;
+        if let Err(error) = session.seal(&owed[..plain], records) {
+            tracing::debug!("core {}: TLS: {error}", self.index);
+            self.work.borrow_mut().dead.push(ConnectionId { slot: at, generation: connection.generation });
+            return None;
+        }
+        let whole = plain == owed.len();
+        if whole && matches!(connection.phase, Phase::Closing { .. }) {
+            session.finish(records);
+        }
+        Some(Sealed { target, tag, outlet, records: start..records.len, plain, whole })
+    }
+
+    fn send_sealed(
+        &self,
+        all: &[Sealed],
+        records: &[u8],
+        outlets: &mut Outlets,
+        failed: &mut VecDeque<Completion>,
+    ) -> io::Result<()> {
+        let send =
+            |one: &Sealed| Send { target: one.target, bytes: &records[one.records.clone()], tag: one.tag };
+        let sends: Vec<Send<'_>> = all.iter().filter(|one| !one.records.is_empty()).map(send).collect();
+        self.ring.borrow_mut().burst(&sends)?;
+        self.reap_failures(failed);
+        // Before the failures: what was not encrypted waits behind what was and did not leave.
+        for one in all.iter().filter(|one| !one.whole) {
+            outlets.spill(one.outlet, one.plain);
+            self.work.borrow_mut().writable.push(one.outlet);
+            self.bell.ring();
+        }
+        while let Some(completion) = failed.pop_front() {
+            let Some(one) = all.iter().find(|one| one.tag.slot == completion.tag.slot) else { continue };
+            self.send_failed(completion, outlets, |outlets, _, sent| {
+                if one.whole {
+                    outlets.spill(one.outlet, one.plain);
+                }
+                outlets.seal(one.outlet, &records[one.records.start + sent..one.records.end]);
+            });
+        }
+        Ok(())
+    }
+}
