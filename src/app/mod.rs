@@ -31,6 +31,7 @@ mod routes;
 mod service;
 mod static_files;
 mod stream;
+mod trust;
 mod websocket;
 
 use std::rc::Rc;
@@ -48,6 +49,7 @@ pub(crate) use service::Layer;
 pub use service::current;
 pub use static_files::StaticFiles;
 pub use stream::{Aborted, ResponseStream};
+pub use trust::{InvalidNetwork, TrustProxy};
 pub use websocket::{Closed, Message, Upgrade, WebSocket};
 
 pub use crate::protocol::ws::extensions::PerMessageDeflate;

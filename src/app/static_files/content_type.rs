@@ -1,8 +1,8 @@
 //! Which type a file has, by the end of its name.
 //!
 //! A small table and not a crate: it has what web pages load, with the charset that text needs and that
-//! databases of types leave out. Whoever serves something rarer gets `application/octet-stream`, and may add a
-//! route of their own.
+//! databases of types leave out. Whoever serves something rarer gets `application/octet-stream`, and may
+//! add a route of their own.
 
 use std::path::Path;
 

@@ -18,6 +18,7 @@
 
 mod body;
 mod error;
+mod forwarded;
 mod head;
 mod negotiation;
 mod range;
@@ -25,6 +26,8 @@ mod response;
 
 pub use body::ChunkedDecoder;
 pub use error::HttpError;
+pub use forwarded::{Forwarded, forwarded_address};
+pub(crate) use head::is_authority;
 pub use head::{Framing, Head, HeadLimits, MAX_HEAD_BYTES, Version};
 pub use negotiation::{Coding, negotiate, none_match};
 pub use range::Ranges;

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-/// Ranges of one request; more of them, and the header is ignored: nobody needs them, and each costs an answer
-/// the head of a part.
+/// Ranges of one request; more of them, and the header is ignored: nobody needs them, and each costs an
+/// answer the head of a part.
 const RANGES_MAX: usize = 16;
 
 /// What a `Range` header asks of a representation.
