@@ -17,6 +17,7 @@
 //! ```
 
 mod body;
+mod compress;
 mod error;
 mod forwarded;
 mod head;
@@ -25,6 +26,7 @@ mod range;
 mod response;
 
 pub use body::ChunkedDecoder;
+pub use compress::{Effort, compress};
 pub use error::HttpError;
 pub use forwarded::{Forwarded, forwarded_address};
 pub(crate) use head::is_authority;
