@@ -9,9 +9,9 @@ use crate::protocol::http::{Forwarded, Head, forwarded_address, is_authority};
 
 /// Which proxies stand in front of this server, so that what they write about a client is believed.
 ///
-/// Nobody is, by default: any client may send `X-Forwarded-For`. A proxy that is trusted must write the header
-/// that is read here itself, and append to a list or replace it; the other family of headers, which it may pass
-/// on as a client sent it, is not looked at.
+/// Nobody is, by default: any client may send `X-Forwarded-For`. A proxy that is trusted must write the
+/// header that is read here itself, and append to a list or replace it; the other family of headers, which it
+/// may pass on as a client sent it, is not looked at.
 ///
 /// ```
 /// use sockring::app::{Options, TrustProxy};
@@ -75,8 +75,8 @@ impl TrustProxy {
         Ok(Self { whom: Whom::Networks { networks, unix }, standard: false })
     }
 
-    /// Believes the last `hops` proxies, whatever their addresses: 1 behind one proxy. For networks where only
-    /// they can reach this server; anybody else who can is believed as well.
+    /// Believes the last `hops` proxies, whatever their addresses: 1 behind one proxy. For networks where
+    /// only they can reach this server; anybody else who can is believed as well.
     #[must_use]
     pub fn hops(hops: usize) -> Self {
         Self { whom: Whom::Hops(hops), standard: false }

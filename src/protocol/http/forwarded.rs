@@ -47,7 +47,8 @@ impl<'a> Forwarded<'a> {
     }
 }
 
-/// An address of `Forwarded` or `X-Forwarded-For`, with or without a port; `None` for `unknown` and for names.
+/// An address of `Forwarded` or `X-Forwarded-For`, with or without a port; `None` for `unknown` and for
+/// names.
 ///
 /// ```
 /// use sockring::protocol::http::forwarded_address;
