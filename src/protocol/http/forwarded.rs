@@ -2,7 +2,7 @@
 //!
 //! Nothing here decides whom to believe.
 
-use std::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 
 /// What one proxy wrote in `Forwarded`.
 ///
