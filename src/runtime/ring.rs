@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::NonNull;
 
+use hashbrown::HashSet;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use socket2::{SockAddr, SockAddrStorage};
 
@@ -353,11 +354,19 @@ impl Ring {
         self.accepts.slots.iter().any(|slot| slot.listener == Some(listener))
     }
 
-    /// Cancels every armed accept; each then completes (R8).
-    pub(super) fn cancel_accepts(&mut self) -> io::Result<()> {
-        for number in 0..self.accepts.slots.len() as u32 {
-            if self.accepts.slots[number as usize].listener.is_some() {
-                self.cancel(Tag { kind: Kind::Accept, generation: 0, slot: number })?;
+    /// Cancels armed accepts until no more are left than there are free places, but each listener keeps one
+    /// as long as there is a place. Each that is cancelled then completes (R8).
+    pub(super) fn trim_accepts(&mut self, free: usize) -> io::Result<()> {
+        let mut kept = HashSet::new();
+        let mut surplus = self.accepts.armed.saturating_sub(free);
+        for slot in 0..self.accepts.slots.len() as u32 {
+            if surplus == 0 {
+                break;
+            }
+            let Some(listener) = self.accepts.slots[slot as usize].listener else { continue };
+            if free == 0 || !kept.insert(listener) {
+                surplus -= 1;
+                self.cancel(Tag { kind: Kind::Accept, generation: 0, slot })?;
             }
         }
         Ok(())
