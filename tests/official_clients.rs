@@ -38,7 +38,6 @@ const DEFLATE: [&str; 1] = ["--deflate"];
 const NORMAL: [&str; 2] = ["--descriptors", "normal"];
 
 /// https and wss, with a certificate made for this run: [`Certificate`] puts its files in the place of this.
-const ENGINE3_TLS: [&str; 3] = ["--profile", "engine3", "--tls"];
 const TLS: [&str; 1] = ["--tls"];
 const TLS_NORMAL: [&str; 3] = ["--tls", "--descriptors", "normal"];
 
@@ -94,8 +93,6 @@ suites! {
     garbage_on_normal_descriptors: "feature_server" NORMAL, 3 => "garbage.mjs" [];
     churn_on_normal_descriptors: "feature_server" NORMAL, 3 => "churn.mjs" [];
 
-    versions_of_the_client_over_tls: "feature_server" TLS, 3 => "versions.test.mjs" [];
-    engine_v3_over_tls: "conformance_server" ENGINE3_TLS, 1 => "engine3.test.mjs" [];
     features_over_polling_and_tls: "feature_server" TLS, 1 => "socketio.test.mjs" [("TRANSPORT", "polling")];
     features_over_websocket_and_tls: "feature_server" TLS, 1 =>
         "socketio.test.mjs" [("TRANSPORT", "websocket")];
