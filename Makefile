@@ -9,6 +9,7 @@ SHELL := /bin/bash
 CARGO_FLAGS ?=
 PORT ?= 3000
 FUZZ_SECONDS ?= 60
+MIRI_CASES ?= 2
 FANOUT_ARGS ?=
 
 CLIENTS := tests/clients
@@ -59,6 +60,23 @@ fuzz: system-build ## every fuzz target for a while (FUZZ_SECONDS=60); needs car
 	@for target in $$(cargo fuzz list); do \
 	    echo "== $$target"; cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS); \
 	done
+
+.PHONY: compare
+compare: system-build $(NODE_STAMP) ## our codecs beside those of other crates and of npm ws
+	cargo bench --manifest-path benches/peers/Cargo.toml --target-dir target/peers
+	node benches/peers/ws.mjs
+	node benches/peers/table.mjs target/peers/criterion
+
+# What no system call is made in: the codecs, the fan-out, the session machines, and the ring's memory. Few cases
+# for each property, since miri is a thousand times slower; the usual tests run many.
+MIRI_TESTS := protocol:: fanout:: engine:: runtime::ring::tests::accept_slots runtime::ring::tests::tags
+
+.PHONY: miri
+miri: system-build ## the pure layers under miri; needs a nightly toolchain with miri, takes half an hour
+	@cargo +nightly miri --version >/dev/null 2>&1 || \
+	    { echo "miri is missing: rustup component add --toolchain nightly miri rust-src" >&2; exit 1; }
+	PROPTEST_CASES=$(MIRI_CASES) MIRIFLAGS=-Zmiri-disable-isolation \
+	    cargo +nightly miri test $(CARGO_FLAGS) --lib -- $(MIRI_TESTS)
 
 .PHONY: clean
 clean: ## remove what was built and installed in this folder

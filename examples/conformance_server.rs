@@ -59,6 +59,9 @@ fn quick(path: &str) -> engine::Options {
     }
 }
 
+const CLIENT_DIST: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/node_modules/socket.io/client-dist");
+
 /// Plain Engine.IO: sends every message back.
 fn engine(app: &App, options: engine::Options) {
     let echo = Handlers::default().message(|socket, message| {
@@ -73,6 +76,7 @@ fn engine(app: &App, options: engine::Options) {
 fn socketio(app: &App) {
     let options = Options {
         engine: quick("/socket.io"),
+        client_dist: Some(CLIENT_DIST.into()),
         connect_timeout: Duration::from_millis(1000),
         ..Options::default()
     };

@@ -87,7 +87,8 @@ fn guard(nsp: &Namespace) {
         socket.join("from-middleware");
     });
     nsp.middleware(|socket: Socket, Data(auth): Data<Value>| async move {
-        if let Some(order) = state(socket).data.borrow_mut()["order"].as_array_mut() {
+        // The socket may have left before this is polled: then there is nothing.
+        if let Some(order) = state(socket).data.borrow_mut().get_mut("order").and_then(|o| o.as_array_mut()) {
             order.push("second".into());
         }
         let token = auth.get("token").and_then(Value::as_str);

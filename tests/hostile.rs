@@ -53,7 +53,8 @@ fn start(descriptors: Descriptors, tables: &Arc<Tables>) -> Running {
         keep_alive: Duration::from_secs(1),
         ..app::Options::default()
     };
-    builder(options(descriptors, WORKERS)).http(http).start(move |app| set_up(app, tables.clone())).unwrap()
+    let builder = builder(options(descriptors, WORKERS)).listen_tls("127.0.0.1:0", IDENTITY.tls()).http(http);
+    builder.start(move |app| set_up(app, tables.clone())).unwrap()
 }
 
 fn set_up(app: &App, tables: Arc<Tables>) {
@@ -83,13 +84,13 @@ fn set_up(app: &App, tables: Arc<Tables>) {
 fn a_siege_leaves_nothing_behind(descriptors: Descriptors) {
     let tables = Arc::new(Tables::default());
     let server = start(descriptors, &tables);
-    let address = server.addresses()[0];
+    let (address, over_tls) = (server.addresses()[0], server.addresses()[1]);
     let honest = [Honest::start(address, false), Honest::start(address, true)];
     eventually("the honest clients are there", || tables.total().1 == 2);
     let at_peace = support::descriptors();
     let mut resident = Vec::new();
     for _ in 0..ROUNDS {
-        siege(address);
+        siege(address, over_tls);
         // A session over WebSocket, and one over a poll and a connection for its POSTs.
         eventually("only the honest sessions are left", || tables.total().1 == 2);
         eventually("only the honest connections are left", || tables.total().0 <= 3);
@@ -106,10 +107,10 @@ fn a_siege_leaves_nothing_behind(descriptors: Descriptors) {
 }
 
 /// All attacks at once. Returns when the server has ended every hostile connection.
-fn siege(address: SocketAddr) {
+fn siege(address: SocketAddr, over_tls: SocketAddr) {
     let begun = Instant::now();
     let slow = thread::spawn(move || slowloris(address));
-    let mut held = half_handshakes(address);
+    let mut held = half_handshakes(address, over_tls);
     held.extend(never_again(address));
     held.extend(slow.join().unwrap());
     for mut client in held {
@@ -165,12 +166,20 @@ fn slowloris(address: SocketAddr) -> Vec<Client> {
     gone
 }
 
+/// How a client of TLS begins, cut short: a record of 512 bytes that never come.
+const TLS_HELLO: [u8; 11] = [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+
 /// Connections that stop in the middle of becoming something.
-fn half_handshakes(address: SocketAddr) -> Vec<Client> {
+fn half_handshakes(address: SocketAddr, over_tls: SocketAddr) -> Vec<Client> {
     let half = |i: usize| {
+        if i % 7 == 6 {
+            let mut client = Client::connect(over_tls);
+            client.send(&TLS_HELLO[..i % TLS_HELLO.len()]);
+            return client;
+        }
         let mut client = Client::connect(address);
         let request = upgrade_request(WEBSOCKET);
-        match i % 6 {
+        match i % 7 {
             0 => {}
             1 => client.send(&request.as_bytes()[..request.len() / 2]),
             2 => client.send(&request.as_bytes()[..request.len() - 2]),

@@ -45,8 +45,8 @@ const TLS_NORMAL: [&str; 3] = ["--tls", "--descriptors", "normal"];
 const LATER: &str = concat!(
     // Socket.IO: broadcasts with acknowledgements, dynamic namespaces, any-listeners, per-socket middlewares.
     "broadcast with acknowledgements|dynamic namespaces are apart|any-listeners see|a per-socket middleware",
-    // Transports to the letter: compression, caching of the bundles.
-    "|answers over 1,024 bytes|the client bundles are served, with ETag",
+    // Transports to the letter: compression.
+    "|answers over 1,024 bytes",
 );
 
 /// Declares one test per line: an example with its arguments, and the suite that runs against it.
@@ -72,6 +72,10 @@ suites! {
 
     versions_of_the_client: "feature_server" [], 1 => "versions.test.mjs" [];
     versions_of_the_client_on_3_workers: "feature_server" [], 3 => "versions.test.mjs" [];
+    versions_of_the_client_over_tls: "feature_server" TLS, 3 => "versions.test.mjs" [];
+    bundles_in_a_browser: "feature_server" [], 1 => "bundles.test.mjs" [];
+    bundles_in_a_browser_on_3_workers: "feature_server" [], 3 => "bundles.test.mjs" [];
+    bundles_in_a_browser_over_tls: "feature_server" TLS, 3 => "bundles.test.mjs" [];
 
     engine_protocol: "conformance_server" ENGINE, 1 => "engine.test.mjs" [];
     engine_protocol_on_3_workers: "conformance_server" ENGINE, 3 => "engine.test.mjs" [];

@@ -77,6 +77,14 @@ impl Builder {
         self
     }
 
+    /// Listens on nothing: all connections come from another server, through an
+    /// [`Adopter`](runtime::Adopter).
+    #[must_use]
+    pub fn adopt_only(mut self) -> Self {
+        self.runtime.adopt_only = true;
+        self
+    }
+
     /// How many worker threads; 0, the default, means one for each core of the affinity mask.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
@@ -96,6 +104,7 @@ impl Builder {
     pub fn runtime(mut self, mut options: runtime::Options) -> Self {
         let listen = std::mem::take(&mut self.runtime.listen);
         options.listen.splice(0..0, listen);
+        options.adopt_only |= self.runtime.adopt_only;
         self.runtime = options;
         self
     }

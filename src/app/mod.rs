@@ -52,7 +52,7 @@ pub use websocket::{Closed, Message, Upgrade, WebSocket};
 pub use crate::protocol::ws::extensions::PerMessageDeflate;
 
 use crate::fanout::{Delivery, Frame};
-use crate::runtime::Core;
+use crate::runtime::{Adopter, Core};
 use routes::{Route, Target};
 use service::Inner;
 
@@ -159,6 +159,12 @@ impl App {
     /// each of them is that core's affair); [`Delivery::Dropped`]: a core's mailbox is full.
     pub fn publish(&self, topic: &str, frame: &Frame) -> Delivery {
         self.0.publish(topic, frame, None)
+    }
+
+    /// What gives connections of other servers to this one, from any thread: a handler can take it along
+    /// to another runtime.
+    pub fn adopter(&self) -> Adopter {
+        self.0.core.adopter()
     }
 
     /// The core that this App runs on.

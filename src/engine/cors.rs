@@ -139,7 +139,7 @@ impl Cors {
 
     /// Adds the headers of the answer to a request. `Some`: it is a preflight, to be answered with this
     /// status.
-    pub(super) fn answer(&self, request: &Request, out: &mut Headers) -> Option<u16> {
+    pub(crate) fn answer(&self, request: &Request, out: &mut Headers) -> Option<u16> {
         let asked = request.header("access-control-request-headers");
         self.decide(request.method(), request.header("origin"), asked, out)
     }

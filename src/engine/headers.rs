@@ -50,7 +50,7 @@ impl Headers {
     }
 
     /// Adds an element to a header that is a list, unless it is there.
-    pub(super) fn add_to_list(&mut self, name: &'static str, element: &str) {
+    pub(crate) fn add_to_list(&mut self, name: &'static str, element: &str) {
         let Some(value) = self.0.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name)) else {
             return self.append(name, element.to_owned());
         };
@@ -60,7 +60,7 @@ impl Headers {
         }
     }
 
-    pub(super) fn answer(self, response: Response) -> Response {
+    pub(crate) fn answer(self, response: Response) -> Response {
         self.0.into_iter().fold(response, |response, (name, value)| response.header(name, value))
     }
 

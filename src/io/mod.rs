@@ -28,6 +28,7 @@ mod ack;
 mod adapter;
 mod broadcast;
 mod client;
+mod client_bundles;
 mod client_files;
 mod error;
 mod extract;

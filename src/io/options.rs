@@ -27,8 +27,13 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// How much one packet may be; `attachments` is the reference's `maxAttachments`.
     pub packet: Limits,
-    /// The folder of the npm package `socket.io-client` that holds its bundles (`dist`). They are served
-    /// below the path, as the reference's `serveClient` does. `None` serves nothing.
+    /// Whether the client's bundles and their source maps are served below the path, as
+    /// `/socket.io/socket.io.js`: see [`client_dist`](Self::client_dist).
+    pub serve_client: bool,
+    /// The folder that holds the bundles: `client-dist` of the npm package `socket.io`, or `dist` of
+    /// `socket.io-client`. `None`, the default: those that the feature `client-bundles` has embedded, or
+    /// else those of the nearest `node_modules`, in the working directory or above. If there are none,
+    /// requests for them are the engine's, which refuses them.
     pub client_dist: Option<PathBuf>,
     /// Joins other servers; `None` for one process alone.
     pub adapter: Option<Arc<dyn Adapter>>,
@@ -40,6 +45,7 @@ impl Default for Options {
             engine: engine::Options { path: "/socket.io".into(), ..engine::Options::default() },
             connect_timeout: Duration::from_millis(45_000),
             packet: Limits::default(),
+            serve_client: true,
             client_dist: None,
             adapter: None,
         }

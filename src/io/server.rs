@@ -81,9 +81,7 @@ impl Server {
     /// Serves Socket.IO on an App.
     pub fn attach_app(app: &App, options: Options) -> Self {
         let prefix = options.engine.prefix();
-        if let Some(folder) = &options.client_dist {
-            client_files::serve(app, &prefix, folder);
-        }
+        client_files::serve(app, &prefix, &options);
         let engine_options = options.engine.clone();
         let inner = Rc::new(Inner {
             index: SERVERS.with_borrow(|servers| servers.len() as u16),

@@ -443,3 +443,22 @@ impl SocketOperator {
         sent.unwrap_or(Ok(Delivery::Dropped))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_their_text() {
+        let sid = SocketSid::from_parts([7; 12], 1, 2);
+        let own = SocketId::own(sid);
+        assert_eq!(SocketId::v2("/", &sid.to_string()), own);
+        assert_eq!(own.to_string().parse(), Ok(own.clone()));
+        let elsewhere = SocketId::v2("/chat", &sid.to_string());
+        assert_eq!(elsewhere.to_string(), format!("/chat#{sid}"));
+        assert_eq!(elsewhere.to_string().parse(), Ok(elsewhere.clone()));
+        assert_ne!(elsewhere, own);
+        // Of an application that makes its own ids for sessions.
+        assert_eq!(SocketId::v2("/", "ticket 7").to_string(), "ticket 7");
+    }
+}

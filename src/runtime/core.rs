@@ -9,12 +9,13 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use slab::Slab;
 
+use super::adopt::Admission;
 use super::buffers::ReceiveBuffers;
 use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
 use super::doorbell::Bell;
@@ -66,7 +67,10 @@ pub struct Shared {
     pub directory: Directory,
     pub(super) rings: Vec<AtomicI32>,
     pub(super) parcels: Vec<Mutex<Slab<Parcel>>>,
+    pub(super) admission: Admission,
     pub(super) stopping: AtomicBool,
+    /// The cores that the process may use, as they were when the server started.
+    pub(super) cpus: OnceLock<Vec<usize>>,
     extensions: Mutex<Vec<(String, Arc<dyn Any + Send + Sync>)>>,
 }
 
@@ -77,15 +81,21 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(super) fn new(workers: usize) -> Self {
+    pub(super) fn new(workers: usize, admission: Admission) -> Self {
         Self {
+            admission,
             mesh: Mesh::new(workers),
             directory: Directory::default(),
             rings: (0..workers).map(|_| AtomicI32::new(-1)).collect(),
             parcels: (0..workers).map(|_| Mutex::default()).collect(),
             stopping: AtomicBool::new(false),
+            cpus: OnceLock::new(),
             extensions: Mutex::default(),
         }
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// What a layer's cores share beyond this, by a name of the layer's: made when the first core asks.
@@ -254,6 +264,25 @@ impl Core {
         monoio::spawn(async move {
             outlived(future).await;
         });
+    }
+
+    /// Runs what takes long on a thread that is no worker's and may use any core of the process.
+    pub fn background(&self, work: impl FnOnce() + Send + 'static) {
+        let cpus = self.shared.cpus.get().cloned().unwrap_or_default();
+        let run = move || {
+            // Threads inherit the mask of the thread that starts them, and a worker's is a single core.
+            if !cpus.is_empty() && monoio::utils::bind_to_cpu_set(cpus).is_err() {
+                tracing::debug!("a thread stays on its worker's core");
+            }
+            work();
+        };
+        // A thread that cannot be started keeps what it was given: then this one does the work, late.
+        let work = Arc::new(Mutex::new(Some(run)));
+        let theirs = work.clone();
+        let thread = std::thread::Builder::new().name("sockring-work".into());
+        if thread.spawn(move || run_once(&theirs)).is_err() {
+            run_once(&work);
+        }
     }
 
     /// Asks a core to do something, in the order in which this core asks it; on this core itself, in its
@@ -542,7 +571,14 @@ impl Core {
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        self.stop_at.get().is_some() || self.shared.stopping.load(Ordering::Relaxed)
+        self.stop_at.get().is_some() || self.shared.is_stopping()
+    }
+}
+
+fn run_once(work: &Mutex<Option<impl FnOnce()>>) {
+    let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(work) = work {
+        survived(work);
     }
 }
 

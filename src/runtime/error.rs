@@ -67,7 +67,7 @@ pub enum StartError {
     },
 
     /// Nothing to listen on was given.
-    #[error("nothing to listen on: give at least one address to `listen`")]
+    #[error("nothing to listen on: give at least one address to `listen`, or say `adopt_only`")]
     NoListener,
 
     /// The number of listeners is out of range.

@@ -294,7 +294,7 @@ impl Source {
                 Ok((duplicate(&socket, workers)?, Some(Arc::new(file))))
             }
             Self::Existing(socket) => {
-                inherit(options, socket)?;
+                inherit(socket, options.send_buffer)?;
                 Ok((duplicate(socket, workers)?, None))
             }
         }
@@ -339,16 +339,16 @@ fn bind_tcp(options: &Options, address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    inherit(options, &socket)?;
+    inherit(&socket, options.send_buffer)?;
     socket.bind(&address.into())?;
     socket.listen(options.backlog)?;
     Ok(socket)
 }
 
 /// Sets what accepted sockets inherit from a listener, and what an adopted one is to have of its own.
-pub(super) fn inherit(options: &Options, socket: &Socket) -> io::Result<()> {
-    if options.send_buffer > 0 {
-        socket.set_send_buffer_size(options.send_buffer)?;
+pub(super) fn inherit(socket: &Socket, send_buffer: usize) -> io::Result<()> {
+    if send_buffer > 0 {
+        socket.set_send_buffer_size(send_buffer)?;
     }
     if !matches!(socket.domain()?, Domain::IPV4 | Domain::IPV6) {
         return Ok(());
@@ -362,7 +362,7 @@ pub(super) fn inherit(options: &Options, socket: &Socket) -> io::Result<()> {
 fn bind_unix(options: &Options, path: &Path, mode: Option<u32>) -> io::Result<Socket> {
     make_way(options, path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    inherit(options, &socket)?;
+    inherit(&socket, options.send_buffer)?;
     if let Some(mode) = mode {
         // A bind gives the file the mode of the socket, less the umask: it is never wider than asked.
         // SAFETY: no memory is involved, and the descriptor is open.

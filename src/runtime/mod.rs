@@ -7,6 +7,7 @@
 //!
 //! A layer above implements [`Service`] and uses the verbs of [`Core`].
 
+mod adopt;
 mod buffers;
 mod connection;
 mod core;
@@ -26,6 +27,7 @@ pub mod tls;
 mod turn;
 mod worker;
 
+pub use adopt::{AdoptError, Adopter, NotAdopted};
 pub use connection::{ConnectionId, Ended, Parcel};
 pub use core::{Core, Service, Shared};
 pub(crate) use core::{outlived, survived};

@@ -1,10 +1,11 @@
 //! The way of a connection from one core to another: see `Core::hand_over`.
 
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use super::connection::{ConnectionId, Ended, Moving, Parcel, Phase};
-use super::core::{Core, survived};
+use super::core::{Core, Service, survived};
 use super::ring::{Kind, Tag, Target};
 use crate::fanout::Task;
 
@@ -39,7 +40,7 @@ impl Core {
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
                 let arrive = Task::new(move || {
                     if let Some(core) = super::current() {
-                        core.arrived(key, fd.into_raw_fd());
+                        core.arrived(key, Target::Normal(fd.into_raw_fd()));
                     }
                 });
                 if !self.post(core, arrive) {
@@ -95,16 +96,16 @@ impl Core {
     }
 
     /// A connection has come from another core.
-    pub(super) fn arrived(&self, key: u32, descriptor: i32) {
-        if descriptor < 0 {
-            self.shared.parcels(self.index).try_remove(key as usize);
-            return;
-        }
-        let target = if self.direct { Target::Direct(descriptor as u32) } else { Target::Normal(descriptor) };
+    pub(super) fn arrived(&self, key: u32, target: Target) {
         let parcel = self.shared.parcels(self.index).try_remove(key as usize);
         let (Some(parcel), Some(service)) = (parcel, self.service()) else {
             return self.queue(|ring| ring.close(target));
         };
+        self.land(target, parcel, &service);
+    }
+
+    /// Takes in a connection that somebody else has read from: another core, or another server.
+    pub(super) fn land(&self, target: Target, parcel: Parcel, service: &Rc<dyn Service>) {
         let id = self.admit(target, parcel.peer, parcel.listener);
         #[cfg(feature = "tls")]
         let parcel = self.unpack_session(id.slot, parcel);

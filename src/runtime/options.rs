@@ -28,6 +28,9 @@ pub enum Descriptors {
 pub struct Options {
     /// What to listen on.
     pub listen: Vec<Listener>,
+    /// Whether listening on nothing is meant: all connections come through an
+    /// [`Adopter`](super::Adopter). Otherwise it is an error.
+    pub adopt_only: bool,
     /// Threads; 0 means one for each core of the process's affinity mask.
     pub workers: usize,
     /// Whether each worker is bound to one core of the affinity mask.
@@ -58,6 +61,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             listen: Vec::new(),
+            adopt_only: false,
             workers: 0,
             pin: true,
             descriptors: Descriptors::Auto,

@@ -5,13 +5,14 @@
 //! are kept until the kernel has answered; sends borrow their bytes for the length of one
 //! `io_uring_enter`, which is all the time that the kernel looks at them.
 
-use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
+use std::ptr::NonNull;
 
+use hashbrown::HashSet;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use socket2::{SockAddr, SockAddrStorage};
 
@@ -353,11 +354,19 @@ impl Ring {
         self.accepts.slots.iter().any(|slot| slot.listener == Some(listener))
     }
 
-    /// Cancels every armed accept; each then completes (R8).
-    pub(super) fn cancel_accepts(&mut self) -> io::Result<()> {
-        for number in 0..self.accepts.slots.len() as u32 {
-            if self.accepts.slots[number as usize].listener.is_some() {
-                self.cancel(Tag { kind: Kind::Accept, generation: 0, slot: number })?;
+    /// Cancels armed accepts until no more are left than there are free places, but each listener keeps one
+    /// as long as there is a place. Each that is cancelled then completes (R8).
+    pub(super) fn trim_accepts(&mut self, free: usize) -> io::Result<()> {
+        let mut kept = HashSet::new();
+        let mut surplus = self.accepts.armed.saturating_sub(free);
+        for slot in 0..self.accepts.slots.len() as u32 {
+            if surplus == 0 {
+                break;
+            }
+            let Some(listener) = self.accepts.slots[slot as usize].listener else { continue };
+            if free == 0 || !kept.insert(listener) {
+                surplus -= 1;
+                self.cancel(Tag { kind: Kind::Accept, generation: 0, slot })?;
             }
         }
         Ok(())
@@ -427,8 +436,17 @@ struct AcceptSlots {
 struct AcceptSlot {
     /// The number of the listener that an accept is armed on.
     listener: Option<u16>,
-    /// Boxed: the kernel holds its address while `slots` grows.
-    address: Box<UnsafeCell<Address>>,
+    /// On the heap, because the kernel holds its address while `slots` grows; and not a `Box`, which would
+    /// claim when it is moved that nobody else does.
+    address: NonNull<Address>,
+}
+
+impl Drop for AcceptSlot {
+    fn drop(&mut self) {
+        // SAFETY: it was leaked from a box in `take`, and belongs to this slot alone: slots that the kernel
+        // still writes to are not dropped (see `Ring::drop`).
+        drop(unsafe { Box::from_raw(self.address.as_ptr()) });
+    }
 }
 
 struct Address {
@@ -441,15 +459,15 @@ impl AcceptSlots {
     fn take(&mut self, listener: u16) -> (u32, *mut libc::sockaddr, *mut libc::socklen_t) {
         let number = self.free.pop().unwrap_or_else(|| {
             let storage = SockAddrStorage::zeroed();
-            let address = Box::new(UnsafeCell::new(Address { storage, len: 0 }));
-            self.slots.push(AcceptSlot { listener: None, address });
+            let address = Box::leak(Box::new(Address { storage, len: 0 }));
+            self.slots.push(AcceptSlot { listener: None, address: address.into() });
             self.slots.len() as u32 - 1
         });
         self.armed += 1;
         let slot = &mut self.slots[number as usize];
         slot.listener = Some(listener);
-        let address = slot.address.get();
-        // SAFETY: the pointer is that of a live box, and no accept is armed on this slot now.
+        let address = slot.address.as_ptr();
+        // SAFETY: the pointer is that of a live allocation, and no accept is armed on this slot now.
         unsafe {
             (*address).len = size_of::<SockAddrStorage>() as libc::socklen_t;
             (number, (&raw mut (*address).storage).cast(), &raw mut (*address).len)
@@ -462,7 +480,7 @@ impl AcceptSlots {
         self.armed -= 1;
         self.free.push(number);
         // SAFETY: the accept on this slot has completed, so the kernel writes here no more.
-        let address = unsafe { &mut *slot.address.get() };
+        let address = unsafe { slot.address.as_mut() };
         let storage = mem::replace(&mut address.storage, SockAddrStorage::zeroed());
         // SAFETY: the kernel wrote an address of `len` bytes into a storage that is large enough for any.
         let peer = unsafe { SockAddr::new(storage, address.len) };
@@ -532,5 +550,27 @@ mod tests {
             let tag = Tag { kind, generation: 0x00AB_CDEF, slot: 0x8765_4321 };
             assert_eq!(Tag::from_bits(tag.bits()), tag);
         }
+    }
+
+    /// The kernel's pointers stay good while slots are added; miri watches.
+    #[test]
+    fn accept_slots_stay_where_they_are() {
+        let mut slots = AcceptSlots::default();
+        let taken: Vec<_> = (0..20u16).map(|listener| slots.take(listener)).collect();
+        for (number, address, len) in taken {
+            let peer = SockAddr::from(SocketAddr::from(([192, 0, 2, 1], number as u16)));
+            let (from, bytes) = (peer.as_ptr().cast::<u8>(), peer.len());
+            // SAFETY: as the kernel does, within the slot's size, before the slot is given back.
+            unsafe {
+                assert!(*len >= bytes);
+                from.copy_to_nonoverlapping(address.cast::<u8>(), bytes as usize);
+                *len = bytes;
+            }
+            let given = slots.give_back(number);
+            assert_eq!(given, Some((number as u16, peer.as_socket())));
+            assert!(slots.give_back(number).is_none(), "once only");
+            assert_eq!(slots.take(99).0, number, "it is used again");
+        }
+        assert_eq!(slots.armed, 20);
     }
 }

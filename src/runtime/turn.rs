@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
@@ -40,6 +39,7 @@ impl Core {
         self.flush(scratch)?;
         self.close_ready(now);
         self.rearm();
+        self.publish_load();
         self.deliver_tasks();
         self.ring.borrow_mut().submit()
     }
@@ -73,7 +73,10 @@ impl Core {
         let known = self.id(slot).filter(|id| id.generation == generation);
         match kind {
             Kind::Accept => self.accepted(slot, completion.result),
-            Kind::Arrived => self.arrived(slot, completion.result),
+            Kind::Arrived if completion.result < 0 => {
+                self.shared.parcels(self.index).try_remove(slot as usize);
+            }
+            Kind::Arrived => self.arrived(slot, Target::Direct(completion.result as u32)),
             Kind::Receive => {
                 if let Some(id) = known {
                     self.received(id, &mut completion);
@@ -289,7 +292,7 @@ impl Core {
     }
 
     fn tick(&self, now: Millis) {
-        if self.shared.stopping.load(Ordering::Relaxed) && self.stop_at.get().is_none() {
+        if self.shared.is_stopping() && self.stop_at.get().is_none() {
             self.begin_shutdown(now);
         }
         if let Some(service) = self.service() {
@@ -310,7 +313,7 @@ impl Core {
             return;
         }
         self.stop_at.set(Some(now + self.shutdown_timeout.as_millis() as Millis));
-        self.queue(|ring| ring.cancel_accepts());
+        self.queue(|ring| ring.trim_accepts(0));
         self.drop_prefaces();
         if let Some(service) = self.service() {
             survived(|| service.shutdown());
@@ -455,7 +458,12 @@ impl Core {
             return;
         }
         let mut work = self.work.borrow_mut();
-        let free = self.capacity.saturating_sub(self.connections.borrow().len());
+        let taken = self.connections() + self.shared.admission.coming(self.index);
+        let free = self.capacity.saturating_sub(taken);
+        if self.ring.borrow().accepts_armed() > free {
+            // Others have taken places that accepts wait for: clients wait in the listener's queue instead.
+            self.queue(|ring| ring.trim_accepts(free));
+        }
         if free == 0 {
             return;
         }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::task::Poll;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use super::adopt::{Admission, AdoptError, Adopter};
 use super::core::{Core, Service, Setup, Shared, survived};
 use super::doorbell::EventFd;
 use super::listener::Listening;
@@ -66,6 +68,20 @@ impl Running {
         &self.shared
     }
 
+    /// What gives connections of other servers to this one, from any thread.
+    pub fn adopter(&self) -> Adopter {
+        Adopter::new(self.shared.clone())
+    }
+
+    /// Gives this server a connection that another has accepted; see [`Adopter::adopt`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn adopt(&self, stream: impl Into<OwnedFd>, read: impl Into<Vec<u8>>) -> Result<(), AdoptError> {
+        self.adopter().adopt(stream, read)
+    }
+
     /// Asks the workers to stop: they accept nothing more, clients get their close, and the threads end
     /// when the last connection is gone, or after `shutdown_timeout`. Returns at once.
     pub fn shutdown(&self) {
@@ -116,7 +132,7 @@ fn stop(shared: &Shared) {
 
 /// Starts the workers and waits until all of them listen.
 pub fn start(options: &Options, make: Arc<MakeService>) -> Result<Running, StartError> {
-    if options.listen.is_empty() {
+    if options.listen.is_empty() && !options.adopt_only {
         return Err(StartError::NoListener);
     }
     if options.listen.len() > limits::LISTENERS_MAX {
@@ -134,7 +150,10 @@ pub fn start(options: &Options, make: Arc<MakeService>) -> Result<Running, Start
         Endpoint::Unix(_) => None,
     };
     let addresses = endpoints.iter().filter_map(tcp).collect();
-    let shared = Arc::new(Shared::new(workers));
+    let capacity = capacity(options, direct, workers);
+    let admission = Admission::new(workers, capacity, options.send_buffer);
+    let shared = Arc::new(Shared::new(workers, admission));
+    let _ = shared.cpus.set(cores.clone());
     let (ready, started) = mpsc::channel();
     let mut threads = Vec::with_capacity(workers);
     let epoch = Instant::now();
@@ -142,7 +161,7 @@ pub fn start(options: &Options, make: Arc<MakeService>) -> Result<Running, Start
         let worker = Worker {
             index,
             shared: shared.clone(),
-            capacity: capacity(options, direct, workers),
+            capacity,
             direct,
             cpu: options.pin.then(|| cores[index % cores.len()]),
             // A listener of the user's must not stay open for as long as the last worker.

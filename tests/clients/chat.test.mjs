@@ -1,22 +1,16 @@
-// The chat example in a real browser: two pages, two people. Takes the browser from CHROMIUM or Debian's packages.
-import { existsSync, mkdirSync } from "node:fs";
+// The chat example in a real browser: two pages, two people.
+import { mkdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 import { assert, run, test } from "./lib/runner.mjs";
+import { BROWSER_ARGS, browserPath } from "./lib/browser.mjs";
 import { target } from "./lib/target.mjs";
 
-const BROWSERS = [process.env.CHROMIUM, "/usr/bin/chromium-headless-shell", "/usr/bin/chromium"];
-const ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 const ARTEFACTS = fileURLToPath(new URL("../../artefacts/", import.meta.url));
 const WAIT = { timeout: 6_000 };
 
-const executablePath = BROWSERS.find((path) => path && existsSync(path));
-if (!executablePath) {
-  console.log("not ok - no browser: `make deps` installs chromium-headless-shell");
-  process.exit(1);
-}
 const server = await target("chat_reference.js");
-const browser = await chromium.launch({ executablePath, args: ARGS });
+const browser = await chromium.launch({ executablePath: browserPath(), args: BROWSER_ARGS });
 mkdirSync(ARTEFACTS, { recursive: true });
 
 /** A page of somebody, in a browser context of its own; errors of the page fail the test. */

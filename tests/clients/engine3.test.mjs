@@ -1,4 +1,5 @@
 // Engine.IO v3 against `conformance_server --profile engine3`: on the wire, and with engine.io-client 3.x and 6.x from npm.
+import https from "node:https";
 import { Socket } from "engine.io-client";
 import eio3 from "engine.io-client-3";
 import { assert, run, sleep, test, until, within } from "./lib/runner.mjs";
@@ -121,6 +122,24 @@ function onTheWire() {
       text += response.text;
     }
     assert.equal(text, "6:b4AQID2:4a");
+  });
+
+  test("JSONP: answers are calls, POSTs are forms, binary is base64", async () => {
+    const script = (response, j) => {
+      const [, index, argument] = /^___eio\[(\d*)\]\((".*")\);$/s.exec(response.text);
+      assert.equal(index, j);
+      return JSON.parse(argument);
+    };
+    const { text } = await request(`${polling}&j=7&b64=1`);
+    const { sid } = JSON.parse(/{.*}/.exec(script({ text }, "7"))[0]);
+    const url = `${polling}&j=8&sid=${sid}`;
+    const packets = ["4é🙂\n", "b4AQID"].map(utf16).join("");
+    const body = `d=${encodeURIComponent(packets.replaceAll("\n", "\\n"))}`;
+    const headers = { "Content-Type": "application/x-www-form-urlencoded" };
+    assert.equal((await request(url, { method: "POST", body, headers })).text, "ok");
+    let back = "";
+    while (back.length < packets.length) back += script(await request(url), "7");
+    assert.equal(back, packets);
   });
 
   test("a client may close", async () => {
@@ -299,12 +318,14 @@ function clients() {
     websocket: { transports: ["websocket"] },
     upgrade: { transports: ["polling", "websocket"] },
   };
+  // Without it the clients make a handshake of TLS for each request.
+  const agent = server.url.startsWith("https:") ? { agent: new https.Agent({ keepAlive: true }) } : {};
   const versions = { 3: eio3, 6: (url, options) => new Socket(url, options) };
   for (const [version, connect] of Object.entries(versions)) {
     for (const [way, options] of Object.entries(ways)) {
       for (const forceBase64 of [false, true]) {
         test(`engine.io-client ${version} over ${way}${forceBase64 ? " with forceBase64" : ""}`, async (t) => {
-          const socket = connect(server.url, { path: "/engine.io/", forceBase64, ...options });
+          const socket = connect(server.url, { path: "/engine.io/", forceBase64, ...agent, ...options });
           t.defer(() => socket.close());
           // An empty text is no data to the old client.
         const back = [];

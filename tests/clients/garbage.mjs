@@ -19,6 +19,17 @@ const server = HONEST_URL ? { url: HONEST_URL } : await target("feature_server.j
 const PATH = "/socket.io/?EIO=4&transport=polling";
 const TLS_HELLO = Buffer.concat([Buffer.from("16030102000100 01fc0303".replace(" ", ""), "hex"), randomBytes(508)]);
 const UPGRADE = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+/** A client's frame; its mask is zero, so that the payload stands as it is. `bits`: 0x80 for the last one, 0x70 reserved. */
+function frame(opcode, payload = "", bits = 0x80) {
+  const data = Buffer.from(payload);
+  const length = data.length < 126 ? [data.length] : data.length < 65_536 ? [126, data.length >> 8, data.length & 255] : [127, 0, 0, 0, 0, ...Buffer.from(new Uint32Array([data.length]).buffer).reverse()];
+  length[0] |= 0x80;
+  return Buffer.concat([Buffer.from([bits | opcode, ...length, 0, 0, 0, 0]), data]);
+}
+const [MORE, TEXT, CLOSE, PING] = [0, 1, 8, 9];
+const socket = (...frames) => Buffer.concat([Buffer.from(UPGRADE), ...frames]);
+const joined = (...frames) => socket(frame(TEXT, "40"), ...frames);
+const many = (count, ...frames) => Buffer.concat(Array(count).fill(Buffer.concat(frames)));
 const post = (...lines) => `POST ${PATH} HTTP/1.1\r\nHost: a\r\n${lines.join("\r\n")}`;
 
 /** What is written at once on a new connection; then the attacker only waits. */
@@ -55,6 +66,23 @@ const SPOKEN = {
   "a cut frame": Buffer.concat([Buffer.from(UPGRADE), Buffer.from([0x81, 0xfe, 0x10])]),
   "a frame of 2^60 bytes": Buffer.concat([Buffer.from(UPGRADE), Buffer.from("81ff1000000000000000", "hex")]),
   "random frames": () => Buffer.concat([Buffer.from(UPGRADE), randomBytes(5_000)]),
+  "20,000 empty fragments": joined(frame(TEXT, "", 0), many(20_000, frame(MORE, "", 0))),
+  "100,000 fragments of a byte": joined(frame(TEXT, "4", 0), many(100_000, frame(MORE, "x", 0))),
+  "a fragment of nothing": joined(frame(MORE, "x")),
+  "a message inside another": joined(frame(TEXT, "42", 0), frame(TEXT, "42")),
+  "a fragmented ping": joined(frame(PING, "x", 0)),
+  "a ping of 126 bytes": joined(frame(PING, "x".repeat(126))),
+  "50,000 pings": joined(many(50_000, frame(PING, "x".repeat(125)))),
+  "10,000 close frames": joined(many(10_000, frame(CLOSE, "\x03\xe8"))),
+  "a close frame of one byte": joined(frame(CLOSE, "x")),
+  "reserved bits": joined(frame(TEXT, "42", 0xf0)),
+  "an unknown opcode": joined(frame(3, "x")),
+  "half a character": joined(frame(TEXT, Buffer.from([0x34, 0xe2, 0x82]), 0), frame(MORE, "x")),
+  "an attachment that never comes": joined(frame(TEXT, '451-["echo",{"_placeholder":true,"num":0}]')),
+  "text instead of an attachment": joined(frame(TEXT, '451-["echo",{"_placeholder":true,"num":0}]'), frame(TEXT, "42[]")),
+  "large attachments before anything": socket(frame(TEXT, '4510-["echo"]'), many(10, frame(2, Buffer.alloc(500_000)))),
+  "an attachment of nothing": joined(frame(2, "x")),
+  "a second CONNECT while a middleware waits": joined(many(2, frame(TEXT, '40/auth,{"token":"slow"}'))),
   "TLS behind the upgrade": Buffer.concat([Buffer.from(UPGRADE), TLS_HELLO]),
 };
 
@@ -72,6 +100,12 @@ const POSTED = {
   "text that is no UTF-8": () => Buffer.from([0x34, 0x32, 0x5b, 0x22, 0xff, 0xfe, 0x22, 0x5d]),
   "a million quotes": () => `42[${'"'.repeat(1_000_000)}`,
   "an endless namespace": () => `40/${"n".repeat(1_000_000)},`,
+  "100,000 acknowledgements that nobody asked for": () => Array.from({ length: 100_000 }, (_, i) => `43${i}[]`).join("\x1e"),
+  "20,000 rooms": () => `420["join",${JSON.stringify(Array.from({ length: 20_000 }, (_, i) => `room ${i}`))}]`,
+  "names with a meaning": () => ["connect", "connect_error", "disconnect", "disconnecting", "error", "__proto__", "constructor"].map((name) => `42["${name}",{"__proto__":1}]`).join("\x1e"),
+  "packets without end for a client that never polls": () => Array(200).fill(`42["echo","${"x".repeat(19_000)}"]`).join("\x1e"),
+  "a lone surrogate": () => String.raw`42["echo","\ud800",{"\u0000":1e999}]`,
+  "keys that repeat": () => `42["echo",{${Array(100_000).fill('"k":1').join(",")}}]`,
   "1,000 namespaces": () => Array.from({ length: 1_000 }, (_, i) => `40/dynamic-${i},`).join("\x1e"),
 };
 

@@ -1,4 +1,6 @@
 // Raw Socket.IO v5 packets against `conformance_server --profile socketio`, over websocket and polling.
+import { readFileSync } from "node:fs";
+import { brotliDecompressSync, gunzipSync, inflateSync } from "node:zlib";
 import io2 from "socket.io-client-2";
 import { assert, run, sleep, test, within } from "./lib/runner.mjs";
 import { target } from "./lib/target.mjs";
@@ -6,6 +8,9 @@ import { Polling, Ws, request } from "./lib/raw.mjs";
 
 const server = await target("socketio_reference.js");
 const base = `${server.url}/socket.io/`;
+const FILES = ["socket.io.js", "socket.io.min.js", "socket.io.esm.min.js", "socket.io.msgpack.min.js"].flatMap((name) => [name, `${name}.map`]);
+/** A bundle as the npm package has it. */
+const onDisk = (file) => readFileSync(new URL(`node_modules/socket.io/client-dist/${file}`, import.meta.url));
 const wsUrl = `${server.ws}/socket.io/?EIO=4&transport=websocket`;
 
 /** One interface over both transports: `send` packets (a buffer is binary), `next` packet, `gone`. */
@@ -328,21 +333,79 @@ function http() {
   });
 
   test("the client bundles are served, with ETag and 304", async () => {
-    const files = ["socket.io.js", "socket.io.min.js", "socket.io.esm.min.js", "socket.io.msgpack.min.js"];
-    for (const file of [...files, ...files.map((name) => `${name}.map`)]) {
+    for (const file of FILES) {
       const response = await request(base + file);
       assert.equal(response.status, 200, file);
-      assert.match(response.headers["content-type"], file.endsWith(".map") ? /json/ : /javascript/);
-      assert.match(response.headers.etag, /^"4\./);
-      const again = await request(base + file, { headers: { "If-None-Match": response.headers.etag } });
-      assert.equal(again.status, 304);
-      assert.equal(again.text, "");
+      const type = file.endsWith(".map") ? "application/json" : "application/javascript";
+      assert.equal(response.headers["content-type"], `${type}; charset=utf-8`);
+      assert.equal(response.headers["cache-control"], "public, max-age=0");
+      assert.equal(response.headers["content-encoding"], undefined);
+      assert.match(response.headers.etag, /^"4\.\d+\.\d+"$/);
+      assert.ok(response.bytes.equals(onDisk(file)), `${file} is not the file of the package`);
+      for (const known of [response.headers.etag, `W/${response.headers.etag}`]) {
+        const again = await request(base + file, { headers: { "If-None-Match": known } });
+        assert.equal(again.status, 304);
+        assert.equal(again.text, "");
+      }
+      const changed = await request(base + file, { headers: { "If-None-Match": '"0.0.0"' } });
+      assert.equal(changed.status, 200);
     }
   });
 
+  test("the client bundles are served with a query, and to HEAD", async () => {
+    const response = await request(`${base}socket.io.js?buster=${Date.now()}&x=/../y`);
+    assert.equal(response.status, 200);
+    assert.ok(response.bytes.equals(onDisk("socket.io.js")));
+    const head = await request(`${base}socket.io.js`, { method: "HEAD" });
+    assert.equal(head.status, 200);
+    assert.equal(head.text, "");
+  });
+
+  test("the client bundles are compressed as the client asks", async () => {
+    const decoders = { br: brotliDecompressSync, gzip: gunzipSync, deflate: inflateSync };
+    for (const file of ["socket.io.js", "socket.io.min.js.map"]) {
+      for (const [coding, decode] of Object.entries(decoders)) {
+        // The reference compresses anew for each answer, and takes seconds for Brotli.
+        for (const accept of coding === "br" ? [coding] : [coding, `zstd, ${coding};q=0.8`, `${coding}, *;q=0`]) {
+          const response = await request(base + file, { headers: { "Accept-Encoding": accept } });
+          assert.equal(response.status, 200);
+          assert.equal(response.headers["content-encoding"], coding, accept);
+          assert.ok(response.bytes.length < onDisk(file).length / 2);
+          assert.ok(decode(response.bytes).equals(onDisk(file)), `${file} as ${coding} is something else`);
+        }
+      }
+      const weighed = await request(base + file, { headers: { "Accept-Encoding": "br;q=0.1, deflate;q=0.2, gzip;q=0.9" } });
+      assert.equal(weighed.headers["content-encoding"], "gzip");
+      for (const none of ["zstd", "br;q=0, gzip;q=0, deflate;q=0"]) {
+        const response = await request(base + file, { headers: { "Accept-Encoding": none } });
+        assert.equal(response.headers["content-encoding"], undefined, none);
+        assert.ok(response.bytes.equals(onDisk(file)));
+      }
+    }
+  }, { timeout_ms: 30_000 });
+
+  test("the client bundles carry the CORS headers", async () => {
+    const response = await request(`${base}socket.io.js`, { headers: { Origin: "https://example.org" } });
+    assert.equal(response.headers["access-control-allow-origin"], "*");
+    const preflight = await request(`${base}socket.io.js`, {
+      method: "OPTIONS",
+      headers: { Origin: "https://example.org", "Access-Control-Request-Method": "GET" },
+    });
+    assert.equal(preflight.status, 204);
+    assert.equal(preflight.headers["access-control-allow-origin"], "*");
+  });
+
   test("other files below the path are not served", async () => {
-    for (const file of ["foo.js", "socket.io.jsx"]) {
-      assert.equal((await request(base + file)).status, 400, file);
+    for (const file of ["foo.js", "socket.io.jsx", "socket.io.js.gz", "package.json", "x/socket.io.js", "socket.io.js/", "Socket.io.js", ""]) {
+      const response = await request(base + file);
+      assert.equal(response.status, 400, file);
+      assert.deepEqual(JSON.parse(response.text), { code: 0, message: "Transport unknown" });
+    }
+  });
+
+  test("bundles below another path are not found", async () => {
+    for (const path of ["/socket.io.js", "/dist/socket.io.js", "/socket.io", "/socketio/socket.io.js", "/"]) {
+      assert.equal((await request(server.url + path)).status, 404, path);
     }
   });
 }

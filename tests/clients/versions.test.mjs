@@ -1,5 +1,6 @@
 // The same scenarios with socket.io-client 2.x, 3.x and 4.x from npm against the feature server, over polling, websocket and
 // the default with its upgrade; then all of them in one room. CLIENT=2|3|4 and TRANSPORT= choose.
+import https from "node:https";
 import io2 from "socket.io-client-2";
 import { io as io3 } from "socket.io-client-3";
 import { io as io4 } from "socket.io-client";
@@ -16,9 +17,11 @@ const fresh = (prefix) => `${prefix}-${++serial}-${process.pid}`;
 const bytes = (...values) => Buffer.from(values);
 const numbers = (count) => Array.from({ length: count }, (_, i) => i);
 
-/** Clients of one version. Certificates of test servers are nobody's. */
-const of = (version, way) =>
-  clientsOf(server.url, { ...TRANSPORTS[way], rejectUnauthorized: false }, MAKERS[version]);
+// Node's clients open a connection for each request. With TLS that is a handshake each: there they keep them, as browsers do.
+const agent = server.url.startsWith("https:") ? new https.Agent({ keepAlive: true }) : undefined;
+
+/** Clients of one version. */
+const of = (version, way) => clientsOf(server.url, agent ? { ...TRANSPORTS[way], agent } : TRANSPORTS[way], MAKERS[version]);
 
 /** Credentials for a namespace: v2 clients put them into its query. */
 const credentials = (version, auth) => (version === "2" ? { query: auth } : { auth });

@@ -17,12 +17,14 @@
 //! ```
 
 mod body;
+mod compress;
 mod error;
 mod head;
 mod negotiation;
 mod response;
 
 pub use body::ChunkedDecoder;
+pub use compress::{Effort, compress};
 pub use error::HttpError;
 pub use head::{Framing, Head, HeadLimits, MAX_HEAD_BYTES, Version};
 pub use negotiation::{Coding, negotiate, none_match};

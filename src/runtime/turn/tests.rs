@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::runtime::adopt::Admission;
 use crate::runtime::connection::{Moving, Parcel};
 use crate::runtime::core::{Setup, Shared};
 use crate::runtime::ring::Ring;
@@ -16,7 +17,7 @@ fn core(direct: bool) -> Rc<Core> {
     let (ring, buffers) = Ring::new(direct.then_some(16)).unwrap();
     Core::new(Setup {
         index: 0,
-        shared: Arc::new(Shared::new(2)),
+        shared: Arc::new(Shared::new(2, Admission::new(2, 64, 0))),
         ring,
         buffers,
         capacity: 8,
