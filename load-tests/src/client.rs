@@ -5,15 +5,17 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use rustls::{ClientConfig, ClientConnection};
 
 use crate::sys::{self, Epoll};
 use crate::tally::{Broadcasts, Follower, Tally};
 use crate::wire::{self, FrameReader, Stamp};
-use crate::{Outcome, fail, report};
+use crate::{Outcome, fail, report, tls};
 
 /// The room of all runs.
 pub(crate) const ROOM: &str = "load";
@@ -45,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) slow: Option<usize>,
     /// Whether every delivery's latency is recorded (costs the client some CPU).
     pub(crate) time_deliveries: bool,
+    /// Whether the server speaks TLS.
+    pub(crate) tls: bool,
 }
 
 /// How far a connection is.
@@ -70,6 +74,7 @@ enum Stage {
 
 struct Conn {
     reader: FrameReader,
+    tls: Option<Box<ClientConnection>>,
     /// An incomplete HTTP response; empty before and after.
     response: Vec<u8>,
     started_us: u64,
@@ -84,6 +89,7 @@ impl Conn {
     fn new() -> Self {
         Self {
             reader: FrameReader::new(),
+            tls: None,
             response: Vec::new(),
             started_us: 0,
             follower: Follower::default(),
@@ -113,8 +119,11 @@ pub(crate) struct Swarm {
     buffer: Vec<u8>,
     /// Answers to what the current read brought.
     reply: Vec<u8>,
-    /// Requests that the publisher's socket did not take yet.
+    /// Requests that the publisher's socket did not take yet; over TLS, those that are still to be encrypted.
     unsent: Vec<u8>,
+    /// Records that the publisher's socket did not take yet.
+    sealed: Vec<u8>,
+    tls: Option<Arc<ClientConfig>>,
     source_base: [u8; 2],
     mask_state: u32,
     connecting: usize,
@@ -151,6 +160,8 @@ impl Swarm {
             buffer: vec![0; READ_BYTES],
             reply: Vec::new(),
             unsent: Vec::new(),
+            sealed: Vec::new(),
+            tls: plan.tls.then(tls::config).transpose()?,
             source_base,
             mask_state: 0x9e37_79b9,
             connecting: 0,
@@ -371,9 +382,20 @@ impl Swarm {
             self.plan.addr
         );
         let fd = fd.as_raw_fd();
+        let mut first = request.into_bytes();
+        if let Some(config) = &self.tls {
+            // The request waits in the session for the end of the handshake.
+            match tls::begin(config, &first) {
+                Ok((session, hello)) => {
+                    self.conns[index].tls = Some(session);
+                    first = hello;
+                }
+                Err(error) => return self.close(index, || format!("TLS: {error}")),
+            }
+        }
         let sent = self.epoll.modify(fd, libc::EPOLLIN as u32, index as u64);
-        match sent.and_then(|()| sys::send(fd, request.as_bytes())) {
-            Ok(sent) if sent == request.len() => self.conns[index].stage = Stage::Upgrading,
+        match sent.and_then(|()| sys::send(fd, &first)) {
+            Ok(sent) if sent == first.len() => self.conns[index].stage = Stage::Upgrading,
             Ok(_) => self.close(index, || "the request did not fit a new socket".into()),
             Err(error) => self.close(index, || format!("upgrade: {error}")),
         }
@@ -384,16 +406,49 @@ impl Swarm {
         let mut buffer = std::mem::take(&mut self.buffer);
         match sys::recv(fd, &mut buffer) {
             Ok(0) => self.close(index, || "the server closed a connection".into()),
+            Ok(received) if self.conns[index].tls.is_some() => self.take_records(index, &buffer[..received]),
             Ok(received) => self.take(index, &buffer[..received]),
             Err(error) if sys::would_block(&error) => {}
             Err(error) => self.close(index, || format!("read: {error}")),
         }
         self.buffer = buffer;
+        if !self.sealed.is_empty()
+            && let Err(error) = self.flush_publisher(self.publisher())
+        {
+            self.close(index, || error.to_string());
+        }
         if !self.reply.is_empty() {
             let reply = std::mem::take(&mut self.reply);
             self.answer(index, &reply);
             self.reply = reply;
             self.reply.clear();
+        }
+    }
+
+    /// Decrypts, and sends what the session has to say.
+    fn take_records(&mut self, index: usize, bytes: &[u8]) {
+        let Some(session) = self.conns[index].tls.as_deref_mut() else { return };
+        match tls::receive(session, bytes) {
+            Ok((plain, say)) => {
+                if !say.is_empty() {
+                    self.send_records(index, &say);
+                }
+                self.take(index, &plain);
+            }
+            Err(error) => self.close(index, || format!("TLS: {error}")),
+        }
+    }
+
+    /// Sends what always fits an empty send buffer; the publisher's goes behind its requests.
+    fn send_records(&mut self, index: usize, records: &[u8]) {
+        if index == self.publisher() {
+            return self.sealed.extend_from_slice(records);
+        }
+        let Some(fd) = &self.conns[index].fd else { return };
+        match sys::send(fd.as_raw_fd(), records) {
+            Ok(sent) if sent == records.len() => {}
+            Ok(_) => self.close(index, || "the server does not read the answers".into()),
+            Err(error) => self.close(index, || format!("answer: {error}")),
         }
     }
 
@@ -406,6 +461,12 @@ impl Swarm {
             }
             return;
         }
+        if let Some(session) = self.conns[index].tls.as_deref_mut() {
+            return match tls::seal(session, reply) {
+                Ok(records) => self.send_records(index, &records),
+                Err(error) => self.close(index, || format!("TLS: {error}")),
+            };
+        }
         let Some(fd) = &self.conns[index].fd else { return };
         match sys::send(fd.as_raw_fd(), reply) {
             Ok(sent) if sent == reply.len() => {}
@@ -417,15 +478,22 @@ impl Swarm {
     fn flush_publisher(&mut self, index: usize) -> Outcome {
         let Some(fd) = &self.conns[index].fd else { return fail("the publisher is not connected".into()) };
         let fd = fd.as_raw_fd();
-        if self.unsent.is_empty() {
+        let unsent = match self.conns[index].tls.as_deref_mut() {
+            Some(session) => {
+                self.sealed.extend(tls::seal(session, &std::mem::take(&mut self.unsent))?);
+                &mut self.sealed
+            }
+            None => &mut self.unsent,
+        };
+        if unsent.is_empty() {
             return Ok(self.epoll.modify(fd, libc::EPOLLIN as u32, index as u64)?);
         }
-        match sys::send(fd, &self.unsent) {
-            Ok(sent) => drop(self.unsent.drain(..sent)),
+        match sys::send(fd, unsent) {
+            Ok(sent) => drop(unsent.drain(..sent)),
             Err(error) if sys::would_block(&error) => {}
             Err(error) => return fail(format!("publish: {error}")),
         }
-        if !self.unsent.is_empty() {
+        if !unsent.is_empty() {
             self.epoll.modify(fd, (libc::EPOLLIN | libc::EPOLLOUT) as u32, index as u64)?;
         }
         Ok(())

@@ -56,8 +56,14 @@ pub(crate) fn run(args: &IdleArgs) -> Outcome<bool> {
     args.target.cores.pin_client();
     let server = args.target.start()?;
     let meter = Meter::new(server.pid, &args.target.cores.server_cores);
-    let plan =
-        Plan { addr: server.addr, sockets: args.sockets, join: false, slow: None, time_deliveries: false };
+    let plan = Plan {
+        addr: server.addr,
+        sockets: args.sockets,
+        join: false,
+        slow: None,
+        time_deliveries: false,
+        tls: server.tls,
+    };
     let mut swarm = Swarm::new(plan)?;
     let limit = Duration::from_secs(args.limit);
     // One connection first, so that what a server allocates once is not charged to the others.

@@ -19,6 +19,7 @@ mod storm;
 mod sys;
 mod tally;
 mod target;
+mod tls;
 mod wire;
 
 #[global_allocator]

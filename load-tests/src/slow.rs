@@ -112,7 +112,7 @@ fn one_run(args: &SlowArgs, with_slow: bool) -> Outcome<Run> {
     let sockets = args.sockets as usize;
     // In the middle: a server that goes through its readers in order has some before it and some behind.
     let slow = with_slow.then_some(sockets / 2);
-    let plan = Plan { addr: server.addr, sockets, join: true, slow, time_deliveries: true };
+    let plan = Plan { addr: server.addr, sockets, join: true, slow, time_deliveries: true, tls: server.tls };
     let mut swarm = Swarm::new(plan)?;
     if swarm.connect(0..sockets + 1, 64, Duration::from_secs(30), &mut |_| {})?.failed > 0 {
         return fail(format!("not all got in: {}", swarm.errors().join("; ")));

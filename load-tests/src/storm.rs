@@ -45,8 +45,14 @@ pub(crate) fn run(args: &StormArgs) -> Outcome<bool> {
     args.target.cores.pin_client();
     let server = args.target.start()?;
     let meter = Meter::new(server.pid, &args.target.cores.server_cores);
-    let plan =
-        Plan { addr: server.addr, sockets: args.sockets, join: true, slow: None, time_deliveries: false };
+    let plan = Plan {
+        addr: server.addr,
+        sockets: args.sockets,
+        join: true,
+        slow: None,
+        time_deliveries: false,
+        tls: server.tls,
+    };
     let mut swarm = Swarm::new(plan)?;
     let limit = Duration::from_secs(args.limit);
     let publisher = swarm.publisher();

@@ -30,6 +30,9 @@ pub(crate) struct TargetArgs {
     /// Process of the server that runs already
     #[arg(long, requires = "addr")]
     pub(crate) pid: Option<u32>,
+    /// The server that runs already speaks TLS; one that is started does if its command has `--tls-cert`
+    #[arg(long, requires = "addr")]
+    pub(crate) tls: bool,
     #[command(flatten)]
     pub(crate) cores: Cores,
 }
@@ -67,7 +70,7 @@ impl TargetArgs {
     /// Starts the server or attaches to it.
     pub(crate) fn start(&self) -> Outcome<Server> {
         match (self.addr, self.pid) {
-            (Some(addr), Some(pid)) => Ok(Server { child: None, addr, pid }),
+            (Some(addr), Some(pid)) => Ok(Server { child: None, addr, pid, tls: self.tls }),
             _ => Server::start(&self.name(), &self.cores.server_cores),
         }
     }
@@ -80,6 +83,8 @@ pub(crate) struct Server {
     pub(crate) addr: SocketAddrV4,
     /// Its process.
     pub(crate) pid: u32,
+    /// Whether it speaks TLS.
+    pub(crate) tls: bool,
 }
 
 impl Server {
@@ -113,7 +118,7 @@ impl Server {
         let pid = child.id();
         let default = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
         // From here on an error must end the child: Drop does.
-        let mut server = Self { child: Some(child), addr: default, pid };
+        let mut server = Self { child: Some(child), addr: default, pid, tls: command.contains("--tls-cert") };
         let (say, heard) = mpsc::channel();
         std::thread::spawn(move || {
             // Reads to the end, so that a talkative server does not block on a full pipe.
