@@ -1,6 +1,7 @@
 //! The servers that outside conformance suites expect (docs: `shared/conformance.md`).
 //!
-//! `cargo run --example conformance_server -- --profile engine|engine3|socketio|client --port 3000 --workers 1`
+//! `cargo run --example conformance_server -- --profile NAME --port 3000 --workers 1`, NAME being one of engine,
+//! engine3, engine-client, socketio and client.
 
 mod common;
 
@@ -10,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
 use serde_json::json;
-use sockring::app::App;
+use sockring::app::{App, Request};
 use sockring::engine::{self, Cors, Handlers, Message};
 use sockring::io::{Ack, Args, Data, Failure, Namespace, Options, Server, Socket, Value};
 
@@ -27,6 +28,7 @@ struct Flags {
 #[derive(Clone, Copy, ValueEnum)]
 enum Profile {
     Engine,
+    EngineClient,
     Engine3,
     Socketio,
     Client,
@@ -36,6 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let flags = Flags::parse();
     let (setup, port): (fn(&App), u16) = match flags.profile {
         Profile::Engine => (|app| engine(app, quick("/engine.io")), 3000),
+        Profile::EngineClient => (engine_client, 3000),
         Profile::Engine3 => {
             (|app| engine(app, engine::Options { allow_eio3: true, ..quick("/engine.io") }), 3000)
         }
@@ -71,6 +74,47 @@ fn engine(app: &App, options: engine::Options) {
         };
     });
     engine::Server::attach(app, options, echo);
+}
+
+/// The server of engine.io-client's own test suite.
+fn engine_client(app: &App) {
+    let options = engine::Options {
+        ping_interval: Duration::from_millis(500),
+        max_http_buffer_size: 100,
+        cors: Some(Cors::reflect().credentials(true)),
+        ..engine::Options::default()
+    };
+    let options = options.allow_request(|request: Request| match request.query_param("deny") {
+        Some(_) => Err(String::new()),
+        None => Ok(()),
+    });
+    let handlers = Handlers::default()
+        .connection(|socket| {
+            let _ = socket.send_text("hi");
+        })
+        .message(give);
+    engine::Server::attach(app, options, handlers).on_initial_headers(|headers, _| {
+        for cookie in ["1=1; Path=/; Max-Age=60", "2=2; Path=/; HttpOnly; SameSite=Lax", "3=3; Max-Age=0"] {
+            headers.append("Set-Cookie", cookie);
+        }
+    });
+}
+
+fn give(socket: engine::Socket, message: Message<'_>) {
+    let _ = match message {
+        Message::Text("give binary") => socket.send_binary(&[0, 1, 2, 3, 4]),
+        Message::Text("give utf8") => {
+            socket.send_text(&"пойдём гулять вдоль реки, пока не стемнело — ".repeat(8))
+        }
+        Message::Text("sendHeaders") => {
+            let request = socket.data_request();
+            let headers = request.iter().flat_map(Request::headers);
+            let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), json!(value)));
+            socket.send_text(&json!(headers.collect::<serde_json::Map<_, _>>()).to_string())
+        }
+        Message::Text(text) => socket.send_text(text),
+        Message::Binary(data) => socket.send_binary(data),
+    };
 }
 
 fn socketio(app: &App) {

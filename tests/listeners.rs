@@ -207,3 +207,55 @@ fn the_proxy_protocol_is_required(descriptors: Descriptors) {
     assert!(start.elapsed() < Duration::from_millis(900), "it took {:?} to stop", start.elapsed());
     assert!(half.ends());
 }
+
+/// Not a test: the process that the next one starts, or a person who wants to try a proxy.
+/// It serves `/who` on what it has inherited until it is asked to stop.
+#[test]
+#[ignore = "it is started by another test"]
+fn inheriting_server() {
+    let proxied = std::env::var_os("PROXIED").is_some();
+    let inherited = Listener::inherited().unwrap();
+    // Whoever asks twice gets the same sockets, each time as descriptors of its own.
+    assert_eq!(Listener::inherited().unwrap().len(), inherited.len());
+    let listeners = inherited.into_iter().map(|listener| listener.proxy_protocol(proxied));
+    let (stop, stopped) = std::sync::mpsc::channel();
+    let builder = App::builder().runtime(options(Descriptors::Auto, 2)).listeners(listeners);
+    let server = builder.start(move |app| {
+        who(app);
+        let stop = stop.clone();
+        app.get("/stop", move |_: Request, response: sockring::app::Response| {
+            response.end("stopping");
+            let _ = stop.send(());
+        });
+    });
+    let server = server.unwrap();
+    stopped.recv().unwrap();
+    end(server);
+}
+
+#[test]
+fn sockets_of_a_service_manager() {
+    let (tcp, path) = (TcpListener::bind("127.0.0.1:0").unwrap(), path("inherited"));
+    let _ = fs::remove_file(&path);
+    let unix = UnixListener::bind(&path).unwrap();
+    let address = tcp.local_addr().unwrap();
+    // Descriptors 3 and 4, and the process's own number, as systemd gives them.
+    let script =
+        "exec 3<&0 4<&1; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$0\" --ignored --exact inheriting_server >&2";
+    let mut server = std::process::Command::new("sh")
+        .args(["-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .stdin(std::os::fd::OwnedFd::from(tcp.try_clone().unwrap()))
+        .stdout(std::os::fd::OwnedFd::from(unix.try_clone().unwrap()))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    // Connections that come before the server is there wait for it.
+    let mut client = Client::connect(address);
+    assert_eq!(client.get("/who").text(), client.stream.local_addr().unwrap().to_string());
+    assert_eq!(ask(&path, "/who"), "nobody");
+    assert_eq!(client.get("/stop").text(), "stopping");
+    assert!(server.wait().unwrap().success());
+    // The sockets are the service manager's: they outlive the server.
+    assert!(path.exists() && UnixStream::connect(&path).is_ok());
+}

@@ -30,6 +30,7 @@ const PORT_TRIES: usize = 5;
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 const ENGINE: [&str; 2] = ["--profile", "engine"];
+const ENGINE_CLIENT: [&str; 2] = ["--profile", "engine-client"];
 const ENGINE3: [&str; 2] = ["--profile", "engine3"];
 const SOCKETIO: [&str; 2] = ["--profile", "socketio"];
 const CLIENT: [&str; 2] = ["--profile", "client"];
@@ -42,12 +43,9 @@ const TLS: [&str; 1] = ["--tls"];
 const TLS_NORMAL: [&str; 3] = ["--tls", "--descriptors", "normal"];
 
 /// What the suites cover and the server does not have yet: listed as skipped, and no other test is.
-const LATER: &str = concat!(
-    // Socket.IO: broadcasts with acknowledgements, dynamic namespaces, any-listeners, per-socket middlewares.
-    "broadcast with acknowledgements|dynamic namespaces are apart|any-listeners see|a per-socket middleware",
-    // Transports to the letter: compression.
-    "|answers over 1,024 bytes",
-);
+/// All of it is Socket.IO's.
+const LATER: &str =
+    "broadcast with acknowledgements|dynamic namespaces are apart|any-listeners see|a per-socket middleware";
 
 /// Declares one test per line: an example with its arguments, and the suite that runs against it.
 macro_rules! suites {
@@ -79,6 +77,8 @@ suites! {
 
     engine_protocol: "conformance_server" ENGINE, 1 => "engine.test.mjs" [];
     engine_protocol_on_3_workers: "conformance_server" ENGINE, 3 => "engine.test.mjs" [];
+    engine_client: "conformance_server" ENGINE_CLIENT, 1 => "engine_client.test.mjs" [];
+    engine_client_on_3_workers: "conformance_server" ENGINE_CLIENT, 3 => "engine_client.test.mjs" [];
     engine_v3: "conformance_server" ENGINE3, 1 => "engine3.test.mjs" [];
     engine_v3_on_3_workers: "conformance_server" ENGINE3, 3 => "engine3.test.mjs" [];
     socketio_protocol: "conformance_server" SOCKETIO, 1 => "socketio_protocol.test.mjs" [];

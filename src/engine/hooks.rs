@@ -110,7 +110,7 @@ impl Server {
         /// told.
         on_packet_create: packet_create(Socket, &Packet<'_>);
         /// Runs when packets of one session are handed to its transport: a poll is answered, or a message was
-        /// sent with its [`Socket`] over a WebSocket that takes it at once.
+        /// sent with its [`Socket`] over a WebSocket.
         on_flush: flush(Socket);
         /// Runs when what was flushed has been handed to the kernel, and nothing waits.
         on_drain: drain(Socket);

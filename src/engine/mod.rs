@@ -38,6 +38,7 @@ mod ids;
 mod jsonp;
 mod middleware;
 mod options;
+mod payload;
 mod polling;
 mod server;
 mod session;
@@ -59,7 +60,7 @@ pub use options::{AllowRequest, GenerateId, HttpCompression, Options};
 pub use server::Server;
 pub use session::{Due, Heard, Session, Transport};
 pub use sid::SocketSid;
-pub use socket::{CloseReason, Message, ReadyState, Socket};
+pub use socket::{CloseReason, Message, ReadyState, SendOptions, Socket};
 pub use upgrade::{Step, Upgrade};
 pub use verify::{BadRequest, Refusal};
 

@@ -2,16 +2,15 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
-
 use super::headers::Headers;
 use super::ids::Reserved;
+use super::payload::{Payload, Poll, packed};
 use super::server::{Inner, Link};
 use super::verify::Refusal;
 use super::websocket::Carrier;
 use super::{CloseReason, Socket, Transport, jsonp, translate};
 use crate::app::{Begun, BodyEnd, Request, Response, WebSocket};
-use crate::fanout::{Backlog, Frame, OutletId};
+use crate::fanout::OutletId;
 use crate::protocol::eio::{EioError, Packet, Revision};
 use crate::runtime::{self, ConnectionId};
 use crate::time::Millis;
@@ -19,8 +18,7 @@ use crate::time::Millis;
 /// A session's polling transport.
 #[derive(Default)]
 pub(super) struct Polling {
-    /// The poll that waits for something to say.
-    get: Option<Response>,
+    get: Option<Poll>,
     /// The connection that a POST is coming through.
     post: Option<ConnectionId>,
     /// The WebSocket that is about to take over.
@@ -28,7 +26,7 @@ pub(super) struct Polling {
     /// The session has ended and waits for one more poll to say so, until this time.
     pub(super) ending: Option<Millis>,
     /// Answers are calls with this number: the handshake had a `j`.
-    jsonp: Option<Box<str>>,
+    pub(super) jsonp: Option<Box<str>>,
 }
 
 /// How long a session that was closed without a waiting poll is kept, so that the next poll can be told.
@@ -48,9 +46,10 @@ impl Inner {
             self.core.close_outlet(outlet);
             return response.status(503).end("");
         };
-        let body = translate::payload(self.dialect(socket), self.first_frames(socket).iter());
-        let response = self.with_headers(&request, response, Some(socket));
-        self.answer(socket, response, body.into());
+        let frames = self.first_frames(socket);
+        let poll = self.new_poll(socket, &request, self.with_headers(&request, response, Some(socket)));
+        let payload = self.payload(&frames, &poll);
+        self.answer(poll, payload);
         self.opened(socket);
     }
 
@@ -73,23 +72,26 @@ impl Inner {
     }
 
     /// Answers a poll with a payload.
-    fn answer(&self, socket: Socket, response: Response, payload: Bytes) {
-        let index = match self.sessions.borrow().get(socket.slot as usize).map(|entry| &entry.link) {
-            Some(Link::Polling(polling)) => polling.jsonp.clone(),
-            _ => None,
-        };
-        let content_type = translate::content_type(&payload);
-        let body = match index {
-            Some(index) => jsonp::call(&index, &payload).into(),
-            None => payload,
-        };
-        response.header("Content-Type", content_type).end(body);
+    fn answer(&self, poll: Poll, payload: Payload) {
+        let Payload { mut body, mut coding, compressible, content_type } = payload;
+        if let Some((index, accepted)) = &poll.jsonp {
+            body = jsonp::call(index, &body).into();
+            if compressible && self.is_worth(*accepted, body.len()) {
+                coding = *accepted;
+                body = packed(coding, &body);
+            }
+        }
+        let response = poll.response.header("Content-Type", content_type);
+        match coding.name() {
+            Some(name) => response.header("Content-Encoding", name).end(body),
+            None => response.end(body),
+        }
     }
 
     /// A poll.
     pub(super) fn poll(self: &Rc<Self>, socket: Socket, request: &Request, response: Response) {
         if self.with(socket, |_| ()).is_none() {
-            return self.say_goodbye(socket, self.with_headers(request, response, None));
+            return self.say_goodbye(socket, request, response);
         }
         let waiting = self.with(socket, |entry| match &entry.link {
             Link::Polling(polling) => polling.get.is_some(),
@@ -101,72 +103,48 @@ impl Inner {
             return self.close(socket, CloseReason::TransportError, "overlap from client");
         }
         let Some(outlet) = self.with(socket, |entry| entry.outlet) else { return };
-        let response = self.with_headers(request, response, None);
+        let poll = self.new_poll(socket, request, self.with_headers(request, response, None));
         // A hook may have done anything.
         if self.with(socket, |_| ()).is_none() {
-            return self.say_goodbye(socket, response);
+            return poll.response.status(400).end("");
         }
-        let backlog = self.take_backlog(socket, outlet);
-        if !backlog.is_empty() {
+        if let Some(payload) = self.take_backlog(outlet, &poll) {
             self.hooks.tell(|hooks| &hooks.flush, socket);
-            self.answer(socket, response, backlog.into());
-            return self.drained(socket);
+            self.answer(poll, payload);
+            if self.buffered(socket) == 0 {
+                self.drained(socket);
+            }
+            return;
         }
         let server = self.clone();
-        response.on_abort(move || {
+        poll.response.on_abort(move || {
             server.close(socket, CloseReason::TransportError, "poll connection closed prematurely");
         });
         self.with(socket, |entry| {
             if let Link::Polling(polling) = &mut entry.link {
-                polling.get = Some(response);
+                polling.get = Some(poll);
             }
         });
         self.core.unblock(outlet);
     }
 
-    /// What has waited for a poll, as the body of its answer.
-    fn take_backlog(&self, socket: Socket, outlet: OutletId) -> Vec<u8> {
-        let dialect = self.dialect(socket);
-        let mut outlets = self.core.outlets();
-        let Some(backlog) = outlets.backlog(outlet.slot()) else { return Vec::new() };
-        if dialect.revision == Revision::V4 {
-            return backlog.take_polling(usize::MAX);
-        }
-        let frames: Vec<Frame> = std::iter::from_fn(|| Backlog::pop(backlog)).collect();
-        translate::payload(dialect, frames.iter())
-    }
-
     /// The session is owed something and a poll may be waiting.
     pub(super) fn answer_poll(&self, socket: Socket, outlet: OutletId) {
         let get = self.take_poll(socket);
-        let Some(response) = get else { return self.core.outlets().block(outlet.slot()) };
-        let body = self.take_owed(socket, outlet);
+        let Some(poll) = get else { return self.core.outlets().block(outlet.slot()) };
+        let payload = self.take_owed(outlet, &poll).unwrap_or_else(|| Payload::digits(&poll, b"6"));
         self.hooks.tell(|hooks| &hooks.flush, socket);
-        self.answer(socket, response, body.into());
+        self.answer(poll, payload);
         if !self.hooks.none(|hooks| &hooks.drain) && self.with(socket, |_| ()).is_some() {
             self.hooks.tell(|hooks| &hooks.drain, socket);
         }
     }
 
-    fn take_poll(&self, socket: Socket) -> Option<Response> {
+    fn take_poll(&self, socket: Socket) -> Option<Poll> {
         match self.sessions.borrow_mut().get_mut(socket.slot as usize).map(|entry| &mut entry.link) {
             Some(Link::Polling(polling)) => polling.get.take(),
             _ => None,
         }
-    }
-
-    /// What the session is owed in this turn; what comes waits for the next poll.
-    fn take_owed(&self, socket: Socket, outlet: OutletId) -> Vec<u8> {
-        let dialect = self.dialect(socket);
-        let mut outlets = self.core.outlets();
-        let owed = outlets.owed(outlet.slot());
-        let body = match dialect.revision {
-            Revision::V4 => outlets.batch.polling(owed).to_vec(),
-            Revision::V3 => translate::payload(dialect, outlets.batch.frames(owed).iter().copied()),
-        };
-        outlets.settle(outlet.slot());
-        outlets.block(outlet.slot());
-        body
     }
 
     /// Answers a waiting poll with what is owed, or with a noop, so that a client that is changing over can
@@ -181,11 +159,11 @@ impl Inner {
     /// behind them, and would see the close first.
     pub(super) fn release_poll_with(&self, socket: Socket, packet: &[u8]) -> bool {
         let Some(outlet) = self.with(socket, |entry| entry.outlet) else { return false };
-        let Some(response) = self.take_poll(socket) else { return false };
-        let body = self.take_owed(socket, outlet);
-        let nothing = body.is_empty();
-        let body = if nothing { translate::digits(self.dialect(socket), packet) } else { body };
-        self.answer(socket, response, body.into());
+        let Some(poll) = self.take_poll(socket) else { return false };
+        let owed = self.take_owed(outlet, &poll);
+        let nothing = owed.is_none();
+        let payload = owed.unwrap_or_else(|| Payload::digits(&poll, packet));
+        self.answer(poll, payload);
         nothing
     }
 
@@ -311,16 +289,17 @@ impl Inner {
         true
     }
 
-    /// The last poll of a session that was closed while none was waiting.
-    fn say_goodbye(&self, socket: Socket, response: Response) {
+    /// A poll of a session that was closed while none was waiting.
+    fn say_goodbye(&self, socket: Socket, request: &Request, response: Response) {
+        let poll = self.new_poll(socket, request, self.with_headers(request, response, None));
         let outlet = self.sessions.borrow().get(socket.slot as usize).map(|entry| entry.outlet);
-        let Some(outlet) = outlet else { return response.status(400).end("") };
-        let backlog = self.take_backlog(socket, outlet);
-        if !backlog.is_empty() {
+        let Some(outlet) = outlet else { return poll.response.status(400).end("") };
+        if let Some(payload) = self.take_backlog(outlet, &poll) {
             // The close follows with the next poll, as in `release_poll_with`.
-            return self.answer(socket, response, backlog.into());
+            return self.answer(poll, payload);
         }
-        self.answer(socket, response, translate::digits(self.dialect(socket), b"61").into());
+        let payload = Payload::digits(&poll, b"61");
+        self.answer(poll, payload);
         self.take(socket);
     }
 }

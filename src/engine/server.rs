@@ -429,13 +429,13 @@ impl Inner {
         let Some(outlet) = self.with(socket, |entry| entry.outlet) else { return Delivery::Dropped };
         self.creating(socket, frame);
         let delivery = self.core.push(outlet, frame);
-        if delivery == Delivery::Sent {
+        if delivery != Delivery::Dropped {
             self.flushing(socket);
         }
         delivery
     }
 
-    /// A frame for one session leaves in this turn. Polling tells when the poll is answered.
+    /// A frame for one session is handed to its transport. Polling tells when the poll is answered.
     fn flushing(&self, socket: Socket) {
         let (flush, drain) = (!self.hooks.none(|hooks| &hooks.flush), !self.hooks.none(|hooks| &hooks.drain));
         if !flush && !drain {

@@ -48,6 +48,27 @@ impl CloseReason {
     }
 }
 
+/// How a message is sent.
+///
+/// ```no_run
+/// use sockring::engine::{Message, SendOptions, Socket};
+/// fn send_picture(socket: Socket, jpeg: &[u8]) {
+///     let _ = socket.send_with(Message::Binary(jpeg), SendOptions { compress: false });
+/// }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendOptions {
+    /// Whether an answer to a poll is compressed for its sake; yes by default. As with the reference,
+    /// WebSockets do not look at it.
+    pub compress: bool,
+}
+
+impl Default for SendOptions {
+    fn default() -> Self {
+        Self { compress: true }
+    }
+}
+
 /// How far a session's life has come, in the reference's words.
 ///
 /// ```
@@ -148,6 +169,15 @@ impl Socket {
     /// Sends a binary message.
     pub fn send_binary(self, data: &[u8]) -> Delivery {
         self.send(&Frame::binary(data))
+    }
+
+    /// Sends a message with the reference's options.
+    pub fn send_with(self, message: Message<'_>, options: SendOptions) -> Delivery {
+        let frame = match message {
+            Message::Text(text) => Frame::message(&[b"4", text.as_bytes()], &[]),
+            Message::Binary(data) => Frame::binary(data),
+        };
+        self.send(&if options.compress { frame } else { frame.uncompressed() })
     }
 
     /// Sends a message that is encoded already, the Engine.IO type in front of its text.

@@ -55,12 +55,15 @@ pub(super) fn digits(dialect: Dialect, packets: &[u8]) -> Vec<u8> {
     payload(dialect, frames.iter())
 }
 
+/// The content type of text.
+pub(super) const TEXT: &str = "text/plain; charset=UTF-8";
+
 /// The content type of a body that [`payload`] has made. A binary one begins with 0 or 1; all others begin
 /// with a digit or `b`.
 pub(super) fn content_type(body: &[u8]) -> &'static str {
     match body.first() {
         Some(0 | 1) => "application/octet-stream",
-        _ => "text/plain; charset=UTF-8",
+        _ => TEXT,
     }
 }
 

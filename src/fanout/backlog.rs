@@ -132,23 +132,19 @@ impl Backlog {
         self.frames.into_iter()
     }
 
-    /// Takes everything out as the body of a long-polling response, at most `max` bytes of it unless the
-    /// first frame alone is larger. Only for a backlog of which nothing has left in part.
-    pub fn take_polling(&mut self, max: usize) -> Vec<u8> {
-        let mut out = Vec::new();
+    /// Takes the first frames out that have at most so many packets together; always one, if there is any.
+    /// Only for a backlog of which nothing has left in part.
+    pub fn take(&mut self, packets_max: usize) -> Vec<Frame> {
+        let (mut taken, mut packets) = (Vec::new(), 0);
         while let Some(frame) = self.frames.front() {
-            let piece = frame.polling();
-            if !out.is_empty() && out.len() + 1 + piece.len() > max {
+            packets += frame.packets();
+            if !taken.is_empty() && packets > packets_max {
                 break;
             }
-            if !out.is_empty() {
-                out.push(crate::protocol::eio::SEPARATOR);
-            }
-            out.extend_from_slice(piece);
             self.bytes = self.bytes.saturating_sub(frame.wire().len());
-            self.frames.pop_front();
+            taken.extend(self.frames.pop_front());
         }
-        out
+        taken
     }
 }
 
@@ -183,6 +179,21 @@ mod tests {
     }
 
     #[test]
+    fn packets_are_counted_with_their_attachments() {
+        let mut backlog = Backlog::default();
+        for attachments in [0, 2, 0, 5] {
+            let attachments = vec![bytes::Bytes::from_static(b"x"); attachments];
+            backlog.push(Frame::message(&[b"4"], &attachments));
+        }
+        let mut take = |max| backlog.take(max).iter().map(Frame::packets).collect::<Vec<_>>();
+        assert_eq!(take(4), [1, 3]);
+        assert_eq!(take(4), [1]);
+        assert_eq!(take(4), [6], "one that is too large goes alone");
+        assert!(take(4).is_empty());
+        assert_eq!(backlog.bytes(), 0);
+    }
+
+    #[test]
     fn what_waits_elsewhere_counts_until_it_is_said_otherwise() {
         let mut backlog = Backlog::default();
         backlog.push(Frame::raw("hello"));
@@ -206,17 +217,6 @@ mod tests {
         backlog.consume(2);
         backlog.push(Frame::raw("three"));
         backlog.discard();
-        assert!(backlog.is_empty() && backlog.bytes() == 0);
-    }
-
-    #[test]
-    fn polling_takes_whole_messages_up_to_the_limit() {
-        let mut backlog = Backlog::default();
-        for text in ["one", "two", "three"] {
-            backlog.push(Frame::message(&[b"4", text.as_bytes()], &[]));
-        }
-        assert_eq!(backlog.take_polling(9), b"4one\x1e4two");
-        assert_eq!(backlog.take_polling(1), b"4three");
         assert!(backlog.is_empty() && backlog.bytes() == 0);
     }
 }

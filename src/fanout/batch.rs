@@ -2,9 +2,11 @@
 
 use std::mem;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Frame;
+use super::frame::PACKED_FORMS;
 use crate::limits;
 
 /// A sequence of frames that one or more sockets are owed: a node of the [`Batch`]'s tree.
@@ -55,6 +57,7 @@ struct Node {
     frames: usize,
     joined: Option<Vec<u8>>,
     polling: Option<Vec<u8>>,
+    packed: Option<Box<[Option<Bytes>; PACKED_FORMS]>>,
 }
 
 /// Where the members of a class begin. Each class has its own: in a room of several, whose members are owed
@@ -120,6 +123,7 @@ impl Batch {
             frames: frames + 1,
             joined: None,
             polling: None,
+            packed: None,
         });
         // A turn cannot make 2^32 nodes: each is some hundred bytes.
         let id = self.nodes.len() as u32;
@@ -202,6 +206,23 @@ impl Batch {
         self.node(owed).and_then(|node| node.polling.as_deref()).unwrap_or_default()
     }
 
+    /// The [polling form](Self::polling) in a coding, of which there are [`PACKED_FORMS`]: made once for all
+    /// pollers that are owed it.
+    pub fn packed(&mut self, owed: Owed, form: usize, make: impl FnOnce(&[u8]) -> Bytes) -> Option<Bytes> {
+        let node = self.node(owed)?;
+        if node.parent == 0 {
+            // One frame: other turns and other cores owe it too.
+            return node.frame.packed(form, make).cloned();
+        }
+        let known = node.packed.as_deref().and_then(|forms| forms.get(form)?.clone());
+        if known.is_some() || form >= PACKED_FORMS {
+            return known;
+        }
+        let made = make(self.polling(owed));
+        self.nodes[owed.0 as usize - 1].packed.get_or_insert_default()[form] = Some(made.clone());
+        Some(made)
+    }
+
     /// Bytes of the frames of all nodes, roughly: a frame that follows several sequences counts for each.
     pub fn frame_bytes(&self) -> usize {
         self.frame_bytes
@@ -253,6 +274,22 @@ mod tests {
         assert_eq!(batch.nodes.len(), 3);
         batch.clear();
         assert!(batch.is_empty());
+    }
+
+    #[test]
+    fn packed_forms_are_shared_by_those_who_are_owed_the_same() {
+        let mut batch = Batch::default();
+        let [f, g] = ["f", "g"].map(|text| Frame::message(&[b"4", text.as_bytes()], &[]));
+        let one = batch.append(Owed::NOTHING, &f);
+        let two = batch.append(one, &g);
+        let pack = |text: &[u8]| Bytes::from([text, b"!"].concat());
+        for _ in 0..2 {
+            assert_eq!(batch.packed(two, 1, pack).unwrap(), "4f\x1e4g!");
+            assert_eq!(batch.packed(one, 1, pack).unwrap(), "4f!");
+        }
+        assert_eq!(f.packed(1, |_| Bytes::new()).unwrap(), "4f!");
+        assert_eq!(batch.packed(two, PACKED_FORMS, pack), None);
+        assert_eq!(batch.packed(Owed::NOTHING, 0, pack), None);
     }
 
     proptest! {

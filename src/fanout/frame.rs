@@ -30,8 +30,12 @@ struct Inner {
     wire: Bytes,
     pieces: SmallVec<[Piece; 1]>,
     polling: OnceLock<Bytes>,
+    /// The polling form in codings of HTTP, each made when the first poller needs it.
+    packed: OnceLock<Box<[OnceLock<Bytes>; PACKED_FORMS]>>,
     deflated: OnceLock<Box<Deflated>>,
     foreign: OnceLock<Box<Foreign>>,
+    /// Whether a polling answer is compressed for its sake.
+    compress: bool,
 }
 
 /// The forms for clients of other dialects, each made when the first of them needs it.
@@ -43,6 +47,9 @@ struct Foreign {
     payload: [OnceLock<Bytes>; 2],
 }
 
+/// How many codings the polling form may be kept in, beside itself.
+pub const PACKED_FORMS: usize = 3;
+
 /// The compressed form, a raw frame of its own: whoever is owed it shares no memory with the plain one.
 #[derive(Debug)]
 struct Deflated {
@@ -53,7 +60,7 @@ struct Deflated {
     next: OnceLock<Box<Self>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Piece {
     start: usize,
     end: usize,
@@ -62,8 +69,15 @@ struct Piece {
 
 impl Frame {
     fn new(wire: Bytes, pieces: SmallVec<[Piece; 1]>) -> Self {
-        let (polling, deflated, foreign) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Self(Arc::new(Inner { wire, pieces, polling, deflated, foreign }))
+        Self(Arc::new(Inner {
+            wire,
+            pieces,
+            polling: OnceLock::new(),
+            packed: OnceLock::new(),
+            deflated: OnceLock::new(),
+            foreign: OnceLock::new(),
+            compress: true,
+        }))
     }
 
     /// Bytes that leave as they are, for a connection that does not frame: parts of an HTTP response.
@@ -118,6 +132,40 @@ impl Frame {
                 Bytes::from(out)
             }),
         }
+    }
+
+    /// The same message as one that is not worth compressing over HTTP: the reference's `compress: false`.
+    /// Answers to polls with nothing else in them leave as they are. WebSockets do not look at it, as there.
+    ///
+    /// ```
+    /// use sockring::fanout::Frame;
+    /// let frame = Frame::binary(b"\x89PNG").uncompressed();
+    /// assert!(!frame.is_compressible());
+    /// ```
+    #[must_use]
+    pub fn uncompressed(&self) -> Self {
+        let Self(mut new) = Self::new(self.0.wire.clone(), self.0.pieces.clone());
+        if let Some(inner) = Arc::get_mut(&mut new) {
+            inner.compress = false;
+        }
+        Self(new)
+    }
+
+    /// Whether a polling answer with this message in it may be compressed.
+    pub fn is_compressible(&self) -> bool {
+        self.0.compress
+    }
+
+    /// The packets in it: one, and one for each attachment.
+    pub fn packets(&self) -> usize {
+        self.0.pieces.len().max(1)
+    }
+
+    /// The [polling form](Self::polling) in a coding, of which there are [`PACKED_FORMS`]: made for the first
+    /// poller that needs it, on whichever core, and kept.
+    pub fn packed(&self, form: usize, make: impl FnOnce(&[u8]) -> Bytes) -> Option<&Bytes> {
+        let forms = self.0.packed.get_or_init(Box::default);
+        Some(forms.get(form)?.get_or_init(|| make(self.polling())))
     }
 
     /// The form for those who have negotiated permessage-deflate without context: made when the first of
@@ -312,6 +360,18 @@ mod tests {
         let frame = Frame::message(&[b"4", b"51-[{}]"], &[Bytes::from_static(b"\x01\x02")]);
         assert_eq!(frame.wire(), b"\x81\x08451-[{}]\x82\x02\x01\x02");
         assert_eq!(frame.polling(), b"451-[{}]\x1ebAQI=");
+    }
+
+    #[test]
+    fn packed_forms_are_made_once() {
+        let frame = Frame::message(&[b"4", b"hello"], &[]);
+        let pack = |text: &[u8]| Bytes::from([text, b"!"].concat());
+        assert_eq!(frame.packed(0, pack).unwrap(), "4hello!");
+        assert_eq!(frame.clone().packed(0, |_| Bytes::new()).unwrap(), "4hello!");
+        assert_eq!(frame.packed(PACKED_FORMS, pack), None);
+        let plain = frame.uncompressed();
+        assert!(frame.is_compressible() && !plain.is_compressible() && !frame.same(&plain));
+        assert_eq!((plain.wire(), plain.packets()), (frame.wire(), 1));
     }
 
     #[test]

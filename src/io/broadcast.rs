@@ -38,6 +38,8 @@ pub(super) struct Selection {
     pub(super) rooms: SmallVec<[Box<str>; 1]>,
     pub(super) except: SmallVec<[Box<str>; 1]>,
     pub(super) volatile: bool,
+    /// The reference's `compress(false)`.
+    pub(super) plain: bool,
 }
 
 /// One room or several: a string, a [`SocketId`], or a list of either.
@@ -164,6 +166,15 @@ impl BroadcastOperator {
         new
     }
 
+    /// Whether what is emitted may be compressed on its way, as it is by default: `false` for what is
+    /// compressed already. It counts for answers to polls; as with the reference, WebSockets do not look at
+    /// it.
+    pub fn compress(&self, compress: bool) -> Self {
+        let mut new = self.clone();
+        new.selection.plain = !compress;
+        new
+    }
+
     /// Emits an event. A tuple is the list of arguments, anything else is one argument; what serialises as
     /// bytes (`bytes::Bytes`) travels as binary.
     ///
@@ -176,6 +187,7 @@ impl BroadcastOperator {
     pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
         let encoded = sio::event(&self.scope.nsp, None, event, &args)?;
         let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
+        let frame = if self.selection.plain { frame.uncompressed() } else { frame };
         let delivery = self.send(&frame);
         if let (Some(adapter), false) = (&self.scope.adapter, self.local) {
             adapter.broadcast(&self.scope.nsp, &frame, &self.options());
@@ -362,6 +374,11 @@ macro_rules! broadcasts {
             /// Lets a broadcast pass those by who cannot take it at once.
             pub fn volatile(&self) -> $crate::io::BroadcastOperator {
                 self.operator().volatile()
+            }
+
+            /// See [`BroadcastOperator::compress`]($crate::io::BroadcastOperator::compress).
+            pub fn compress(&self, compress: bool) -> $crate::io::BroadcastOperator {
+                self.operator().compress(compress)
             }
 
             #[doc = concat!("Makes all sockets of ", $all, " join rooms.")]

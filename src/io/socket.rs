@@ -305,8 +305,14 @@ impl Socket {
         SocketOperator { volatile: true, ..self.operator() }
     }
 
+    /// Whether what is emitted through the result may be compressed on its way, as it is by default; see
+    /// [`BroadcastOperator::compress`].
+    pub fn compress(self, compress: bool) -> SocketOperator {
+        SocketOperator { plain: !compress, ..self.operator() }
+    }
+
     fn operator(self) -> SocketOperator {
-        SocketOperator { socket: self, timeout: None, volatile: false }
+        SocketOperator { socket: self, timeout: None, volatile: false, plain: false }
     }
 
     /// A broadcast to everybody in the namespace but this socket.
@@ -373,6 +379,7 @@ pub struct SocketOperator {
     socket: Socket,
     timeout: Option<Millis>,
     volatile: bool,
+    plain: bool,
 }
 
 impl SocketOperator {
@@ -386,6 +393,11 @@ impl SocketOperator {
         Self { volatile: true, ..self }
     }
 
+    /// See [`Socket::compress`].
+    pub fn compress(self, compress: bool) -> Self {
+        Self { plain: !compress, ..self }
+    }
+
     /// See [`Socket::emit`].
     ///
     /// # Errors
@@ -395,6 +407,7 @@ impl SocketOperator {
         let sent = with_nsp(self.socket, |nsp| {
             let encoded = sio::event(&nsp.scope.nsp, None, event, &args)?;
             let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
+            let frame = if self.plain { frame.uncompressed() } else { frame };
             let outlet =
                 nsp.with(self.socket, |entry| entry.outlet).filter(|_| nsp.is_connected(self.socket));
             let Some(outlet) = outlet else { return Ok(Delivery::Dropped) };

@@ -1,5 +1,5 @@
 // Raw Engine.IO v4 against `conformance_server --profile engine`: what engine.io-protocol asks for, and the error table.
-import { gunzipSync } from "node:zlib";
+import { brotliDecompressSync, gunzipSync, inflateSync } from "node:zlib";
 import { assert, run, sleep, test, until, within } from "./lib/runner.mjs";
 import { target } from "./lib/target.mjs";
 import { Polling, Tcp, Ws, request } from "./lib/raw.mjs";
@@ -586,6 +586,53 @@ function httpExtras() {
     assert.equal(short.text, "4short");
     await polling.post(long);
     assert.equal((await polling.get()).text, long);
+  });
+
+  for (const [accept, coding, unpack] of [
+    ["deflate", "deflate", inflateSync],
+    ["gzip;q=0, deflate;q=0.5, *;q=0", "deflate", inflateSync],
+    ["gzip, deflate, br, zstd", "gzip", gunzipSync],
+    ["br", "br", brotliDecompressSync],
+    ["identity", undefined, (bytes) => bytes],
+    ["*;q=0", undefined, (bytes) => bytes],
+  ]) {
+    // The reference knows no Brotli.
+    const skip = server.isReference && coding === "br" ? "ours alone" : "";
+    test(`Accept-Encoding: ${accept}`, async () => {
+      const polling = await open();
+      const long = `4${"long тест ".repeat(300)}`;
+      const get = polling.get({ headers: { "Accept-Encoding": accept } });
+      await sleep(20);
+      await polling.post(long);
+      const { headers, bytes } = await get;
+      assert.equal(headers["content-encoding"], coding);
+      // On a busy machine a ping may come along.
+      assert.ok(unpack(bytes).toString().split("\x1e").includes(long));
+    }, { skip });
+  }
+
+  test("JSONP: long calls are compressed as a whole", async () => {
+    const hello = (await request(`${base}?EIO=4&transport=polling&j=7`)).text;
+    const { sid } = JSON.parse(JSON.parse(/^___eio\[7\]\((.*)\);$/s.exec(hello)[1]).slice(1));
+    const url = `${base}?EIO=4&transport=polling&sid=${sid}`;
+    const headers = { "Content-Type": "application/x-www-form-urlencoded" };
+    const text = "4line\nline ".repeat(200);
+    const body = `d=${encodeURIComponent(text.replaceAll("\n", "\\n"))}`;
+    await request(url, { method: "POST", body, headers });
+    const packed = await request(url, { headers: { "Accept-Encoding": "gzip" } });
+    assert.equal(packed.headers["content-encoding"], "gzip");
+    const call = gunzipSync(packed.bytes).toString();
+    assert.equal(JSON.parse(/^___eio\[7\]\((.*)\);$/s.exec(call)[1]), text);
+  });
+
+  test("other methods with a sid are refused and change nothing", async () => {
+    const polling = await open();
+    for (const method of ["PUT", "DELETE", "PATCH"]) {
+      const { status, text } = await request(polling.url, { method, body: "4x" });
+      assert.deepEqual([status, text], [500, ""]);
+    }
+    await polling.post("4alive");
+    assert.deepEqual(await polling.packets(), ["4alive"]);
   });
 
   test("old browsers get X-XSS-Protection: 0", async () => {
