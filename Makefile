@@ -72,7 +72,7 @@ compare: system-build $(NODE_STAMP) ## our codecs beside those of other crates a
 MIRI_TESTS := protocol:: fanout:: engine:: runtime::ring::tests::accept_slots runtime::ring::tests::tags
 
 .PHONY: miri
-miri: system-build ## the pure layers under miri; needs a nightly toolchain with miri, takes half an hour
+miri: system-build ## the pure layers under miri; needs a nightly toolchain with miri, takes long
 	@cargo +nightly miri --version >/dev/null 2>&1 || \
 	    { echo "miri is missing: rustup component add --toolchain nightly miri rust-src" >&2; exit 1; }
 	PROPTEST_CASES=$(MIRI_CASES) MIRIFLAGS=-Zmiri-disable-isolation \
