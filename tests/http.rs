@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use sockring::app::{App, Request, Response};
+use sockring::app::{App, Request, Response, TrustProxy};
 use sockring::runtime::{Descriptors, Running};
 use support::{Answer, Client, builder, end, options};
 
@@ -34,6 +34,10 @@ fn routes(app: &App) {
         response.header("X-Method", request.method().to_owned()).end(request.body().clone());
     });
     app.get("/q", |request: Request, response: Response| response.end(request.query().to_owned()));
+    app.get("/who", |request: Request, response: Response| {
+        let ip = request.client_ip().map(|ip| ip.to_string()).unwrap_or_default();
+        response.end(format!("{ip} {} {}", request.scheme(), request.host().unwrap_or_default()));
+    });
     app.get("/later", |_: Request, response: Response| async move {
         monoio::time::sleep(Duration::from_millis(100)).await;
         response.end("late");
@@ -642,4 +646,30 @@ fn a_client_that_does_not_read_is_given_up() {
         support::eventually("the slow one has left", || open() <= 2);
     }
     end(server);
+}
+
+/// Who believes what a client says of itself has nobody to blame.
+#[test]
+fn forwarded_headers_are_believed_from_proxies_only() {
+    let _alone = support::alone();
+    let who = |http: sockring::app::Options, target: &str, fields: &str| {
+        let (server, address) = impatient(http);
+        let mut client = Client::connect(address);
+        client.send(&request(&format!("GET {target}"), fields, ""));
+        let seen = client.answer().unwrap().text().to_owned();
+        end(server);
+        seen
+    };
+    let trusting = |list: &[&str]| sockring::app::Options {
+        trust_proxy: TrustProxy::networks(list).unwrap(),
+        ..Default::default()
+    };
+    const SAID: &str = "X-Forwarded-For: 203.0.113.7, 192.0.2.9\r\nX-Forwarded-Proto: https\r\n\
+                        X-Forwarded-Host: public.example\r\nForwarded: for=192.0.2.1;proto=https;host=b\r\n";
+    assert_eq!(who(Default::default(), "/who", SAID), "127.0.0.1 http a");
+    assert_eq!(who(trusting(&["10.0.0.0/8"]), "/who", SAID), "127.0.0.1 http a");
+    assert_eq!(who(trusting(&["loopback"]), "/who", SAID), "192.0.2.9 https public.example");
+    assert_eq!(who(trusting(&["loopback"]), "/who", ""), "127.0.0.1 http a");
+    // The target's host replaces the header's (RFC 9112 section 3.2.2).
+    assert_eq!(who(Default::default(), "http://b.example:80/who", ""), "127.0.0.1 http b.example:80");
 }

@@ -31,6 +31,7 @@ mod routes;
 mod service;
 mod static_files;
 mod stream;
+mod trust;
 mod websocket;
 
 use std::rc::Rc;
@@ -46,7 +47,9 @@ pub use routes::{Answering, AsyncFn, SyncFn};
 pub(crate) use routes::{Begun, BodyEnd, OnBegun};
 pub(crate) use service::Layer;
 pub use service::current;
+pub use static_files::StaticFiles;
 pub use stream::{Aborted, ResponseStream};
+pub use trust::{InvalidNetwork, TrustProxy};
 pub use websocket::{Closed, Message, Upgrade, WebSocket};
 
 pub use crate::protocol::ws::extensions::PerMessageDeflate;
@@ -136,10 +139,25 @@ impl App {
     }
 
     /// Serves the files of a folder below `prefix`: `static_files("/", "public")` answers `/` with
-    /// `public/index.html`. Files are read when they are asked for; nothing outside the folder is served,
-    /// and no name that begins with a dot.
+    /// `public/index.html`. Files are read when they are asked for, in pieces; nothing outside the folder is
+    /// served, also not through a symbolic link, and no name that begins with a dot.
+    ///
+    /// Ranges, conditions (`If-None-Match`, `If-Modified-Since`, `If-Range` and others) and compressed forms
+    /// beside a file (`app.js.br`, `app.js.gz`) are understood; the path of a folder is redirected to the one
+    /// with a slash. A route added before goes first; for a page of your own where no file is, look whether a
+    /// route fits better: this one answers everything below its prefix.
     pub fn static_files(&self, prefix: &str, folder: impl Into<std::path::PathBuf>) -> &Self {
-        static_files::add(self, prefix, folder.into());
+        self.static_files_with(prefix, folder, StaticFiles::default())
+    }
+
+    /// [`static_files`](Self::static_files), with options.
+    pub fn static_files_with(
+        &self,
+        prefix: &str,
+        folder: impl Into<std::path::PathBuf>,
+        options: StaticFiles,
+    ) -> &Self {
+        static_files::add(self, prefix, folder.into(), options);
         self
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::TrustProxy;
 use crate::protocol::http::HeadLimits;
 
 /// Limits and timeouts of HTTP connections.
@@ -37,6 +38,8 @@ pub struct Options {
     /// default, means any number, as in Node: nothing here grows with them, and a session that polls would
     /// only open one connection after the other. (nginx has 1,000.)
     pub keep_alive_requests: u32,
+    /// Proxies that are believed what they say about a client's address, scheme and host. Nobody by default.
+    pub trust_proxy: TrustProxy,
 }
 
 impl Default for Options {
@@ -50,6 +53,7 @@ impl Default for Options {
             write_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(65),
             keep_alive_requests: 0,
+            trust_proxy: TrustProxy::default(),
         }
     }
 }

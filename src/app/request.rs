@@ -1,12 +1,14 @@
 //! What a client asks.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::TrustProxy;
+use super::trust::Origin;
 use crate::protocol::http::Head;
 use crate::protocol::query;
 
@@ -103,14 +105,42 @@ impl Request {
         self.0.more.as_ref().map_or(&NO_BODY, |more| &more.body)
     }
 
-    /// The peer's address; `None` for a Unix socket. Behind a proxy, the proxy's.
+    /// The peer's address; `None` for a Unix socket. Behind a proxy, the proxy's: see
+    /// [`client_ip`](Self::client_ip).
     pub fn peer(&self) -> Option<SocketAddr> {
         self.0.peer
     }
 
-    /// Whether it came over TLS to this server.
+    /// The client's address, as far as it is known: the peer's, or what proxies say that are trusted (see
+    /// [`TrustProxy`](super::TrustProxy)). `None` for a Unix socket.
+    pub fn client_ip(&self) -> Option<IpAddr> {
+        self.origin().client
+    }
+
+    /// Whether the client has spoken TLS: with this server, or with a proxy that is trusted.
     pub fn is_secure(&self) -> bool {
-        self.0.more.as_ref().is_some_and(|more| more.tls.is_some())
+        self.origin()
+            .is_secure()
+            .unwrap_or_else(|| self.0.more.as_ref().is_some_and(|more| more.tls.is_some()))
+    }
+
+    /// `https` or `http`: see [`is_secure`](Self::is_secure).
+    pub fn scheme(&self) -> &'static str {
+        if self.is_secure() { "https" } else { "http" }
+    }
+
+    /// The host, with its port, that the client has asked for: that of a target in absolute form, or of the
+    /// `Host` header, or what a proxy that is trusted says. `None` with HTTP/1.0 only.
+    pub fn host(&self) -> Option<&str> {
+        self.origin().host().or_else(|| self.0.head.host())
+    }
+
+    /// What is known of the client.
+    fn origin(&self) -> Origin<'_> {
+        match super::current() {
+            Some(app) => app.0.options.trust_proxy.origin(self.0.peer, &self.0.head),
+            None => TrustProxy::default().origin(self.0.peer, &self.0.head),
+        }
     }
 
     /// The certificates with which the client has identified itself (see `tls::TlsBuilder`), in DER, its own

@@ -35,9 +35,10 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// The peer's IP address.
+    /// The client's IP address; behind a proxy, what that says if it is trusted
+    /// ([`TrustProxy`](crate::app::TrustProxy)). Empty for a Unix socket.
     pub fn address(&self) -> String {
-        self.request.peer().map(|peer| peer.ip().to_string()).unwrap_or_default()
+        self.request.client_ip().map(|ip| ip.to_string()).unwrap_or_default()
     }
 
     /// Whether the request came from another origin (it has an `Origin` header, as the reference sees it).

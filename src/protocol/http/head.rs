@@ -563,7 +563,7 @@ fn parse_target<'a>(method: &str, target: &'a str) -> Result<Target<'a>, HttpErr
 
 /// `host [":" port]` of RFC 3986 without user information, not empty (RFC 9110 4.2.1). A comma would be legal
 /// in a name there, but in practice it means that a proxy joined two `Host` lines.
-fn is_authority(text: &[u8]) -> bool {
+pub(crate) fn is_authority(text: &[u8]) -> bool {
     let host_end = match text.first() {
         Some(b'[') => {
             let Some(end) = text.iter().position(|byte| *byte == b']') else { return false };

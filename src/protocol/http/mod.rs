@@ -19,15 +19,20 @@
 mod body;
 mod compress;
 mod error;
+mod forwarded;
 mod head;
 mod negotiation;
+mod range;
 mod response;
 
 pub use body::ChunkedDecoder;
 pub use compress::{Effort, compress};
 pub use error::HttpError;
+pub use forwarded::{Forwarded, forwarded_address};
+pub(crate) use head::is_authority;
 pub use head::{Framing, Head, HeadLimits, MAX_HEAD_BYTES, Version};
 pub use negotiation::{Coding, negotiate, none_match};
+pub use range::Ranges;
 pub use response::{ConnectionHeader, LAST_CHUNK, reason, write_chunk, write_chunked_head, write_head};
 
 /// Whether `byte` may stand in a token: a method, a field name, a connection option (RFC 9110 5.6.2).
