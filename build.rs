@@ -36,7 +36,11 @@ fn main() {
 /// The code that holds the bundles, or why there is none.
 fn embed(out: &Path) -> Result<String, String> {
     let folder = find(out)?;
-    let folder = folder.canonicalize().map_err(|error| format!("{}: {error}", folder.display()))?;
+    let unusable = |error| {
+        let folder = folder.display();
+        format!("{VARIABLE} names {folder}, which the feature client-bundles cannot read: {error}")
+    };
+    let folder = folder.canonicalize().map_err(unusable)?;
     let mut code = format!("pub(super) const VERSION: &str = {:?};\n", version(&folder)?);
     code.push_str("pub(super) static FILES: [(&str, &[u8]); 8] = [\n");
     for name in FILES {

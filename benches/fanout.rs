@@ -5,7 +5,9 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use sockring::fanout::{Directory, Frame, Outlets, RoomKey, Rooms, Via};
+use sockring::fanout::{Class, Directory, Frame, Outlets, RoomKey, Rooms, Via};
+use sockring::protocol::ws::deflate::Settings;
+use sockring::protocol::ws::extensions::PerMessageDeflate;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -57,6 +59,38 @@ fn broadcast(c: &mut Criterion) {
     group.finish();
 }
 
+/// One broadcast of some JSON to members who want it plain, compressed once for all, or each for itself.
+fn deflated(c: &mut Criterion) {
+    let settings = Settings::new(&PerMessageDeflate::default(), 15);
+    let shared = Class { deflate: Some(settings), ..Class::default() };
+    let each = Class { deflate_context: true, ..shared };
+    let rows: Vec<String> = (0..60)
+        .map(|i| format!(r#"{{"id":{i},"name":"instrument {}","price":{}.25,"side":"buy"}}"#, i * 37, i * i))
+        .collect();
+    let text = format!(r#"42["prices",[{}]]"#, rows.join(","));
+    for members in [1, 100, 5_000] {
+        let mut group = c.benchmark_group(format!("{} bytes of JSON to {members} members", text.len()));
+        group.sample_size(10);
+        let classes =
+            [("plain", Class::default()), ("compressed once", shared), ("compressed for each", each)];
+        for (name, class) in classes {
+            let mut outlets = Outlets::new(1 << 20, members as usize);
+            let (mut rooms, mut dirty) = (Rooms::default(), Vec::new());
+            for member in 0..members {
+                let outlet = outlets.open(Via::Connection(member));
+                assert!(outlets.set_class(outlet, &class));
+                rooms.join(member, outlet.slot(), "room");
+            }
+            group.throughput(Throughput::Elements(u64::from(members)));
+            group.bench_function(name, |b| {
+                // A new frame each time: an old one has its compressed form already.
+                b.iter(|| turn(&mut outlets, &rooms, &[Frame::message(&[text.as_bytes()], &[])], &mut dirty));
+            });
+        }
+        group.finish();
+    }
+}
+
 fn membership(c: &mut Criterion) {
     let mut outlets = Outlets::new(1 << 20, 0);
     let mut rooms = room(&mut outlets);
@@ -83,5 +117,5 @@ fn membership(c: &mut Criterion) {
     c.bench_function("cores of a room", |b| b.iter(|| directory.cores(black_box(key))));
 }
 
-criterion_group!(benches, broadcast, membership);
+criterion_group!(benches, broadcast, deflated, membership);
 criterion_main!(benches);

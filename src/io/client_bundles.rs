@@ -234,6 +234,15 @@ mod tests {
         assert_eq!(quoted("5.0.0-rc.1\" \r\n"), "\"5.0.0-rc.1\"");
     }
 
+    #[cfg(feature = "client-bundles")]
+    #[test]
+    fn embedded_bundles_need_no_folder() {
+        let bundles = Bundles::load(None).unwrap();
+        assert_eq!(bundles.files.iter().map(|bundle| bundle.name).collect::<Vec<_>>(), FILES);
+        let version = banner_version(&bundles.files[0].bytes).unwrap();
+        assert_eq!(bundles.etag, quoted(&version));
+    }
+
     #[test]
     fn folders_without_bundles_say_so() {
         let folder = env::temp_dir().join(format!("sockring-bundles-{}", std::process::id()));

@@ -48,10 +48,10 @@ function echoes() {
       }
     });
 
-    test(`${path}: 2,000 messages in one go keep their order`, async (t) => {
+    test(`${path}: 500 messages in one go keep their order`, async (t) => {
       const ws = await open(t, path, { threshold: 0 });
-      for (let i = 0; i < 2_000; i++) ws.send(`${i} ${text(i)}`);
-      for (let i = 0; i < 2_000; i++) assert.equal(await ws.next(10_000), `${i} ${text(i)}`);
+      for (let i = 0; i < 500; i++) ws.send(`${i} ${text(i * 4)}`);
+      for (let i = 0; i < 500; i++) assert.equal(await ws.next(10_000), `${i} ${text(i * 4)}`);
     }, { timeout_ms: 30_000 });
 
     test(`${path}: compressed fragments with a ping between them`, async (t) => {
