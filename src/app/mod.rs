@@ -129,8 +129,8 @@ impl App {
     /// match, the one added first answers. A route for GET answers HEAD as well. The handler takes a
     /// [`Request`] and a [`Response`] and may be async.
     ///
-    /// Where no route fits, 404 is answered, 405 if one fits with another method, 426 if one is a WebSocket's.
-    /// A route for `/*` that is added last answers all of these itself.
+    /// Where no route fits, 404 is answered, 405 if one fits with another method, 426 if one is a
+    /// WebSocket's. A route for `/*` that is added last answers all of these itself.
     pub fn any<R, M>(&self, pattern: &str, handler: impl Fn(Request, Response) -> R + 'static) -> &Self
     where
         R: Answering<M>,
