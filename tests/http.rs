@@ -34,6 +34,9 @@ fn routes(app: &App) {
         response.header("X-Method", request.method().to_owned()).end(request.body().clone());
     });
     app.get("/q", |request: Request, response: Response| response.end(request.query().to_owned()));
+    let length = |request: Request, response: Response| response.end(request.body().len().to_string());
+    app.body_limit(3_000_000).post("/upload", length);
+    app.body_limit(3).post("/small", length).put("/small", length);
     app.get("/who", |request: Request, response: Response| {
         let ip = request.client_ip().map(|ip| ip.to_string()).unwrap_or_default();
         response.end(format!("{ip} {} {}", request.scheme(), request.host().unwrap_or_default()));
@@ -672,4 +675,17 @@ fn forwarded_headers_are_believed_from_proxies_only() {
     assert_eq!(who(trusting(&["loopback"]), "/who", ""), "127.0.0.1 http a");
     // The target's host replaces the header's (RFC 9112 section 3.2.2).
     assert_eq!(who(Default::default(), "http://b.example:80/who", ""), "127.0.0.1 http b.example:80");
+}
+
+#[test]
+fn a_route_may_have_a_limit_of_its_own() {
+    let upload = |path: &str, bytes: usize| {
+        request(&format!("POST {path}"), &format!("Content-Length: {bytes}\r\n"), &"x".repeat(bytes))
+    };
+    check(&[
+        row("as much as the route takes", upload("/upload", 3_000_000), &[200], Kept),
+        row("more", upload("/upload", 3_000_001), &[413], Closed),
+        row("less than others take", upload("/small", 4), &[413], Closed),
+        row("little", upload("/small", 3), &[200], Kept),
+    ]);
 }

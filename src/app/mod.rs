@@ -76,6 +76,39 @@ macro_rules! method {
     };
 }
 
+/// Adds routes with a limit of their own for bodies: see [`App::body_limit`].
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimit<'a> {
+    app: &'a App,
+    bytes: usize,
+}
+
+impl BodyLimit<'_> {
+    method!(post, "POST");
+    method!(put, "PUT");
+    method!(patch, "PATCH");
+    method!(delete, "DELETE");
+
+    /// Answers requests of any method; see [`App::any`].
+    pub fn any<R, M>(&self, pattern: &str, handler: impl Fn(Request, Response) -> R + 'static) -> &Self
+    where
+        R: Answering<M>,
+    {
+        self.route(None, pattern, move |request, response| handler(request, response).finish())
+    }
+
+    fn route(
+        &self,
+        method: Option<&'static str>,
+        pattern: &str,
+        handler: impl Fn(Request, Response) + 'static,
+    ) -> &Self {
+        let (handler, body_bytes) = (Rc::new(handler), Some(self.bytes));
+        self.app.0.add_route(Route::new(pattern, Target::Http { method, handler, body_bytes, begun: None }));
+        self
+    }
+}
+
 impl App {
     /// Chooses addresses, workers and limits, then starts.
     pub fn builder() -> Builder {
@@ -95,6 +128,9 @@ impl App {
     /// [`Request::param`] gives, and a last segment `*` matches everything below. Of several routes that
     /// match, the one added first answers. A route for GET answers HEAD as well. The handler takes a
     /// [`Request`] and a [`Response`] and may be async.
+    ///
+    /// Where no route fits, 404 is answered, 405 if one fits with another method, 426 if one is a
+    /// WebSocket's. A route for `/*` that is added last answers all of these itself.
     pub fn any<R, M>(&self, pattern: &str, handler: impl Fn(Request, Response) -> R + 'static) -> &Self
     where
         R: Answering<M>,
@@ -111,6 +147,20 @@ impl App {
         let target = Target::Http { method, handler: Rc::new(handler), body_bytes: None, begun: None };
         self.0.add_route(Route::new(pattern, target));
         self
+    }
+
+    /// Routes whose requests may have bodies up to so many bytes, more or fewer than
+    /// [`Options::body_bytes`] says for all others. A body is complete, and in memory, when its handler runs.
+    ///
+    /// ```no_run
+    /// # fn set_up(app: &sockring::app::App) {
+    /// app.body_limit(50_000_000).post("/upload", |request, response| {
+    ///     response.end(format!("{} bytes", request.body().len()));
+    /// });
+    /// # }
+    /// ```
+    pub fn body_limit(&self, bytes: usize) -> BodyLimit<'_> {
+        BodyLimit { app: self, bytes }
     }
 
     /// Answers requests of any method below a prefix of the raw path, with bodies up to `body_bytes`.
