@@ -55,7 +55,7 @@ async function halfHead() {
 async function cutUpgrade() {
   const tcp = await Tcp.open(server.host, server.port);
   tcp.write("GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n");
-  if (Math.random() < 0.5) tcp.socket.resetAndDestroy();
+  if (Math.random() < 0.5) tcp.reset();
   else tcp.end();
 }
 

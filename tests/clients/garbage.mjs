@@ -173,7 +173,7 @@ async function resetMidway() {
   for (const text of [UPGRADE, "GET /socket.io/?EI", post("Content-Length: 100", "", "4")]) {
     const tcp = await connect();
     tcp.write(text);
-    tcp.socket.resetAndDestroy();
+    tcp.reset();
   }
 }
 

@@ -129,7 +129,8 @@ export class Tcp {
   static async open(host, port) {
     const tcp = new Tcp();
     tcp.bytes = Buffer.alloc(0);
-    tcp.socket = secure ? tls.connect(port, host) : net.connect(port, host);
+    tcp.raw = net.connect(port, host);
+    tcp.socket = secure ? tls.connect({ socket: tcp.raw, host }) : tcp.raw;
     tcp.socket.on("data", (part) => {
       tcp.bytes = Buffer.concat([tcp.bytes, part]);
       tcp.wake?.();
@@ -153,6 +154,11 @@ export class Tcp {
 
   write(data) {
     this.socket.write(data);
+  }
+
+  /** Ends the connection with a reset; Node resets no TLS socket, but what is below it. */
+  reset() {
+    this.raw.resetAndDestroy();
   }
 
   /** Waits until `probe(this)` is truthy, the connection ends, or the time is over. */
