@@ -9,21 +9,13 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const FILES: [&str; 8] = [
-    "socket.io.js",
-    "socket.io.js.map",
-    "socket.io.min.js",
-    "socket.io.min.js.map",
-    "socket.io.esm.min.js",
-    "socket.io.esm.min.js.map",
-    "socket.io.msgpack.min.js",
-    "socket.io.msgpack.min.js.map",
-];
+const FILES: [&str; 8] = include!("src/io/client_bundles.names");
 
 const VARIABLE: &str = "SOCKRING_CLIENT_DIST";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=src/io/client_bundles.names");
     println!("cargo::rerun-if-env-changed={VARIABLE}");
     if env::var_os("CARGO_FEATURE_CLIENT_BUNDLES").is_none() {
         return;

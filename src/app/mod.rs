@@ -103,8 +103,7 @@ impl BodyLimit<'_> {
         pattern: &str,
         handler: impl Fn(Request, Response) + 'static,
     ) -> &Self {
-        let (handler, body_bytes) = (Rc::new(handler), Some(self.bytes));
-        self.app.0.add_route(Route::new(pattern, Target::Http { method, handler, body_bytes, begun: None }));
+        self.app.add_http_route(method, pattern, Some(self.bytes), handler);
         self
     }
 }
@@ -144,9 +143,19 @@ impl App {
         pattern: &str,
         handler: impl Fn(Request, Response) + 'static,
     ) -> &Self {
-        let target = Target::Http { method, handler: Rc::new(handler), body_bytes: None, begun: None };
-        self.0.add_route(Route::new(pattern, target));
+        self.add_http_route(method, pattern, None, handler);
         self
+    }
+
+    fn add_http_route(
+        &self,
+        method: Option<&'static str>,
+        pattern: &str,
+        body_bytes: Option<usize>,
+        handler: impl Fn(Request, Response) + 'static,
+    ) {
+        let target = Target::Http { method, handler: Rc::new(handler), body_bytes, begun: None };
+        self.0.add_route(Route::new(pattern, target));
     }
 
     /// Routes whose requests may have bodies up to so many bytes, more or fewer than

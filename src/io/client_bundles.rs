@@ -13,16 +13,7 @@ use crate::protocol::http::{Coding, Effort, compress};
 use crate::runtime::Core;
 
 /// What is served, and nothing else.
-const FILES: [&str; 8] = [
-    "socket.io.js",
-    "socket.io.js.map",
-    "socket.io.min.js",
-    "socket.io.min.js.map",
-    "socket.io.esm.min.js",
-    "socket.io.esm.min.js.map",
-    "socket.io.msgpack.min.js",
-    "socket.io.msgpack.min.js.map",
-];
+const FILES: [&str; 8] = include!("client_bundles.names");
 
 /// What the bundles are offered in, best first.
 pub(super) const OFFERED: [Coding; 3] = [Coding::Brotli, Coding::Gzip, Coding::Deflate];
