@@ -72,8 +72,9 @@ fuzz: system-build ## every fuzz target for a while (FUZZ_SECONDS=60 FUZZ_TARGET
 	done
 
 .PHONY: compare
-compare: system-build $(NODE_STAMP) ## our codecs beside those of other crates and of npm ws
-	cargo bench --manifest-path benches/peers/Cargo.toml --target-dir target/peers
+compare: system-build $(NODE_STAMP) ## our codecs beside those of other crates and npm ws; writes docs/BENCHMARKS.md
+	CRITERION_HOME="$(CURDIR)/target/peers/criterion" \
+	    cargo bench --manifest-path benches/peers/Cargo.toml --target-dir target/peers
 	node benches/peers/ws.mjs
 	node benches/peers/table.mjs target/peers/criterion
 
