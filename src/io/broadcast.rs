@@ -3,6 +3,7 @@
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use smallvec::SmallVec;
@@ -123,14 +124,16 @@ impl<T: RoomNames> RoomNames for Vec<T> {
 #[derive(Clone, Debug)]
 #[must_use = "an operator does nothing until it emits"]
 pub struct BroadcastOperator {
-    scope: Arc<Scope>,
-    selection: Selection,
+    pub(super) scope: Arc<Scope>,
+    pub(super) selection: Selection,
     local: bool,
+    /// How long answers are awaited.
+    pub(super) timeout: Option<Duration>,
 }
 
 impl BroadcastOperator {
     pub(super) fn new(scope: Arc<Scope>) -> Self {
-        Self { scope, selection: Selection::default(), local: false }
+        Self { scope, selection: Selection::default(), local: false, timeout: None }
     }
 
     /// Adds rooms to whose members it goes; a socket in several of them gets it once.
@@ -284,7 +287,7 @@ impl BroadcastOperator {
     }
 
     /// The same with a closure that keeps so many bytes alive.
-    fn on_cores_holding<F>(&self, cores: Cores, bytes: usize, act: F) -> Cores
+    pub(super) fn on_cores_holding<F>(&self, cores: Cores, bytes: usize, act: F) -> Cores
     where
         F: Fn(&Rc<NspInner>, &Selection) + Clone + Send + 'static,
     {
@@ -379,6 +382,34 @@ macro_rules! broadcasts {
             /// See [`BroadcastOperator::compress`]($crate::io::BroadcastOperator::compress).
             pub fn compress(&self, compress: bool) -> $crate::io::BroadcastOperator {
                 self.operator().compress(compress)
+            }
+
+            /// Limits the time for the answers to a broadcast.
+            pub fn timeout(&self, timeout: std::time::Duration) -> $crate::io::BroadcastOperator {
+                self.operator().timeout(timeout)
+            }
+
+            #[doc = concat!("Emits to all sockets of ", $all, ", and awaits an answer of each; see")]
+            /// [`BroadcastOperator::emit_with_ack`]($crate::io::BroadcastOperator::emit_with_ack).
+            pub fn emit_with_ack<T, A>(&self, event: &str, args: A) -> $crate::io::BroadcastAckFuture<T>
+            where
+                T: serde::de::DeserializeOwned,
+                A: serde::Serialize,
+            {
+                self.operator().emit_with_ack(event, args)
+            }
+
+            #[doc = concat!("Emits the event `message` to all sockets of ", $all, ", as the reference's `send`.")]
+            ///
+            /// # Errors
+            ///
+            /// Arguments that cannot be written as JSON.
+            #[doc(alias = "write")]
+            pub fn send<T: serde::Serialize>(
+                &self,
+                args: T,
+            ) -> Result<$crate::fanout::Delivery, $crate::protocol::sio::EncodeError> {
+                self.operator().emit("message", args)
             }
 
             #[doc = concat!("Makes all sockets of ", $all, " join rooms.")]
