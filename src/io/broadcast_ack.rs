@@ -324,8 +324,8 @@ impl BroadcastOperator {
     }
 
     /// Like [`emit_with_ack`](Self::emit_with_ack), and calls `done` on this core with what came of it. On a
-    /// thread that is no worker nothing could call it: `done` gets [`AckError::NoWorker`] at once, and nothing
-    /// is emitted.
+    /// thread that is no worker nothing could call it: `done` gets [`AckError::NoWorker`] at once, and
+    /// nothing is emitted.
     ///
     /// # Errors
     ///
