@@ -413,6 +413,15 @@ impl NspInner {
         self.leave(socket, DisconnectReason::ServerNamespaceDisconnect);
     }
 
+    /// Like [`push`], through the session, which tells of it.
+    pub(super) fn send_watched(&self, socket: Socket, frame: &Frame, volatile: bool) -> Delivery {
+        let outlet = self.with(socket, |entry| entry.outlet);
+        if volatile && !outlet.is_some_and(|outlet| self.core.outlets().is_writable(outlet)) {
+            return Delivery::Dropped;
+        }
+        self.send(socket, frame)
+    }
+
     pub(super) fn send(&self, socket: Socket, frame: &Frame) -> Delivery {
         match self.with(socket, |entry| entry.conn) {
             Some(conn) => conn.send(frame),
@@ -547,6 +556,12 @@ impl NspInner {
 
     /// Owes a frame to the selected sockets of this core.
     pub(super) fn deliver(&self, selection: &Selection, frame: &Frame) {
+        if engine::is_watched() {
+            for socket in self.selected(selection) {
+                let _ = self.send_watched(socket, frame, selection.volatile);
+            }
+            return;
+        }
         let mut outlets = self.core.outlets();
         let volatile = selection.volatile;
         self.select(selection, |_, outlet| {
