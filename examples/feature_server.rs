@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use sockring::app::App;
 use sockring::engine::{self, Cors};
 use sockring::io::{
-    Ack, AckError, Args, BroadcastOperator, Data, DisconnectReason, Failure, Namespace, Options,
-    RemoteSocket, Server, Socket, Value,
+    Ack, AckError, Args, BroadcastAckError, BroadcastOperator, Data, DisconnectReason, Failure, Namespace,
+    Options, RemoteSocket, Server, Socket, Value,
 };
 
 /// The server of the feature suites
@@ -224,9 +224,12 @@ struct Spec {
     local: bool,
     #[serde(default)]
     volatile: bool,
+    compress: Option<bool>,
     event: String,
     #[serde(default)]
     args: Vec<Value>,
+    timeout_ms: Option<u64>,
+    style: Option<String>,
 }
 
 fn operator(nsp: &Namespace, socket: Socket, spec: &Spec) -> BroadcastOperator {
@@ -235,6 +238,12 @@ fn operator(nsp: &Namespace, socket: Socket, spec: &Spec) -> BroadcastOperator {
     operator = operator.to(&spec.to).except(&spec.except);
     if spec.local {
         operator = operator.local();
+    }
+    if let Some(compress) = spec.compress {
+        operator = operator.compress(compress);
+    }
+    if let Some(timeout) = spec.timeout_ms {
+        operator = operator.timeout(Duration::from_millis(timeout));
     }
     if spec.volatile { operator.volatile() } else { operator }
 }
@@ -261,6 +270,13 @@ fn answer(result: Result<Vec<Value>, AckError>) -> Answer {
     }
 }
 
+fn answers(result: Result<Vec<Value>, BroadcastAckError<Value>>) -> Answer {
+    match result {
+        Ok(reply) => Answer { error: None, reply },
+        Err(error) => Answer { error: Some(error.to_string()), reply: error.answers },
+    }
+}
+
 #[derive(Deserialize)]
 struct Script {
     steps: String,
@@ -276,6 +292,20 @@ fn emits(io: &Server, nsp: &Namespace) {
     nsp.sockets_on("emit-to", move |socket: Socket, Data(spec): Data<Spec>, ack: Ack| {
         operator(&out, socket, &spec).emit(&spec.event, Args(spec.args.clone()))?;
         ack.send(())
+    });
+    let out = nsp.clone();
+    nsp.sockets_on("emit-to-with-ack", move |socket: Socket, Data(spec): Data<Spec>, ack: Ack| {
+        let operator = operator(&out, socket, &spec);
+        async move {
+            if spec.style.as_deref() == Some("promise") {
+                let result = operator.emit_with_ack(&spec.event, Args(spec.args)).await;
+                return ack.send(answers(result)).map(drop);
+            }
+            let answered = move |result| {
+                let _ = ack.send(answers(result));
+            };
+            operator.emit_with_callback(&spec.event, Args(spec.args), answered).map(drop)
+        }
     });
     nsp.sockets_on("ask-me", |socket: Socket, Data(ask): Data<Ask>, ack: Ack| async move {
         let timeout = Duration::from_millis(ask.timeout_ms.unwrap_or(u64::from(u32::MAX)));

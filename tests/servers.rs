@@ -63,7 +63,10 @@ fn an_engine_tells_of_all_that_its_sessions_are_sent() {
                 socket.on("all", move |socket: Socket| {
                     socket.join("room");
                     let _ = socket.emit("one", 1);
-                    let _ = all.within("room").emit("room", ());
+                    let room = all.within("room");
+                    let _ = room.emit("room", ());
+                    let asked = room.timeout(std::time::Duration::from_secs(60));
+                    let _ = asked.emit_with_callback("asked", (), |_: Result<Vec<u8>, _>| ());
                     socket.leave("room");
                     let _ = socket.volatile().emit("lost", ());
                 });
@@ -89,6 +92,7 @@ fn an_engine_tells_of_all_that_its_sessions_are_sent() {
         log.take();
         ws.send_text("42[\"all\"]");
         assert_eq!((ws.text(), ws.text()), ("42[\"one\",1]".to_owned(), "42[\"room\"]".to_owned()));
+        assert_eq!(ws.text(), "421[\"asked\"]");
         ws.send_text("421[\"ask\",6]");
         assert_eq!(ws.text(), "431[7]");
         eventually("drained", || log.count("drain") >= 1);
@@ -96,7 +100,16 @@ fn an_engine_tells_of_all_that_its_sessions_are_sent() {
         seen.retain(|what| what != "drain");
         assert_eq!(
             seen,
-            ["create 2[\"one\",1]", "flush", "create 2[\"room\"]", "flush", "create 31[7]", "flush"]
+            [
+                "create 2[\"one\",1]",
+                "flush",
+                "create 2[\"room\"]",
+                "flush",
+                "create 21[\"asked\"]",
+                "flush",
+                "create 31[7]",
+                "flush"
+            ]
         );
         // Over polling a packet is made at once, and flushed with the poll that takes it.
         let mut client = Client::connect(address);
@@ -105,8 +118,8 @@ fn an_engine_tells_of_all_that_its_sessions_are_sent() {
         client.get(&path);
         log.take();
         client.post(&path, b"42[\"all\"]");
-        assert_eq!(log.take(), ["create 2[\"one\",1]", "create 2[\"room\"]"]);
-        assert_eq!(client.get(&path).text(), "42[\"one\",1]\x1e42[\"room\"]");
+        assert_eq!(log.take(), ["create 2[\"one\",1]", "create 2[\"room\"]", "create 22[\"asked\"]"]);
+        assert_eq!(client.get(&path).text(), "42[\"one\",1]\x1e42[\"room\"]\x1e422[\"asked\"]");
         assert_eq!(log.take(), ["flush", "drain"]);
         end(server);
     }

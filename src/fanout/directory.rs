@@ -1,6 +1,7 @@
 //! Which cores have members of a room.
 
 use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
@@ -99,6 +100,25 @@ impl Equivalent<OwnedKey> for RoomKey<'_> {
     }
 }
 
+/// A point in the order of all changes that give a room a core. What looked the cores of a room up at an
+/// earlier moment than the room was [born](Directory::enter) on a core did not mean the members it has there.
+///
+/// ```
+/// use sockring::fanout::{Directory, Moment, RoomKey};
+/// let directory = Directory::default();
+/// let key = RoomKey { space: directory.space("/"), room: "lobby" };
+/// let before = directory.now();
+/// let born = directory.enter(key, 0);
+/// assert!(before < born && born <= directory.now() && born < Moment::LAST);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// Later than all others: that of what is done at once.
+    pub const LAST: Self = Self(u64::MAX);
+}
+
 /// The cores of one room.
 #[derive(Debug, Default)]
 struct Entry {
@@ -106,7 +126,7 @@ struct Entry {
     present: Cores,
     /// Joins that another thread has posted to a core and that the core has not carried out yet. Without
     /// them a broadcast that follows such a join, from the same thread, would pass that core by.
-    announced: Vec<usize>,
+    announced: Vec<(usize, Moment)>,
 }
 
 const SHARDS: usize = 64;
@@ -130,12 +150,16 @@ pub struct Directory {
     hasher: RandomState,
     shards: Box<[Mutex<Shard>]>,
     spaces: Mutex<Vec<String>>,
+    /// Counts the changes that give a room a core. Changes and look-ups are made under the shard's lock, and
+    /// who looks up reads this before it: so who has read a room's birth finds the room.
+    changes: AtomicU64,
 }
 
 impl Default for Directory {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { hasher: RandomState::default(), shards, spaces: Mutex::default() }
+        let (hasher, spaces, changes) = Default::default();
+        Self { hasher, shards, spaces, changes }
     }
 }
 
@@ -150,40 +174,52 @@ impl Directory {
         }) as u32
     }
 
+    /// This moment. It must be read before the cores are looked up that it is to go with.
+    pub fn now(&self) -> Moment {
+        Moment(self.changes.load(Ordering::Relaxed))
+    }
+
+    fn next(&self) -> Moment {
+        Moment(self.changes.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
     /// The cores that have members of a room, or are about to.
     pub fn cores(&self, key: RoomKey<'_>) -> Cores {
         let shard = self.shard(key);
         let Some(entry) = shard.get(&key) else { return Cores::default() };
-        entry.announced.iter().fold(entry.present, |mut cores, core| {
+        entry.announced.iter().fold(entry.present, |mut cores, (core, _)| {
             cores.insert(*core);
             cores
         })
     }
 
-    /// A room has its first member on a core.
-    pub fn enter(&self, key: RoomKey<'_>, core: usize) {
-        self.change(key, |entry| entry.present.insert(core));
+    /// A room has its first member on a core. Gives the moment of its birth there: what has looked its cores
+    /// up since then has found this one, without a gap.
+    pub fn enter(&self, key: RoomKey<'_>, core: usize) -> Moment {
+        self.change(key, |entry| {
+            entry.present.insert(core);
+            let announced = entry.announced.iter().filter(|(announced, _)| *announced == core);
+            announced.map(|(_, moment)| *moment).min().unwrap_or_else(|| self.next())
+        })
     }
 
     /// A room has lost its last member on a core.
     pub fn exit(&self, key: RoomKey<'_>, core: usize) {
-        self.change(key, |entry| {
-            entry.present.remove(core);
-        });
+        self.change(key, |entry| entry.present.remove(core));
     }
 
-    /// A join is on its way to a core.
-    pub fn announce(&self, key: RoomKey<'_>, core: usize) {
-        self.change(key, |entry| entry.announced.push(core));
+    /// A join is on its way to a core. The moment stands for it until it has [`arrived`](Self::arrived).
+    pub fn announce(&self, key: RoomKey<'_>, core: usize) -> Moment {
+        self.change(key, |entry| {
+            let moment = self.next();
+            entry.announced.push((core, moment));
+            moment
+        })
     }
 
     /// An announced join was carried out, or came to nothing.
-    pub fn arrived(&self, key: RoomKey<'_>, core: usize) {
-        self.change(key, |entry| {
-            if let Some(at) = entry.announced.iter().position(|announced| *announced == core) {
-                entry.announced.swap_remove(at);
-            }
-        });
+    pub fn arrived(&self, key: RoomKey<'_>, core: usize, announced: Moment) {
+        self.change(key, |entry| entry.announced.retain(|known| *known != (core, announced)));
     }
 
     /// How many rooms are known.
@@ -201,20 +237,21 @@ impl Directory {
         self.shards[hash % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, key: RoomKey<'_>, change: impl FnOnce(&mut Entry)) {
+    fn change<T>(&self, key: RoomKey<'_>, change: impl FnOnce(&mut Entry) -> T) -> T {
         let mut shard = self.shard(key);
         if let Some(entry) = shard.get_mut(&key) {
-            change(entry);
+            let result = change(entry);
             if entry.present.is_empty() && entry.announced.is_empty() {
                 shard.remove(&key);
             }
-            return;
+            return result;
         }
         let mut entry = Entry::default();
-        change(&mut entry);
+        let result = change(&mut entry);
         if !entry.present.is_empty() || !entry.announced.is_empty() {
             shard.insert(OwnedKey { space: key.space, room: key.room.into() }, entry);
         }
+        result
     }
 }
 
@@ -226,15 +263,44 @@ mod tests {
     fn a_room_is_known_while_a_core_has_members_or_a_join_is_on_its_way() {
         let directory = Directory::default();
         let key = RoomKey { space: directory.space("/"), room: "a" };
-        directory.announce(key, 1);
-        directory.announce(key, 1);
+        let first = directory.announce(key, 1);
+        let second = directory.announce(key, 1);
         assert!(directory.cores(key).contains(1));
         directory.enter(key, 1);
-        directory.arrived(key, 1);
+        directory.arrived(key, 1, first);
         directory.exit(key, 1);
         assert!(directory.cores(key).contains(1), "the second join is still on its way");
-        directory.arrived(key, 1);
+        directory.arrived(key, 1, second);
         assert!(directory.is_empty());
+    }
+
+    #[test]
+    fn a_room_is_born_when_broadcasts_begin_to_find_it() {
+        let directory = Directory::default();
+        let key = RoomKey { space: directory.space("/"), room: "a" };
+        let before = directory.now();
+        let first = directory.enter(key, 1);
+        assert!(before < first && first <= directory.now());
+        let between = directory.now();
+        directory.exit(key, 1);
+        assert!(between < directory.enter(key, 1), "not what was meant for those who were there before");
+        assert!(directory.enter(key, 2) > first);
+    }
+
+    #[test]
+    fn an_announced_join_is_born_with_its_announcement() {
+        let directory = Directory::default();
+        let key = RoomKey { space: directory.space("/"), room: "a" };
+        let first = directory.announce(key, 1);
+        let emitted = directory.now();
+        let second = directory.announce(key, 1);
+        assert_eq!(directory.enter(key, 1), first, "the earlier one, though the later one came first");
+        directory.arrived(key, 1, second);
+        directory.exit(key, 1);
+        assert!(directory.enter(key, 1) <= emitted, "the earlier one has held the room all the time");
+        directory.arrived(key, 1, first);
+        directory.exit(key, 1);
+        assert!(directory.enter(key, 1) > emitted);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Acknowledgements, in both directions.
 
 use std::cell::RefCell;
-use std::cmp::Reverse;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -13,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Socket;
+use super::broadcast_ack::is_broadcast;
 use super::namespace::NspInner;
 use super::server::by_index;
 use super::socket::with_nsp;
@@ -84,6 +84,9 @@ pub enum AckError {
     /// The event could not be emitted.
     #[error("{0}")]
     Encode(String),
+    /// A callback can only be called on a worker: await the future instead.
+    #[error("a callback was given on a thread that is no worker")]
+    NoWorker,
 }
 
 pub(super) type Callback = Box<dyn FnOnce(Result<Vec<Value>, AckError>)>;
@@ -123,17 +126,20 @@ impl NspInner {
             done(Err(AckError::Disconnected));
             return Ok(Delivery::Dropped);
         }
-        self.next_ack.set(id + 1);
+        self.next_ack.set(id + 2);
         self.acks.borrow_mut().insert(id, PendingAck { socket, done });
         if let (Some(timeout), Some(server)) = (timeout, by_index(self.server)) {
             let deadline = self.core.now().saturating_add(timeout);
-            server.ack_deadlines.borrow_mut().push(Reverse((deadline, self.index, id)));
+            server.await_ack(deadline, self.index, id);
         }
         Ok(self.send(socket, &Frame::message(&[b"4", &encoded.text], &encoded.attachments)))
     }
 
     /// A client has answered. Late, repeated and foreign answers are ignored.
     pub(super) fn acknowledged(&self, socket: Socket, id: u64, args: Vec<Value>) {
+        if is_broadcast(id) {
+            return self.broadcast_acknowledged(socket, id, args);
+        }
         let known = self.acks.borrow().get(&id).is_some_and(|pending| pending.socket == socket);
         if known {
             self.settle_ack(id, Ok(args));
@@ -141,6 +147,9 @@ impl NspInner {
     }
 
     pub(super) fn ack_timed_out(&self, id: u64) {
+        if is_broadcast(id) {
+            return self.broadcast_timed_out(id);
+        }
         self.settle_ack(id, Err(AckError::Timeout));
     }
 

@@ -92,6 +92,12 @@ impl From<super::AckError> for Failure {
     }
 }
 
+impl<T> From<super::BroadcastAckError<T>> for Failure {
+    fn from(error: super::BroadcastAckError<T>) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
 impl From<Box<dyn std::error::Error>> for Failure {
     fn from(error: Box<dyn std::error::Error>) -> Self {
         Self::new(error.to_string())

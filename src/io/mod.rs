@@ -27,6 +27,7 @@
 mod ack;
 mod adapter;
 mod broadcast;
+mod broadcast_ack;
 mod client;
 mod client_bundles;
 mod client_files;
@@ -45,6 +46,7 @@ mod socket;
 pub use ack::{Ack, AckError, AckFuture};
 pub use adapter::{Adapter, BroadcastOptions, LocalAdapter};
 pub use broadcast::{BroadcastOperator, RoomNames};
+pub use broadcast_ack::{BroadcastAckError, BroadcastAckFuture};
 pub use error::{EventError, Failure};
 pub use extract::{
     Args, AsyncFn, Called, Data, Event, EventContext, FromEvent, Handler, Outcome, SyncFn, TryData,
@@ -54,7 +56,7 @@ pub use handshake::Handshake;
 pub use namespace::Namespace;
 pub use options::Options;
 pub use reason::DisconnectReason;
-pub use remote::RemoteSocket;
+pub use remote::{RemoteOperator, RemoteSocket};
 pub use server::Server;
 pub use socket::{Socket, SocketData, SocketId, SocketOperator};
 

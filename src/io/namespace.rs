@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 
 use super::ack::{Ack, PendingAck};
 use super::broadcast::{BroadcastOperator, Scope, Selection, broadcasts};
+use super::broadcast_ack::AskedById;
 use super::extract::{BoxedHandler, Called, EventContext, Handler, boxed};
 use super::listeners::Listeners;
 use super::server::by_index;
@@ -122,7 +123,9 @@ pub(super) struct NspInner {
     pub(super) sockets: RefCell<Slab<Entry>>,
     pub(super) rooms: RefCell<Rooms>,
     pub(super) acks: RefCell<HashMap<u64, PendingAck, RandomState>>,
+    /// Of emits to single sockets: even.
     pub(super) next_ack: Cell<u64>,
+    pub(super) asked: AskedById,
     connection: RefCell<Vec<BoxedHandler>>,
     middlewares: RefCell<Vec<BoxedHandler>>,
     listeners: RefCell<Listeners>,
@@ -140,7 +143,7 @@ pub(super) struct Entry {
     /// Whether the client speaks Socket.IO v2: then its id is in a table of those, and the room of that id is
     /// one like any other.
     v2: bool,
-    generation: u32,
+    pub(super) generation: u32,
     state: State,
     /// Whether it has left the room of its own id, which it joins without a record.
     left_own: bool,
@@ -188,6 +191,7 @@ impl NspInner {
             rooms: RefCell::default(),
             acks: RefCell::default(),
             next_ack: Cell::new(0),
+            asked: RefCell::default(),
             connection: RefCell::default(),
             middlewares: RefCell::default(),
             listeners: RefCell::default(),
@@ -205,6 +209,7 @@ impl NspInner {
         self.listeners.take();
         self.on_error.take();
         self.acks.take();
+        self.asked.take();
         self.sockets.take();
     }
 
@@ -503,10 +508,9 @@ impl NspInner {
     }
 
     pub(super) fn join_room(&self, slot: u32, outlet: u32, room: &str) {
-        if self.rooms.borrow_mut().join(slot, outlet, room) == Some(true) {
-            let key = RoomKey { space: self.scope.space, room };
-            self.core.shared().directory.enter(key, self.core.index());
-        }
+        let key = RoomKey { space: self.scope.space, room };
+        let born = || self.core.shared().directory.enter(key, self.core.index());
+        self.rooms.borrow_mut().join(slot, outlet, room, born);
     }
 
     /// A socket joins a room; in vain once it is leaving.
@@ -556,29 +560,33 @@ impl NspInner {
 
     /// Owes a frame to the selected sockets of this core.
     pub(super) fn deliver(&self, selection: &Selection, frame: &Frame) {
+        // What a slow socket loses is its own affair: its limit closes it.
+        self.owe(selection, frame, |_, _| ());
+    }
+
+    /// Owes a frame to the selected sockets of this core; `each` is told the slot and what became of it.
+    #[inline]
+    pub(super) fn owe(&self, selection: &Selection, frame: &Frame, mut each: impl FnMut(u32, Delivery)) {
+        let volatile = selection.volatile;
         if engine::is_watched() {
             for socket in self.selected(selection) {
-                let _ = self.send_watched(socket, frame, selection.volatile);
+                each(socket.slot, self.send_watched(socket, frame, volatile));
             }
             return;
         }
         let mut outlets = self.core.outlets();
-        let volatile = selection.volatile;
-        self.select(selection, |_, outlet| {
-            // What a slow socket loses is its own affair: its limit closes it.
-            let _ = push(&mut outlets, outlet, frame, volatile);
-        });
+        self.select(selection, |slot, outlet| each(slot, push(&mut outlets, outlet, frame, volatile)));
         drop(outlets);
         self.core.ring_bell();
     }
 
     /// Calls `f` with slot and outlet of each selected socket of this core, once.
-    fn select(&self, selection: &Selection, mut f: impl FnMut(u32, u32)) {
-        let rooms = self.rooms.borrow();
+    pub(super) fn select(&self, selection: &Selection, mut f: impl FnMut(u32, u32)) {
+        let (rooms, moment) = (self.rooms.borrow(), selection.moment);
         // One room and nobody left out is what most broadcasts are: nothing is marked then.
         if let ([] | [_], []) = (&*selection.rooms, &*selection.except) {
             let room = selection.rooms.first().map_or(ALL, |room| room);
-            for member in rooms.members(room) {
+            for member in rooms.members_at(room, moment) {
                 f(member.member, member.outlet);
             }
             if let Some((slot, outlet)) = self.owner(room)
@@ -599,14 +607,14 @@ impl NspInner {
             }
         }
         if selection.rooms.is_empty() {
-            for member in rooms.members(ALL) {
+            for member in rooms.members_at(ALL, moment) {
                 if marks.mark(member.member) {
                     f(member.member, member.outlet);
                 }
             }
         }
         for room in &selection.rooms {
-            for member in rooms.members(room) {
+            for member in rooms.members_at(room, moment) {
                 if marks.mark(member.member) {
                     f(member.member, member.outlet);
                 }

@@ -1,16 +1,19 @@
 //! Sockets wherever they are: found on all cores, acted on by id.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::broadcast::{BroadcastOperator, RoomNames, Scope};
+use super::broadcast_ack::single;
 use super::namespace::NspInner;
-use super::{Socket, SocketId};
+use super::{AckError, Socket, SocketId};
 use crate::fanout::Delivery;
 use crate::protocol::sio::{EncodeError, Value, to_value};
 use crate::runtime;
@@ -69,6 +72,35 @@ impl RemoteSocket {
         self.operator().emit(event, args)
     }
 
+    /// Emits an event and awaits its answer, for 5 seconds; see [`timeout`](Self::timeout). The event is
+    /// emitted by this call. A tuple `T` takes all values of the answer, any other type the first. A socket
+    /// that is gone is [`AckError::Disconnected`].
+    pub fn emit_with_ack<T, A>(
+        &self,
+        event: &str,
+        args: A,
+    ) -> impl Future<Output = Result<T, AckError>> + use<T, A>
+    where
+        T: DeserializeOwned,
+        A: Serialize,
+    {
+        single(self.operator().emit_with_ack(event, args))
+    }
+
+    /// Limits the time for the answer to what is emitted through the result.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use sockring::io::{AckError, RemoteSocket};
+    /// # async fn f(socket: RemoteSocket) -> Result<(), AckError> {
+    /// let name: String = socket.timeout(Duration::from_secs(1)).emit_with_ack("name?", ()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn timeout(&self, timeout: Duration) -> RemoteOperator {
+        RemoteOperator(self.operator().timeout(timeout))
+    }
+
     /// Makes it join rooms.
     pub fn join(&self, rooms: impl RoomNames) {
         self.operator().sockets_join(rooms);
@@ -86,6 +118,36 @@ impl RemoteSocket {
 
     fn operator(&self) -> BroadcastOperator {
         BroadcastOperator::new(self.scope.clone()).to(&self.id)
+    }
+}
+
+/// What is emitted to one socket, wherever it is, with a limit for its answer. Made by
+/// [`RemoteSocket::timeout`].
+#[derive(Clone, Debug)]
+#[must_use = "an operator does nothing until it emits"]
+pub struct RemoteOperator(BroadcastOperator);
+
+impl RemoteOperator {
+    /// See [`RemoteSocket::emit_with_ack`].
+    pub fn emit_with_ack<T, A>(
+        &self,
+        event: &str,
+        args: A,
+    ) -> impl Future<Output = Result<T, AckError>> + use<T, A>
+    where
+        T: DeserializeOwned,
+        A: Serialize,
+    {
+        single(self.0.emit_with_ack(event, args))
+    }
+
+    /// See [`RemoteSocket::emit`].
+    ///
+    /// # Errors
+    ///
+    /// A reserved name, or arguments that cannot be written as JSON.
+    pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
+        self.0.emit(event, args)
     }
 }
 

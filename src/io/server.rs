@@ -11,6 +11,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::broadcast::{BroadcastOperator, Scope, broadcasts};
+use super::broadcast_ack::Watches;
 use super::client::Client;
 use super::extract::Handler;
 use super::namespace::{Namespace, NspInner};
@@ -73,7 +74,9 @@ pub(super) struct Inner {
     /// Clients in the order in which they came, with the time by which they must have joined a namespace.
     pub(super) unjoined: RefCell<VecDeque<(Millis, engine::Socket)>>,
     /// Acknowledgements that are awaited, by the time at which they are given up.
-    pub(super) ack_deadlines: RefCell<BinaryHeap<Reverse<(Millis, u16, u64)>>>,
+    ack_deadlines: RefCell<BinaryHeap<Reverse<(Millis, u16, u64)>>>,
+    /// Broadcasts of this core that await answers.
+    pub(super) watches: Watches,
     engine: RefCell<Option<engine::Server>>,
 }
 
@@ -94,6 +97,7 @@ impl Server {
             clients: RefCell::new(Vec::with_capacity(app.core().table_reserve())),
             unjoined: RefCell::default(),
             ack_deadlines: RefCell::default(),
+            watches: Watches::default(),
             engine: RefCell::default(),
         });
         SERVERS.with_borrow_mut(|servers| servers.push(inner.clone()));
@@ -221,7 +225,13 @@ impl Inner {
         }
     }
 
+    /// An acknowledgement is given up at a time unless it comes before.
+    pub(super) fn await_ack(&self, deadline: Millis, nsp: u16, id: u64) {
+        self.ack_deadlines.borrow_mut().push(Reverse((deadline, nsp, id)));
+    }
+
     fn expire(&self, now: Millis) {
+        self.watches.expire(now);
         loop {
             let due = self.unjoined.borrow_mut().pop_front_if(|(deadline, _)| *deadline <= now);
             let Some((_, conn)) = due else { break };
@@ -272,6 +282,7 @@ impl Layer for Upward {
     fn stopped(&self) {
         // The engine's events lead back here, and handlers may hold servers and namespaces.
         self.0.engine.take();
+        self.0.watches.clear();
         self.0.namespaces.borrow().iter().for_each(|nsp| nsp.retire());
     }
 }

@@ -301,7 +301,7 @@ function acknowledgements(check, clients) {
       const [none] = await call(sockets[0], "emit-to-with-ack", { ...spec, to: [fresh("empty")] });
       assert.deepEqual(none, { error: null, reply: [] });
       sockets[1].off("question");
-      const [some] = await call(sockets[0], "emit-to-with-ack", { ...spec, timeout_ms: 300 });
+      const [some] = await call(sockets[0], "emit-to-with-ack", { ...spec, timeout_ms: 2_000 });
       assert.deepEqual({ ...some, reply: some.reply.sort() }, { error: "operation has timed out", reply: [10, 12] });
     });
   }
