@@ -118,8 +118,8 @@ fn an_engine_tells_of_all_that_its_sessions_are_sent() {
         client.get(&path);
         log.take();
         client.post(&path, b"42[\"all\"]");
-        assert_eq!(log.take(), ["create 2[\"one\",1]", "create 2[\"room\"]", "create 22[\"asked\"]"]);
-        assert_eq!(client.get(&path).text(), "42[\"one\",1]\x1e42[\"room\"]\x1e422[\"asked\"]");
+        assert_eq!(log.take(), ["create 2[\"one\",1]", "create 2[\"room\"]", "create 23[\"asked\"]"]);
+        assert_eq!(client.get(&path).text(), "42[\"one\",1]\x1e42[\"room\"]\x1e423[\"asked\"]");
         assert_eq!(log.take(), ["flush", "drain"]);
         end(server);
     }
