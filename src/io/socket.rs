@@ -411,6 +411,9 @@ impl SocketOperator {
             let outlet =
                 nsp.with(self.socket, |entry| entry.outlet).filter(|_| nsp.is_connected(self.socket));
             let Some(outlet) = outlet else { return Ok(Delivery::Dropped) };
+            if engine::is_watched() {
+                return Ok(nsp.send_watched(self.socket, &frame, self.volatile));
+            }
             nsp.core.ring_bell();
             Ok(push(&mut nsp.core.outlets(), outlet, &frame, self.volatile))
         });
