@@ -1,7 +1,7 @@
 //! Which cores have members of a room.
 
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 use hashbrown::{Equivalent, HashMap};
@@ -68,7 +68,7 @@ impl Cores {
 /// A room of a space; a space is a namespace of one server, or the topics of an App.
 #[derive(Clone, Copy, Debug)]
 pub struct RoomKey<'a> {
-    /// As [`Directory::space`] gave it.
+    /// The number of a [`Space`].
     pub space: u32,
     /// The room's name.
     pub room: &'a str,
@@ -121,7 +121,8 @@ type Shard = HashMap<OwnedKey, Entry, RandomState>;
 /// ```
 /// use sockring::fanout::{Directory, RoomKey};
 /// let directory = Directory::default();
-/// let key = RoomKey { space: directory.space("/"), room: "lobby" };
+/// let space = directory.space("/");
+/// let key = RoomKey { space: space.number(), room: "lobby" };
 /// directory.enter(key, 2);
 /// assert_eq!(directory.cores(key).iter().collect::<Vec<_>>(), [2]);
 /// ```
@@ -129,25 +130,94 @@ type Shard = HashMap<OwnedKey, Entry, RandomState>;
 pub struct Directory {
     hasher: RandomState,
     shards: Box<[Mutex<Shard>]>,
-    spaces: Mutex<Vec<String>>,
+    spaces: Arc<Spaces>,
+}
+
+/// The spaces that somebody holds.
+#[derive(Debug, Default)]
+struct Spaces(Mutex<Numbers>);
+
+#[derive(Debug, Default)]
+struct Numbers {
+    /// Each with its number, and how many hold it.
+    by_name: HashMap<Box<str>, (u32, usize), RandomState>,
+    /// Numbers that were given back.
+    free: Vec<u32>,
+}
+
+impl Spaces {
+    fn lock(&self) -> MutexGuard<'_, Numbers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The number that stands for a space's name, the same for all threads while one of them holds it. It is
+/// given back, and may become another space's, with the last of them; whoever has members in a room of the
+/// space, or tasks under way that name one, must hold it.
+///
+/// ```
+/// use sockring::fanout::Directory;
+/// let directory = Directory::default();
+/// let (a, b) = (directory.space("/a"), directory.space("/b"));
+/// assert_eq!(directory.space("/a").number(), a.number());
+/// drop(b);
+/// assert_eq!(directory.spaces(), 1);
+/// ```
+#[derive(Debug)]
+pub struct Space {
+    number: u32,
+    name: Box<str>,
+    spaces: Arc<Spaces>,
+}
+
+impl Space {
+    /// The number, for a [`RoomKey`].
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        let mut numbers = self.spaces.lock();
+        let Some((number, holders)) = numbers.by_name.get_mut(&self.name) else { return };
+        *holders -= 1;
+        if *holders == 0 {
+            let number = *number;
+            numbers.by_name.remove(&self.name);
+            numbers.free.push(number);
+        }
+    }
 }
 
 impl Default for Directory {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { hasher: RandomState::default(), shards, spaces: Mutex::default() }
+        Self { hasher: RandomState::default(), shards, spaces: Arc::default() }
     }
 }
 
 impl Directory {
-    /// The number that stands for a space's name, the same for all threads.
-    pub fn space(&self, name: &str) -> u32 {
-        let mut spaces = self.spaces.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = spaces.iter().position(|space| space == name);
-        known.unwrap_or_else(|| {
-            spaces.push(name.to_owned());
-            spaces.len() - 1
-        }) as u32
+    /// The space with a name, made if nobody holds it.
+    pub fn space(&self, name: &str) -> Space {
+        let mut numbers = self.spaces.lock();
+        let known = numbers.by_name.get_mut(name).map(|(number, holders)| {
+            *holders += 1;
+            *number
+        });
+        let number = known.unwrap_or_else(|| {
+            // The numbers in use and the free ones are together those from 0 on.
+            let next = numbers.by_name.len() as u32;
+            let number = numbers.free.pop().unwrap_or(next);
+            numbers.by_name.insert(name.into(), (number, 1));
+            number
+        });
+        Space { number, name: name.into(), spaces: self.spaces.clone() }
+    }
+
+    /// How many spaces somebody holds.
+    pub fn spaces(&self) -> usize {
+        self.spaces.lock().by_name.len()
     }
 
     /// The cores that have members of a room, or are about to.
@@ -160,16 +230,18 @@ impl Directory {
         })
     }
 
-    /// A room has its first member on a core.
-    pub fn enter(&self, key: RoomKey<'_>, core: usize) {
-        self.change(key, |entry| entry.present.insert(core));
+    /// A room has its first member on a core; whether no other core had any.
+    pub fn enter(&self, key: RoomKey<'_>, core: usize) -> bool {
+        self.change(key, |entry| {
+            let first = entry.present.is_empty();
+            entry.present.insert(core);
+            first
+        })
     }
 
-    /// A room has lost its last member on a core.
-    pub fn exit(&self, key: RoomKey<'_>, core: usize) {
-        self.change(key, |entry| {
-            entry.present.remove(core);
-        });
+    /// A room has lost its last member on a core; whether no other core has any.
+    pub fn exit(&self, key: RoomKey<'_>, core: usize) -> bool {
+        self.change(key, |entry| entry.present.remove(core) && entry.present.is_empty())
     }
 
     /// A join is on its way to a core.
@@ -201,20 +273,21 @@ impl Directory {
         self.shards[hash % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, key: RoomKey<'_>, change: impl FnOnce(&mut Entry)) {
+    fn change<T>(&self, key: RoomKey<'_>, change: impl FnOnce(&mut Entry) -> T) -> T {
         let mut shard = self.shard(key);
         if let Some(entry) = shard.get_mut(&key) {
-            change(entry);
+            let changed = change(entry);
             if entry.present.is_empty() && entry.announced.is_empty() {
                 shard.remove(&key);
             }
-            return;
+            return changed;
         }
         let mut entry = Entry::default();
-        change(&mut entry);
+        let changed = change(&mut entry);
         if !entry.present.is_empty() || !entry.announced.is_empty() {
             shard.insert(OwnedKey { space: key.space, room: key.room.into() }, entry);
         }
+        changed
     }
 }
 
@@ -225,13 +298,16 @@ mod tests {
     #[test]
     fn a_room_is_known_while_a_core_has_members_or_a_join_is_on_its_way() {
         let directory = Directory::default();
-        let key = RoomKey { space: directory.space("/"), room: "a" };
+        let key = RoomKey { space: directory.space("/").number(), room: "a" };
         directory.announce(key, 1);
         directory.announce(key, 1);
         assert!(directory.cores(key).contains(1));
-        directory.enter(key, 1);
+        assert!(directory.enter(key, 1));
+        assert!(!directory.enter(key, 2));
         directory.arrived(key, 1);
-        directory.exit(key, 1);
+        assert!(!directory.exit(key, 1));
+        assert!(directory.exit(key, 2));
+        assert!(!directory.exit(key, 2), "nobody was there");
         assert!(directory.cores(key).contains(1), "the second join is still on its way");
         directory.arrived(key, 1);
         assert!(directory.is_empty());
@@ -241,10 +317,24 @@ mod tests {
     fn spaces_keep_rooms_apart() {
         let directory = Directory::default();
         let (a, b) = (directory.space("/a"), directory.space("/b"));
-        assert_ne!(a, b);
-        assert_eq!(directory.space("/a"), a);
-        directory.enter(RoomKey { space: a, room: "x" }, 0);
-        assert!(directory.cores(RoomKey { space: b, room: "x" }).is_empty());
+        assert_ne!(a.number(), b.number());
+        assert_eq!(directory.space("/a").number(), a.number());
+        directory.enter(RoomKey { space: a.number(), room: "x" }, 0);
+        assert!(directory.cores(RoomKey { space: b.number(), room: "x" }).is_empty());
+    }
+
+    #[test]
+    fn numbers_of_spaces_are_given_back() {
+        let directory = Directory::default();
+        let kept = directory.space("kept");
+        for i in 0..1000 {
+            let (one, again) = (directory.space(&format!("/{i}")), directory.space(&format!("/{i}")));
+            assert_eq!(one.number(), again.number());
+            assert_eq!(one.number(), 1, "the number of the one before");
+            drop(one);
+            assert_eq!(directory.spaces(), 2, "one still holds it");
+        }
+        assert_eq!((directory.spaces(), kept.number()), (1, 0));
     }
 
     #[test]

@@ -26,7 +26,7 @@ mod rooms;
 
 pub use backlog::Backlog;
 pub use batch::{Batch, Owed};
-pub use directory::{Cores, Directory, RoomKey};
+pub use directory::{Cores, Directory, RoomKey, Space};
 pub use frame::{Frame, PACKED_FORMS};
 pub use mesh::{Doorbell, Mesh, Queue, Task};
 pub use outlets::{Class, Delivery, OutletId, Outlets, Via};

@@ -9,9 +9,10 @@ use smallvec::SmallVec;
 
 use super::namespace::{NspInner, escape};
 use super::server::by_path;
-use super::{Adapter, BroadcastOptions, SocketId};
+use super::registry::Registry;
+use super::{BroadcastOptions, SocketId};
 use crate::engine::SocketSid;
-use crate::fanout::{Cores, Delivery, Frame, RoomKey, Task};
+use crate::fanout::{Cores, Delivery, Frame, RoomKey, Space, Task};
 use crate::protocol::sio::{self, EncodeError, NspName};
 use crate::runtime::{self, Shared};
 
@@ -21,8 +22,15 @@ pub(super) struct Scope {
     pub(super) path: Arc<str>,
     pub(super) nsp: NspName,
     /// The namespace's number in the directory of rooms.
-    pub(super) space: u32,
-    pub(super) adapter: Option<Arc<dyn Adapter>>,
+    pub(super) space: Space,
+    pub(super) registry: Arc<Registry>,
+}
+
+impl Scope {
+    pub(super) fn new(shared: Arc<Shared>, path: Arc<str>, registry: Arc<Registry>, nsp: NspName) -> Self {
+        let space = shared.directory.space(&format!("{path}\0{nsp}"));
+        Self { shared, path, nsp, space, registry }
+    }
 }
 
 impl fmt::Debug for Scope {
@@ -133,6 +141,15 @@ impl BroadcastOperator {
         Self { scope, selection: Selection::default(), local: false }
     }
 
+    /// The same broadcast in another namespace.
+    pub(super) fn with_scope(&self, scope: Arc<Scope>) -> Self {
+        Self { scope, ..self.clone() }
+    }
+
+    pub(super) fn nsp(&self) -> &str {
+        &self.scope.nsp
+    }
+
     /// Adds rooms to whose members it goes; a socket in several of them gets it once.
     pub fn to(&self, rooms: impl RoomNames) -> Self {
         let mut new = self.clone();
@@ -189,7 +206,7 @@ impl BroadcastOperator {
         let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
         let frame = if self.selection.plain { frame.uncompressed() } else { frame };
         let delivery = self.send(&frame);
-        if let (Some(adapter), false) = (&self.scope.adapter, self.local) {
+        if let (Some(adapter), false) = (self.scope.registry.adapter(), self.local) {
             adapter.broadcast(&self.scope.nsp, &frame, &self.options());
         }
         Ok(delivery)
@@ -257,7 +274,7 @@ impl BroadcastOperator {
     /// The cores that may have sockets of the selection.
     pub(super) fn cores(&self) -> Cores {
         let directory = &self.scope.shared.directory;
-        let of = |room: &str| directory.cores(RoomKey { space: self.scope.space, room });
+        let of = |room: &str| directory.cores(RoomKey { space: self.scope.space.number(), room });
         if self.selection.rooms.is_empty() {
             return of(super::namespace::ALL);
         }
@@ -327,7 +344,7 @@ impl Scope {
 fn each_room(scope: &Scope, rooms: &[String], cores: Cores, f: impl Fn(RoomKey<'_>, usize)) {
     for core in cores.iter() {
         for room in rooms {
-            f(RoomKey { space: scope.space, room: &escape(room) }, core);
+            f(RoomKey { space: scope.space.number(), room: &escape(room) }, core);
         }
     }
 }
