@@ -32,7 +32,7 @@ demo: system-demo $(NODE_STAMP) ## the chat on http://127.0.0.1:3000/ (PORT=...)
 
 .PHONY: test
 test: deps lint ## everything: format, lints, documentation, unit, end-to-end and documentation tests
-	cargo test $(CARGO_FLAGS) --workspace
+	cargo test $(CARGO_FLAGS) --workspace --no-fail-fast
 
 .PHONY: lint
 lint: system-build ## format, clippy and rustdoc, warnings are errors

@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use sockring::fanout::{Class, Directory, Frame, Outlets, RoomKey, Rooms, Via};
+use sockring::fanout::{Class, Directory, Frame, Moment, Outlets, RoomKey, Rooms, Via};
 use sockring::protocol::ws::deflate::Settings;
 use sockring::protocol::ws::extensions::PerMessageDeflate;
 
@@ -18,7 +18,7 @@ fn room(outlets: &mut Outlets) -> Rooms {
     let mut rooms = Rooms::default();
     for member in 0..MEMBERS {
         let outlet = outlets.open(Via::Connection(member));
-        rooms.join(member, outlet.slot(), "room");
+        rooms.join(member, outlet.slot(), "room", Moment::default);
     }
     rooms
 }
@@ -79,7 +79,7 @@ fn deflated(c: &mut Criterion) {
             for member in 0..members {
                 let outlet = outlets.open(Via::Connection(member));
                 assert!(outlets.set_class(outlet, &class));
-                rooms.join(member, outlet.slot(), "room");
+                rooms.join(member, outlet.slot(), "room", Moment::default);
             }
             group.throughput(Throughput::Elements(u64::from(members)));
             group.bench_function(name, |b| {
@@ -96,7 +96,7 @@ fn membership(c: &mut Criterion) {
     let mut rooms = room(&mut outlets);
     c.bench_function("join and leave a room of 5,000", |b| {
         b.iter(|| {
-            rooms.join(MEMBERS, 0, black_box("room"));
+            rooms.join(MEMBERS, 0, black_box("room"), Moment::default);
             rooms.leave(MEMBERS, "room")
         });
     });
@@ -105,7 +105,7 @@ fn membership(c: &mut Criterion) {
         let joined = || {
             let mut rooms = Rooms::default();
             for name in &names {
-                rooms.join(0, 0, name);
+                rooms.join(0, 0, name, Moment::default);
             }
             rooms
         };

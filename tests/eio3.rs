@@ -21,6 +21,10 @@ const DATA_BYTES: usize = 8192;
 /// More than the kernel takes for a client that does not read.
 const MESSAGES: usize = 1000;
 const LIMIT_BYTES: usize = 16 << 20;
+const ROUNDS: usize = 25;
+/// What two clients are owed that do not read, each in its own form, one of them in base64. Beside their limits
+/// a round is on its way through the mailboxes, and the allocator of the tests keeps about as much for itself.
+const EMITTED_BYTES: usize = ROUNDS * MESSAGES * DATA_BYTES * (3 + 4) / 3;
 
 fn start(descriptors: Descriptors) -> (runtime::Running, Handle) {
     let options = runtime::Options { backpressure_bytes: LIMIT_BYTES, ..options(descriptors, 2) };
@@ -92,20 +96,19 @@ fn a_client_that_does_not_read_is_closed(descriptors: Descriptors) {
     let mut stalled = [connect(&server, "", true), connect(&server, "&b64=1", true)];
     let mut healthy = connect(&server, "", false);
     let before = resident_bytes();
-    for round in 0..6 {
+    for round in 0..ROUNDS {
         emit(&io, round * MESSAGES..(round + 1) * MESSAGES);
         assert_eq!(read(&mut healthy, round * MESSAGES..(round + 1) * MESSAGES), usize::MAX);
     }
     let grown = resident_bytes().saturating_sub(before);
-    // Both are owed the same messages, each in its own form.
-    assert!(grown < 4 * LIMIT_BYTES, "memory grew by {grown} bytes");
-    let came = read(&mut stalled[0], 0..6 * MESSAGES);
-    assert!(came < 6 * MESSAGES, "the limit closes a client that does not read");
+    assert!(grown < EMITTED_BYTES / 2, "memory grew by {grown} of {EMITTED_BYTES} bytes");
+    let came = read(&mut stalled[0], 0..ROUNDS * MESSAGES);
+    assert!(came < ROUNDS * MESSAGES, "the limit closes a client that does not read");
     let mut frames = 0;
     while stalled[1].frame().is_ok() {
         frames += 1;
     }
-    assert!(frames < 12 * MESSAGES);
+    assert!(frames < 2 * ROUNDS * MESSAGES);
     end(server);
 }
 

@@ -13,7 +13,7 @@ use super::request::Params;
 use super::routes::{BodyEnd, Route, Target};
 use super::websocket::Socket;
 use super::{App, Options};
-use crate::fanout::{Delivery, Frame, OutletId, RoomKey, Rooms, Space, Task};
+use crate::fanout::{Delivery, Frame, Moment, OutletId, RoomKey, Rooms, Space, Task};
 use crate::protocol::ws::deflate::Inflater;
 use crate::runtime::{self, ConnectionId, Core, Ended, Parcel, Service};
 use crate::time::Millis;
@@ -204,12 +204,9 @@ impl Inner {
         // A socket whose `close` handler runs is not in the table any more, and nobody would unsubscribe it.
         let open = self.entry(id, |entry| matches!(entry.state, State::WebSocket(_)));
         let Some(outlet) = self.core.outlet(id).filter(|_| open == Some(true)) else { return false };
-        let joined = self.topics.borrow_mut().join(id.slot(), outlet.slot(), topic);
-        if joined == Some(true) {
-            let key = RoomKey { space: self.topic_space.number(), room: topic };
-            self.core.shared().directory.enter(key, self.core.index());
-        }
-        joined.is_some()
+        let key = RoomKey { space: self.topic_space.number(), room: topic };
+        let born = || self.core.shared().directory.enter(key, self.core.index());
+        self.topics.borrow_mut().join(id.slot(), outlet.slot(), topic, born)
     }
 
     pub(super) fn unsubscribe(&self, id: ConnectionId, topic: &str) -> bool {
@@ -228,17 +225,18 @@ impl Inner {
     /// Sends a frame to the subscribers of a topic on all cores that have some.
     pub(super) fn publish(&self, topic: &str, frame: &Frame, except: Option<ConnectionId>) -> Delivery {
         let key = RoomKey { space: self.topic_space.number(), room: topic };
-        let mut delivery = Delivery::Sent;
-        for core in self.core.shared().directory.cores(key).iter() {
+        let directory = &self.core.shared().directory;
+        let (moment, mut delivery) = (directory.now(), Delivery::Sent);
+        for core in directory.cores(key).iter() {
             if core == self.core.index() {
-                self.publish_here(topic, frame, except);
+                self.publish_here(topic, Moment::LAST, frame, except);
                 continue;
             }
             let (topic, frame) = (topic.to_owned(), frame.clone());
             let bytes = frame.wire().len();
             let publish = Task::new(move || {
                 if let Some(App(inner)) = current() {
-                    inner.publish_here(&topic, &frame, None);
+                    inner.publish_here(&topic, moment, &frame, None);
                 }
             });
             if !self.core.post(core, publish.holding(bytes)) {
@@ -248,11 +246,11 @@ impl Inner {
         delivery
     }
 
-    fn publish_here(&self, topic: &str, frame: &Frame, except: Option<ConnectionId>) {
+    fn publish_here(&self, topic: &str, moment: Moment, frame: &Frame, except: Option<ConnectionId>) {
         let topics = self.topics.borrow();
         let mut outlets = self.core.outlets();
         let except = except.map(ConnectionId::slot);
-        for member in topics.members(topic) {
+        for member in topics.members_at(topic, moment) {
             if Some(member.member) != except {
                 // What a slow subscriber loses is its own affair, and its limit closes it.
                 let _ = outlets.push_slot(member.outlet, frame);

@@ -1,11 +1,13 @@
 //! Which cores have members of a room.
 
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 use hashbrown::{Equivalent, HashMap};
 
+use super::space::{Space, Spaces};
 use crate::limits;
 
 /// A set of cores.
@@ -99,6 +101,26 @@ impl Equivalent<OwnedKey> for RoomKey<'_> {
     }
 }
 
+/// A point in the order of all changes that give a room a core. What looked the cores of a room up at an
+/// earlier moment than the room was [born](Directory::enter) on a core did not mean the members it has there.
+///
+/// ```
+/// use sockring::fanout::{Directory, Moment, RoomKey};
+/// let directory = Directory::default();
+/// let space = directory.space("/");
+/// let key = RoomKey { space: space.number(), room: "lobby" };
+/// let before = directory.now();
+/// let born = directory.enter(key, 0);
+/// assert!(before < born && born <= directory.now() && born < Moment::LAST);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// Later than all others: that of what is done at once.
+    pub const LAST: Self = Self(u64::MAX);
+}
+
 /// The cores of one room.
 #[derive(Debug, Default)]
 struct Entry {
@@ -106,7 +128,7 @@ struct Entry {
     present: Cores,
     /// Joins that another thread has posted to a core and that the core has not carried out yet. Without
     /// them a broadcast that follows such a join, from the same thread, would pass that core by.
-    announced: Vec<usize>,
+    announced: Vec<(usize, Moment)>,
 }
 
 const SHARDS: usize = 64;
@@ -130,112 +152,63 @@ type Shard = HashMap<OwnedKey, Entry, RandomState>;
 pub struct Directory {
     hasher: RandomState,
     shards: Box<[Mutex<Shard>]>,
-    spaces: Arc<Spaces>,
-}
-
-/// The spaces that somebody holds.
-#[derive(Debug, Default)]
-struct Spaces(Mutex<Numbers>);
-
-#[derive(Debug, Default)]
-struct Numbers {
-    /// Each with its number, and how many hold it.
-    by_name: HashMap<Box<str>, (u32, usize), RandomState>,
-    /// Numbers that were given back.
-    free: Vec<u32>,
-}
-
-impl Spaces {
-    fn lock(&self) -> MutexGuard<'_, Numbers> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The number that stands for a space's name, the same for all threads while one of them holds it. It is
-/// given back, and may become another space's, with the last of them; whoever has members in a room of the
-/// space, or tasks under way that name one, must hold it.
-///
-/// ```
-/// use sockring::fanout::Directory;
-/// let directory = Directory::default();
-/// let (a, b) = (directory.space("/a"), directory.space("/b"));
-/// assert_eq!(directory.space("/a").number(), a.number());
-/// drop(b);
-/// assert_eq!(directory.spaces(), 1);
-/// ```
-#[derive(Debug)]
-pub struct Space {
-    number: u32,
-    name: Box<str>,
-    spaces: Arc<Spaces>,
-}
-
-impl Space {
-    /// The number, for a [`RoomKey`].
-    pub fn number(&self) -> u32 {
-        self.number
-    }
-}
-
-impl Drop for Space {
-    fn drop(&mut self) {
-        let mut numbers = self.spaces.lock();
-        let Some((number, holders)) = numbers.by_name.get_mut(&self.name) else { return };
-        *holders -= 1;
-        if *holders == 0 {
-            let number = *number;
-            numbers.by_name.remove(&self.name);
-            numbers.free.push(number);
-        }
-    }
+    spaces: Spaces,
+    /// Counts the changes that give a room a core. Changes and look-ups are made under the shard's lock, and
+    /// who looks up reads this before it: so who has read a room's birth finds the room.
+    changes: AtomicU64,
 }
 
 impl Default for Directory {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { hasher: RandomState::default(), shards, spaces: Arc::default() }
+        let (hasher, spaces, changes) = Default::default();
+        Self { hasher, shards, spaces, changes }
     }
 }
 
 impl Directory {
     /// The space with a name, made if nobody holds it.
     pub fn space(&self, name: &str) -> Space {
-        let mut numbers = self.spaces.lock();
-        let known = numbers.by_name.get_mut(name).map(|(number, holders)| {
-            *holders += 1;
-            *number
-        });
-        let number = known.unwrap_or_else(|| {
-            // The numbers in use and the free ones are together those from 0 on.
-            let next = numbers.by_name.len() as u32;
-            let number = numbers.free.pop().unwrap_or(next);
-            numbers.by_name.insert(name.into(), (number, 1));
-            number
-        });
-        Space { number, name: name.into(), spaces: self.spaces.clone() }
+        self.spaces.hold(name)
     }
 
     /// How many spaces somebody holds.
     pub fn spaces(&self) -> usize {
-        self.spaces.lock().by_name.len()
+        self.spaces.len()
+    }
+
+    /// This moment. It must be read before the cores are looked up that it is to go with.
+    pub fn now(&self) -> Moment {
+        Moment(self.changes.load(Ordering::Relaxed))
+    }
+
+    fn next(&self) -> Moment {
+        Moment(self.changes.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
     /// The cores that have members of a room, or are about to.
     pub fn cores(&self, key: RoomKey<'_>) -> Cores {
         let shard = self.shard(key);
         let Some(entry) = shard.get(&key) else { return Cores::default() };
-        entry.announced.iter().fold(entry.present, |mut cores, core| {
+        entry.announced.iter().fold(entry.present, |mut cores, (core, _)| {
             cores.insert(*core);
             cores
         })
     }
 
-    /// A room has its first member on a core; whether no other core had any.
-    pub fn enter(&self, key: RoomKey<'_>, core: usize) -> bool {
+    /// A room has its first member on a core. Gives the moment of its birth there: what has looked its cores
+    /// up since then has found this one, without a gap.
+    pub fn enter(&self, key: RoomKey<'_>, core: usize) -> Moment {
+        self.enter_as(key, core).0
+    }
+
+    /// Like [`enter`](Self::enter); says also whether no core had members before.
+    pub fn enter_as(&self, key: RoomKey<'_>, core: usize) -> (Moment, bool) {
         self.change(key, |entry| {
             let first = entry.present.is_empty();
             entry.present.insert(core);
-            first
+            let announced = entry.announced.iter().filter(|(announced, _)| *announced == core);
+            (announced.map(|(_, moment)| *moment).min().unwrap_or_else(|| self.next()), first)
         })
     }
 
@@ -244,18 +217,18 @@ impl Directory {
         self.change(key, |entry| entry.present.remove(core) && entry.present.is_empty())
     }
 
-    /// A join is on its way to a core.
-    pub fn announce(&self, key: RoomKey<'_>, core: usize) {
-        self.change(key, |entry| entry.announced.push(core));
+    /// A join is on its way to a core. The moment stands for it until it has [`arrived`](Self::arrived).
+    pub fn announce(&self, key: RoomKey<'_>, core: usize) -> Moment {
+        self.change(key, |entry| {
+            let moment = self.next();
+            entry.announced.push((core, moment));
+            moment
+        })
     }
 
     /// An announced join was carried out, or came to nothing.
-    pub fn arrived(&self, key: RoomKey<'_>, core: usize) {
-        self.change(key, |entry| {
-            if let Some(at) = entry.announced.iter().position(|announced| *announced == core) {
-                entry.announced.swap_remove(at);
-            }
-        });
+    pub fn arrived(&self, key: RoomKey<'_>, core: usize, announced: Moment) {
+        self.change(key, |entry| entry.announced.retain(|known| *known != (core, announced)));
     }
 
     /// How many rooms are known.
@@ -276,18 +249,18 @@ impl Directory {
     fn change<T>(&self, key: RoomKey<'_>, change: impl FnOnce(&mut Entry) -> T) -> T {
         let mut shard = self.shard(key);
         if let Some(entry) = shard.get_mut(&key) {
-            let changed = change(entry);
+            let result = change(entry);
             if entry.present.is_empty() && entry.announced.is_empty() {
                 shard.remove(&key);
             }
-            return changed;
+            return result;
         }
         let mut entry = Entry::default();
-        let changed = change(&mut entry);
+        let result = change(&mut entry);
         if !entry.present.is_empty() || !entry.announced.is_empty() {
             shard.insert(OwnedKey { space: key.space, room: key.room.into() }, entry);
         }
-        changed
+        result
     }
 }
 
@@ -298,19 +271,49 @@ mod tests {
     #[test]
     fn a_room_is_known_while_a_core_has_members_or_a_join_is_on_its_way() {
         let directory = Directory::default();
-        let key = RoomKey { space: directory.space("/").number(), room: "a" };
-        directory.announce(key, 1);
-        directory.announce(key, 1);
+        let key = RoomKey { space: 0, room: "a" };
+        let first = directory.announce(key, 1);
+        let second = directory.announce(key, 1);
         assert!(directory.cores(key).contains(1));
-        assert!(directory.enter(key, 1));
-        assert!(!directory.enter(key, 2));
-        directory.arrived(key, 1);
-        assert!(!directory.exit(key, 1));
-        assert!(directory.exit(key, 2));
-        assert!(!directory.exit(key, 2), "nobody was there");
+        directory.enter(key, 1);
+        directory.arrived(key, 1, first);
+        directory.exit(key, 1);
         assert!(directory.cores(key).contains(1), "the second join is still on its way");
-        directory.arrived(key, 1);
+        directory.arrived(key, 1, second);
         assert!(directory.is_empty());
+    }
+
+    #[test]
+    fn a_room_is_born_when_broadcasts_begin_to_find_it() {
+        let directory = Directory::default();
+        let key = RoomKey { space: 0, room: "a" };
+        let before = directory.now();
+        let first = directory.enter(key, 1);
+        assert!(before < first && first <= directory.now());
+        let between = directory.now();
+        directory.exit(key, 1);
+        assert!(between < directory.enter(key, 1), "not what was meant for those who were there before");
+        assert!(directory.enter(key, 2) > first);
+        assert!(!directory.enter_as(key, 3).1, "others have members");
+        assert!(!directory.exit(key, 1) && !directory.exit(key, 2) && directory.exit(key, 3));
+        assert!(!directory.exit(key, 3), "nobody was there");
+        assert!(directory.enter_as(key, 3).1);
+    }
+
+    #[test]
+    fn an_announced_join_is_born_with_its_announcement() {
+        let directory = Directory::default();
+        let key = RoomKey { space: 0, room: "a" };
+        let first = directory.announce(key, 1);
+        let emitted = directory.now();
+        let second = directory.announce(key, 1);
+        assert_eq!(directory.enter(key, 1), first, "the earlier one, though the later one came first");
+        directory.arrived(key, 1, second);
+        directory.exit(key, 1);
+        assert!(directory.enter(key, 1) <= emitted, "the earlier one has held the room all the time");
+        directory.arrived(key, 1, first);
+        directory.exit(key, 1);
+        assert!(directory.enter(key, 1) > emitted);
     }
 
     #[test]
@@ -321,20 +324,6 @@ mod tests {
         assert_eq!(directory.space("/a").number(), a.number());
         directory.enter(RoomKey { space: a.number(), room: "x" }, 0);
         assert!(directory.cores(RoomKey { space: b.number(), room: "x" }).is_empty());
-    }
-
-    #[test]
-    fn numbers_of_spaces_are_given_back() {
-        let directory = Directory::default();
-        let kept = directory.space("kept");
-        for i in 0..1000 {
-            let (one, again) = (directory.space(&format!("/{i}")), directory.space(&format!("/{i}")));
-            assert_eq!(one.number(), again.number());
-            assert_eq!(one.number(), 1, "the number of the one before");
-            drop(one);
-            assert_eq!(directory.spaces(), 2, "one still holds it");
-        }
-        assert_eq!((directory.spaces(), kept.number()), (1, 0));
     }
 
     #[test]

@@ -23,11 +23,13 @@ mod frame;
 mod mesh;
 mod outlets;
 mod rooms;
+mod space;
 
 pub use backlog::Backlog;
 pub use batch::{Batch, Owed};
-pub use directory::{Cores, Directory, RoomKey, Space};
+pub use directory::{Cores, Directory, Moment, RoomKey};
 pub use frame::{Frame, PACKED_FORMS};
 pub use mesh::{Doorbell, Mesh, Queue, Task};
 pub use outlets::{Class, Delivery, OutletId, Outlets, Via};
 pub use rooms::{Member, Rooms};
+pub use space::Space;

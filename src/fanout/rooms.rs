@@ -5,6 +5,8 @@ use hashbrown::HashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::Moment;
+
 /// One member of a room, dense so that a broadcast walks an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -26,6 +28,8 @@ struct Link {
 #[derive(Debug)]
 struct Room {
     name: Box<str>,
+    /// When broadcasts of other threads began to find the room on this core.
+    born: Moment,
     members: Vec<Member>,
 }
 
@@ -38,10 +42,11 @@ const LINKS_SEARCHED: usize = 16;
 /// rooms is linear in the rooms of that member. A room exists while it has members.
 ///
 /// ```
-/// use sockring::fanout::Rooms;
+/// use sockring::fanout::{Directory, Rooms};
 /// let mut rooms = Rooms::default();
-/// assert!(rooms.join(0, 100, "lobby").is_some_and(|first| first));
-/// assert!(rooms.join(1, 101, "lobby").is_some_and(|first| !first));
+/// let born = Directory::default().now();
+/// assert!(rooms.join(0, 100, "lobby", || born));
+/// assert!(rooms.join(1, 101, "lobby", || unreachable!("not the first")));
 /// assert_eq!(rooms.members("lobby").iter().map(|m| m.outlet).collect::<Vec<_>>(), [100, 101]);
 /// ```
 #[derive(Debug, Default)]
@@ -54,18 +59,20 @@ pub struct Rooms {
 }
 
 impl Rooms {
-    /// Adds a member. `None`: it was there already; otherwise whether it is the room's first.
-    pub fn join(&mut self, member: u32, outlet: u32, name: &str) -> Option<bool> {
+    /// Adds a member; whether it was not there already. For the first member of a room `born` says since when
+    /// broadcasts find the room on this core.
+    pub fn join(&mut self, member: u32, outlet: u32, name: &str, born: impl FnOnce() -> Moment) -> bool {
         let room = match self.by_name.get(name) {
             Some(room) => *room,
             None => {
-                let room = self.rooms.insert(Room { name: name.into(), members: Vec::new() }) as u32;
+                let new = Room { name: name.into(), born: born(), members: Vec::new() };
+                let room = self.rooms.insert(new) as u32;
                 self.by_name.insert(name.into(), room);
                 room
             }
         };
         if self.find(member, room).is_some() {
-            return None;
+            return false;
         }
         if self.links.len() <= member as usize {
             self.links.resize_with(member as usize + 1, SmallVec::new);
@@ -75,13 +82,12 @@ impl Rooms {
         let (position, link) = (members.len() as u32, links.len() as u32);
         members.push(Member { member, outlet, link });
         links.push(Link { room, position });
-        let first = position == 0;
         if links.len() == LINKS_SEARCHED + 1 {
             self.index.extend(links.iter().enumerate().map(|(i, link)| ((member, link.room), i as u32)));
         } else if links.len() > LINKS_SEARCHED {
             self.index.insert((member, room), link);
         }
-        Some(first)
+        true
     }
 
     /// Removes a member. `None`: it was not there; otherwise whether it was the room's last.
@@ -109,6 +115,14 @@ impl Rooms {
     /// The members of a room, in no particular order.
     pub fn members(&self, name: &str) -> &[Member] {
         self.by_name.get(name).map_or(&[], |room| &self.rooms[*room as usize].members)
+    }
+
+    /// The members of a room for a broadcast that has looked for its cores at a moment; none, if the room was
+    /// born later. A room that was empty meanwhile was passed by, so what is older than its birth would reach
+    /// its new members with a gap behind it.
+    pub fn members_at(&self, name: &str, moment: Moment) -> &[Member] {
+        let room = self.by_name.get(name).map(|room| &self.rooms[*room as usize]);
+        room.filter(|room| room.born <= moment).map_or(&[], |room| &room.members)
     }
 
     /// Whether a member is in a room.
@@ -179,6 +193,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::{Directory, RoomKey};
     use super::*;
 
     #[derive(Clone, Debug)]
@@ -209,9 +224,12 @@ mod tests {
                     Step::Join(member, room) => {
                         let name = format!("r{room}");
                         let set = model.entry(name.clone()).or_default();
-                        let expected = (!set.contains(&member)).then_some(set.is_empty());
-                        set.insert(member);
-                        prop_assert_eq!(rooms.join(member, member + 100, &name), expected);
+                        let (mut first, was_empty) = (false, set.is_empty());
+                        let joined = rooms.join(member, member + 100, &name, || {
+                            first = true;
+                            Moment::default()
+                        });
+                        prop_assert_eq!((joined, first), (set.insert(member), was_empty));
                     }
                     Step::Leave(member, room) => {
                         let name = format!("r{room}");
@@ -245,5 +263,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_older_than_a_room_passes_it_by() {
+        let directory = Directory::default();
+        let key = RoomKey { space: 0, room: "a" };
+        let mut rooms = Rooms::default();
+        let before = directory.now();
+        assert!(rooms.join(0, 100, "a", || directory.enter(key, 0)));
+        let after = directory.now();
+        assert!(rooms.join(1, 101, "a", || unreachable!()));
+        assert!(rooms.members_at("a", before).is_empty());
+        assert_eq!(rooms.members_at("a", after).len(), 2);
+        assert_eq!(rooms.members_at("a", Moment::LAST).len(), 2);
+        assert!(rooms.members_at("b", Moment::LAST).is_empty());
     }
 }

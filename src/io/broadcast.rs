@@ -12,7 +12,7 @@ use super::server::by_path;
 use super::registry::Registry;
 use super::{BroadcastOptions, SocketId};
 use crate::engine::SocketSid;
-use crate::fanout::{Cores, Delivery, Frame, RoomKey, Space, Task};
+use crate::fanout::{Cores, Delivery, Frame, Moment, RoomKey, Space, Task};
 use crate::protocol::sio::{self, EncodeError, NspName};
 use crate::runtime::{self, Shared};
 
@@ -48,6 +48,8 @@ pub(super) struct Selection {
     pub(super) volatile: bool,
     /// The reference's `compress(false)`.
     pub(super) plain: bool,
+    /// When its cores were looked up: members of rooms that were born later are not meant.
+    pub(super) moment: Moment,
 }
 
 /// One room or several: a string, a [`SocketId`], or a list of either.
@@ -138,7 +140,8 @@ pub struct BroadcastOperator {
 
 impl BroadcastOperator {
     pub(super) fn new(scope: Arc<Scope>) -> Self {
-        Self { scope, selection: Selection::default(), local: false }
+        let selection = Selection { moment: Moment::LAST, ..Selection::default() };
+        Self { scope, selection, local: false }
     }
 
     /// The same broadcast in another namespace.
@@ -216,20 +219,27 @@ impl BroadcastOperator {
     pub fn sockets_join(&self, rooms: impl RoomNames) {
         let mut names: Vec<String> = Vec::new();
         rooms.each(|room| names.push(room.to_owned()));
-        let scope = self.scope.clone();
-        let cores = self.cores();
+        let (cores, moment) = self.cores();
         // A broadcast that follows from this thread must find the new members on their cores.
-        each_room(&scope, &names, cores, |key, core| scope.shared.directory.announce(key, core));
-        let announced = names.clone();
-        let refused = self.on_cores(cores, move |nsp, selection| {
+        let announced: Arc<[Announced]> = cores.iter().flat_map(|core| self.announce(core, &names)).collect();
+        let arriving = announced.clone();
+        let refused = self.on_cores((cores, moment), move |nsp, selection| {
             for socket in nsp.selected(selection) {
                 names.iter().for_each(|room| nsp.join(socket, room));
             }
-            let mut here = Cores::default();
-            here.insert(nsp.core.index());
-            each_room(&nsp.scope, &names, here, |key, core| nsp.scope.shared.directory.arrived(key, core));
+            arrived(&nsp.scope, &arriving, |core| core == nsp.core.index());
         });
-        each_room(&scope, &announced, refused, |key, core| scope.shared.directory.arrived(key, core));
+        arrived(&self.scope, &announced, |core| refused.contains(core));
+    }
+
+    /// Joins of rooms are on their way to a core.
+    fn announce(&self, core: usize, rooms: &[String]) -> impl Iterator<Item = Announced> {
+        rooms.iter().map(move |room| {
+            let room = escape(room).into_owned();
+            let key = RoomKey { space: self.scope.space.number(), room: &room };
+            let moment = self.scope.shared.directory.announce(key, core);
+            Announced { room, core, moment }
+        })
     }
 
     /// Makes the selected sockets leave rooms.
@@ -271,12 +281,13 @@ impl BroadcastOperator {
         }
     }
 
-    /// The cores that may have sockets of the selection.
-    pub(super) fn cores(&self) -> Cores {
+    /// The cores that may have sockets of the selection, and when they were looked up.
+    pub(super) fn cores(&self) -> (Cores, Moment) {
         let directory = &self.scope.shared.directory;
+        let moment = directory.now();
         let of = |room: &str| directory.cores(RoomKey { space: self.scope.space.number(), room });
         if self.selection.rooms.is_empty() {
-            return of(super::namespace::ALL);
+            return (of(super::namespace::ALL), moment);
         }
         let mut cores = Cores::default();
         for room in &self.selection.rooms {
@@ -288,12 +299,12 @@ impl BroadcastOperator {
                 cores.insert(sid.core());
             }
         }
-        cores
+        (cores, moment)
     }
 
     /// Does something for the selection on each of the cores: here at once, elsewhere as a task. Returns
     /// the cores whose mailboxes are full.
-    pub(super) fn on_cores<F>(&self, cores: Cores, act: F) -> Cores
+    pub(super) fn on_cores<F>(&self, cores: (Cores, Moment), act: F) -> Cores
     where
         F: Fn(&Rc<NspInner>, &Selection) + Clone + Send + 'static,
     {
@@ -301,7 +312,7 @@ impl BroadcastOperator {
     }
 
     /// The same with a closure that keeps so many bytes alive.
-    fn on_cores_holding<F>(&self, cores: Cores, bytes: usize, act: F) -> Cores
+    fn on_cores_holding<F>(&self, (cores, moment): (Cores, Moment), bytes: usize, act: F) -> Cores
     where
         F: Fn(&Rc<NspInner>, &Selection) + Clone + Send + 'static,
     {
@@ -316,7 +327,8 @@ impl BroadcastOperator {
                 }
                 continue;
             }
-            let (scope, selection, act) = (self.scope.clone(), self.selection.clone(), act.clone());
+            let (scope, act) = (self.scope.clone(), act.clone());
+            let selection = Selection { moment, ..self.selection.clone() };
             let task = Task::new(move || {
                 if let Some(nsp) = scope.on_this_core() {
                     act(&nsp, &selection);
@@ -341,11 +353,17 @@ impl Scope {
     }
 }
 
-fn each_room(scope: &Scope, rooms: &[String], cores: Cores, f: impl Fn(RoomKey<'_>, usize)) {
-    for core in cores.iter() {
-        for room in rooms {
-            f(RoomKey { space: scope.space.number(), room: &escape(room) }, core);
-        }
+/// A join of a room that is on its way to a core.
+struct Announced {
+    room: String,
+    core: usize,
+    moment: Moment,
+}
+
+/// The announced joins of some cores were carried out, or came to nothing.
+fn arrived(scope: &Scope, announced: &[Announced], on: impl Fn(usize) -> bool) {
+    for Announced { room, core, moment } in announced.iter().filter(|announced| on(announced.core)) {
+        scope.shared.directory.arrived(RoomKey { space: scope.space.number(), room }, *core, *moment);
     }
 }
 

@@ -535,10 +535,9 @@ impl NspInner {
     }
 
     pub(super) fn join_room(&self, slot: u32, outlet: u32, room: &str) {
-        if self.rooms.borrow_mut().join(slot, outlet, room) == Some(true) {
-            let key = RoomKey { space: self.scope.space.number(), room };
-            self.core.shared().directory.enter(key, self.core.index());
-        }
+        let key = RoomKey { space: self.scope.space.number(), room };
+        let born = || self.core.shared().directory.enter(key, self.core.index());
+        self.rooms.borrow_mut().join(slot, outlet, room, born);
     }
 
     /// A socket joins a room; in vain once it is leaving.
@@ -600,11 +599,11 @@ impl NspInner {
 
     /// Calls `f` with slot and outlet of each selected socket of this core, once.
     fn select(&self, selection: &Selection, mut f: impl FnMut(u32, u32)) {
-        let rooms = self.rooms.borrow();
+        let (rooms, moment) = (self.rooms.borrow(), selection.moment);
         // One room and nobody left out is what most broadcasts are: nothing is marked then.
         if let ([] | [_], []) = (&*selection.rooms, &*selection.except) {
             let room = selection.rooms.first().map_or(ALL, |room| room);
-            for member in rooms.members(room) {
+            for member in rooms.members_at(room, moment) {
                 f(member.member, member.outlet);
             }
             if let Some((slot, outlet)) = self.owner(room)
@@ -625,14 +624,14 @@ impl NspInner {
             }
         }
         if selection.rooms.is_empty() {
-            for member in rooms.members(ALL) {
+            for member in rooms.members_at(ALL, moment) {
                 if marks.mark(member.member) {
                     f(member.member, member.outlet);
                 }
             }
         }
         for room in &selection.rooms {
-            for member in rooms.members(room) {
+            for member in rooms.members_at(room, moment) {
                 if marks.mark(member.member) {
                     f(member.member, member.outlet);
                 }
