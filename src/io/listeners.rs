@@ -7,11 +7,12 @@ use smallvec::SmallVec;
 use super::extract::BoxedHandler;
 
 /// The handlers of one socket, or of all sockets of a namespace. Few: they are searched, not hashed.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Listeners {
     list: Vec<Listener>,
 }
 
+#[derive(Clone)]
 struct Listener {
     event: Rc<str>,
     handler: BoxedHandler,
