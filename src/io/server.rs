@@ -19,6 +19,7 @@ use super::client::Client;
 use super::extract::Handler;
 use super::namespace::{Namespace, NspInner};
 use super::parent::{Parent, ParentNamespace, Permit, Rule};
+use super::recovery::Recovery;
 use super::registry::Registry;
 use super::{Handle, Handshake, Options, Socket, client_files};
 use crate::app::{App, Layer};
@@ -82,6 +83,8 @@ pub(super) struct Inner {
     /// awaited may still have deadlines.
     pub(super) first_ack: Cell<u64>,
     pub(super) registry: Arc<Registry>,
+    /// When to look next for sockets that have been gone for too long.
+    next_sweep: Cell<Millis>,
     pub(super) ids: RefCell<IdPool>,
     pub(super) parser: RefCell<Parser>,
     /// By the slot of the engine's session.
@@ -104,6 +107,8 @@ struct Namespaces {
     by_name: HashMap<NspName, u16, RandomState>,
 }
 
+/// Sockets that may come back do so for this much longer than they should.
+const RECOVERY_SWEEP: Millis = 100;
 /// Namespaces that one core can have: an index has 16 bits.
 const NAMESPACES_MAX: usize = u16::MAX as usize;
 /// Of them, those that clients can make at most: the application has some for itself.
@@ -116,6 +121,7 @@ impl Server {
         let prefix = options.engine.prefix();
         let registry = Registry::of(app.core().shared(), &prefix);
         registry.set_adapter(options.adapter.clone());
+        registry.set_recovery(options.connection_state_recovery.is_some());
         client_files::serve(app, &prefix, &options);
         let engine_options = options.engine.clone();
         let inner = Rc::new(Inner {
@@ -130,6 +136,7 @@ impl Server {
             generation: Rc::default(),
             first_ack: Cell::new(0),
             registry,
+            next_sweep: Cell::new(0),
             ids: RefCell::default(),
             parser: RefCell::default(),
             clients: RefCell::new(Vec::with_capacity(app.core().table_reserve())),
@@ -139,7 +146,10 @@ impl Server {
             engine: RefCell::default(),
         });
         SERVERS.with_borrow_mut(|servers| servers.push(inner.clone()));
-        inner.create(NspName::default(), None, false).sockets.replace(Slab::with_capacity(app.core().table_reserve()));
+        inner
+            .create(NspName::default(), None, false)
+            .sockets
+            .replace(Slab::with_capacity(app.core().table_reserve()));
         let engine = engine::Server::attach(app, engine_options, Upward(inner.clone()));
         inner.engine.replace(Some(engine));
         app.0.add_layer(Rc::new(Upward(inner.clone())));
@@ -184,7 +194,10 @@ impl Server {
     /// # }
     /// ```
     #[doc(alias = "of")]
-    pub fn of_fn<R: Permit<M>, M>(&self, allow: impl Fn(String, Handshake) -> R + 'static) -> ParentNamespace {
+    pub fn of_fn<R: Permit<M>, M>(
+        &self,
+        allow: impl Fn(String, Handshake) -> R + 'static,
+    ) -> ParentNamespace {
         let function = move |name, handshake| allow(name, handshake).permit();
         self.0.add_parent(Rule::Function(Box::new(function)))
     }
@@ -232,6 +245,12 @@ impl Server {
     /// See [`Namespace::sockets_on`].
     pub fn sockets_on<M>(&self, event: &str, handler: impl Handler<M>) -> &Self {
         self.sockets().sockets_on(event, handler);
+        self
+    }
+
+    /// See [`Namespace::on_session_expired`].
+    pub fn on_session_expired(&self, handler: impl Fn(&super::ExpiredSession) + 'static) -> &Self {
+        self.sockets().on_session_expired(handler);
         self
     }
 
@@ -341,12 +360,22 @@ impl Inner {
         ParentNamespace(parent)
     }
 
+    /// What a namespace remembers of those who may come back, if the options say so.
+    pub(super) fn recovery(&self, scope: &Scope) -> Option<Recovery> {
+        let options = self.options.connection_state_recovery.as_ref()?;
+        Some(Recovery::new(scope, options, options.sessions(&self.options.engine)))
+    }
+
     fn scope(&self, name: NspName) -> Arc<Scope> {
         let shared = self.core.shared().clone();
         Arc::new(Scope::new(shared, self.path.clone(), self.registry.clone(), name))
     }
 
     fn expire(&self, now: Millis) {
+        if self.options.connection_state_recovery.is_some() && self.next_sweep.get() <= now {
+            self.next_sweep.set(now + RECOVERY_SWEEP);
+            self.all_namespaces().iter().for_each(NspInner::expire_sessions);
+        }
         self.watches.expire(now);
         loop {
             let due = self.unjoined.borrow_mut().pop_front_if(|(deadline, _)| *deadline <= now);
