@@ -458,7 +458,7 @@ macro_rules! broadcasts {
                 self.operator().emit_with_ack(event, args)
             }
 
-            #[doc = concat!("Emits the event `message` to all sockets of ", $all, ", as the reference's `send`.")]
+            #[doc = concat!("Emits the event `message` to all sockets of ", $all, ".")]
             ///
             /// # Errors
             ///

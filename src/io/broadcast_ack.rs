@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::broadcast::{BroadcastOperator, Selection};
-use super::namespace::{NspInner, push};
+use super::namespace::NspInner;
 use super::server::{by_index, by_path};
 use super::{AckError, Socket};
 use crate::fanout::{Delivery, Frame, Task};
@@ -238,15 +238,11 @@ impl NspInner {
             self.select(selection, |slot, _| slots.push(slot));
             return slots.len();
         }
-        let mut outlets = self.core.outlets();
-        self.select(selection, |slot, outlet| {
-            let delivery = push(&mut outlets, outlet, frame, selection.volatile);
+        self.owe(selection, frame, |slot, delivery| {
             if !selection.volatile || delivery != Delivery::Dropped {
                 slots.push(slot);
             }
         });
-        drop(outlets);
-        self.core.ring_bell();
         let count = slots.len();
         if count > 0 {
             let sockets = self.sockets.borrow();
@@ -324,8 +320,8 @@ impl BroadcastOperator {
     }
 
     /// Like [`emit_with_ack`](Self::emit_with_ack), and calls `done` on this core with what came of it. On a
-    /// thread that is no worker nothing could call it: `done` gets [`AckError::NoWorker`] at once, and nothing
-    /// is emitted.
+    /// thread that is no worker nothing could call it: `done` gets [`AckError::NoWorker`] at once, and
+    /// nothing is emitted.
     ///
     /// # Errors
     ///

@@ -543,6 +543,15 @@ impl NspInner {
         self.leave(socket, DisconnectReason::ServerNamespaceDisconnect);
     }
 
+    /// Like [`push`], through the session, which tells of it.
+    pub(super) fn send_watched(&self, socket: Socket, frame: &Frame, volatile: bool) -> Delivery {
+        let outlet = self.with(socket, |entry| entry.outlet);
+        if volatile && !outlet.is_some_and(|outlet| self.core.outlets().is_writable(outlet)) {
+            return Delivery::Dropped;
+        }
+        self.send(socket, frame)
+    }
+
     pub(super) fn send(&self, socket: Socket, frame: &Frame) -> Delivery {
         match self.with(socket, |entry| entry.conn) {
             Some(conn) => conn.send(frame),
@@ -675,12 +684,22 @@ impl NspInner {
 
     /// Owes a frame to the selected sockets of this core.
     pub(super) fn deliver(&self, selection: &Selection, frame: &Frame) {
-        let mut outlets = self.core.outlets();
+        // What a slow socket loses is its own affair: its limit closes it.
+        self.owe(selection, frame, |_, _| ());
+    }
+
+    /// Owes a frame to the selected sockets of this core; `each` is told the slot and what became of it.
+    #[inline]
+    pub(super) fn owe(&self, selection: &Selection, frame: &Frame, mut each: impl FnMut(u32, Delivery)) {
         let volatile = selection.volatile;
-        self.select(selection, |_, outlet| {
-            // What a slow socket loses is its own affair: its limit closes it.
-            let _ = push(&mut outlets, outlet, frame, volatile);
-        });
+        if engine::is_watched() {
+            for socket in self.selected(selection) {
+                each(socket.slot, self.send_watched(socket, frame, volatile));
+            }
+            return;
+        }
+        let mut outlets = self.core.outlets();
+        self.select(selection, |slot, outlet| each(slot, push(&mut outlets, outlet, frame, volatile)));
         drop(outlets);
         self.core.ring_bell();
     }

@@ -436,6 +436,9 @@ impl SocketOperator {
             if let (Some(offset), Some(id)) = (offset, nsp.id(self.socket)) {
                 nsp.keep_own(offset, &id, &frame);
             }
+            if engine::is_watched() {
+                return Ok(nsp.send_watched(self.socket, &frame, self.volatile));
+            }
             nsp.core.ring_bell();
             Ok(push(&mut nsp.core.outlets(), outlet, &frame, self.volatile))
         });
