@@ -93,8 +93,8 @@ impl Namespace {
     }
 
     /// Runs `handler` when a socket that had lost its connection can come back no more: with
-    /// [`ConnectionStateRecovery`](super::ConnectionStateRecovery), the moment to tell others that it is gone.
-    /// It runs on the core where the socket was.
+    /// [`ConnectionStateRecovery`](super::ConnectionStateRecovery), the moment to tell others that it is
+    /// gone. It runs on the core where the socket was.
     pub fn on_session_expired(&self, handler: impl Fn(&ExpiredSession) + 'static) -> &Self {
         if let Some(recovery) = &self.0.recovery {
             recovery.on_expired(handler);
@@ -162,8 +162,8 @@ pub(super) struct Entry {
     sid: SocketSid,
     /// Whether the client speaks Socket.IO v2.
     v2: bool,
-    /// Whether its id does not name its slot, but stands in a table: one of Socket.IO v2, or of a socket that has
-    /// come back. The room of such an id is one like any other.
+    /// Whether its id does not name its slot, but stands in a table: one of Socket.IO v2, or of a socket that
+    /// has come back. The room of such an id is one like any other.
     named: bool,
     /// Whether it is a socket that was there before, and has come back or is about to.
     pub(super) recovered: bool,
@@ -193,6 +193,14 @@ impl Entry {
     fn is_own(&self, room: &str) -> bool {
         !self.named && SocketSid::parse(room) == Some(self.sid)
     }
+}
+
+/// What a socket is to others.
+pub(super) struct Identity {
+    pub(super) id: SocketId,
+    /// The name of its own room, if it has no record of being in that.
+    pub(super) own: Option<String>,
+    pub(super) data: Option<Rc<dyn SocketData>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -434,16 +442,11 @@ impl NspInner {
         Some(outlet)
     }
 
-    /// What a socket is that leaves: its id, the name of its own room if it has no record of being in that, and
-    /// its data.
-    pub(super) fn identity(
-        &self,
-        socket: Socket,
-    ) -> Option<(SocketId, Option<String>, Option<Rc<dyn SocketData>>)> {
+    /// What a socket is that leaves.
+    pub(super) fn identity(&self, socket: Socket) -> Option<Identity> {
         let id = self.id(socket)?;
         let (own, data) = self.with(socket, |entry| (!entry.left_own, entry.data.clone()))?;
-        let own = own.then(|| id.to_string());
-        Some((id, own, data))
+        Some(Identity { own: own.then(|| id.to_string()), id, data })
     }
 
     pub(super) fn is_connecting(&self, socket: Socket) -> bool {

@@ -35,8 +35,8 @@ pub struct Options {
     /// else those of the nearest `node_modules`, in the working directory or above. If there are none,
     /// requests for them are the engine's, which refuses them.
     pub client_dist: Option<PathBuf>,
-    /// Whether a child of a [`ParentNamespace`](super::ParentNamespace) goes when its last socket on this core
-    /// has left, with what was registered on it.
+    /// Whether a child of a [`ParentNamespace`](super::ParentNamespace) goes when its last socket on this
+    /// core has left, with what was registered on it.
     pub cleanup_empty_child_namespaces: bool,
     /// How many namespaces clients may bring into being on one core: each costs some hundred bytes and its
     /// name, and clients choose the names. At the limit those go that no socket is in, also without

@@ -22,8 +22,8 @@ use crate::protocol::sio::{self, EncodeError, NspName, Value};
 use crate::runtime;
 
 /// All namespaces of a pattern, or those that a function allows: made by
-/// [`Server::of_pattern`](super::Server::of_pattern) and [`Server::of_fn`](super::Server::of_fn). Each name that a
-/// client asks for becomes a [`Namespace`] of its own, with rooms of its own.
+/// [`Server::of_pattern`](super::Server::of_pattern) and [`Server::of_fn`](super::Server::of_fn). Each name
+/// that a client asks for becomes a [`Namespace`] of its own, with rooms of its own.
 ///
 /// What is registered here before a child is made, the child has from the start; what is registered later,
 /// only later children have. The closure that sets the server up is the place for it, in the same order on

@@ -192,9 +192,9 @@ impl Socket {
         with_nsp(self, |nsp| nsp.with(self, |entry| entry.recovered)).flatten().unwrap_or(false)
     }
 
-    /// What [`set_data`](Self::set_data) had attached to a socket that has come back: it was serialised when the
-    /// connection was lost, and is read as any other type here. [`data`](Self::data) has it as a [`Value`]
-    /// until something else is attached. `None` for a socket that is new, or had no data.
+    /// What [`set_data`](Self::set_data) had attached to a socket that has come back: it was serialised when
+    /// the connection was lost, and is read as any other type here. [`data`](Self::data) has it as a
+    /// [`Value`] until something else is attached. `None` for a socket that is new, or had no data.
     ///
     /// # Errors
     ///

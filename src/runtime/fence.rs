@@ -13,8 +13,10 @@ struct Fence {
     home: usize,
     /// A mailbox was full, so something may still be on its way.
     broken: AtomicBool,
-    then: Mutex<Option<Box<dyn FnOnce(bool) + Send>>>,
+    then: Mutex<Option<Then>>,
 }
+
+type Then = Box<dyn FnOnce(bool) + Send>;
 
 impl Drop for Fence {
     fn drop(&mut self) {
@@ -27,7 +29,8 @@ impl Drop for Fence {
 
 impl Core {
     /// Runs `then` on this core, once this core and another one have carried out all tasks whose senders had
-    /// looked for their cores before now. `false`: a mailbox was full, so it may not be so; if a core has ended,
+    /// looked for their cores before now. `false`: a mailbox was full, so it may not be so; if a core has
+    /// ended,
     /// `then` may be dropped instead.
     ///
     /// Looking up and posting are one step of a core. So each core sends a task to both behind those that it

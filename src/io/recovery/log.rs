@@ -89,7 +89,8 @@ impl Log {
         self.whole_from <= from
     }
 
-    /// Where a packet stands, or stood before it became too old. Nothing after it was dropped for want of room.
+    /// Where a packet stands, or stood before it became too old. Nothing after it was dropped for want of
+    /// room.
     pub(super) fn place(&self, offset: Offset) -> Option<u64> {
         self.places.get(&offset).copied()
     }

@@ -3,8 +3,8 @@
 //!
 //! Each core keeps a [`Log`](log::Log) of what was emitted to its sockets, in the order in which they were
 //! owed it, and the sessions of those that have left it. A session that is gone for a while still holds its
-//! rooms, so that what goes to them is logged. A client that comes back to another core brings its session there
-//! (`restore.rs`); from then on that core's log tells what it is owed.
+//! rooms, so that what goes to them is logged. A client that comes back to another core brings its session
+//! there (`restore.rs`); from then on that core's log tells what it is owed.
 
 mod log;
 mod restore;
@@ -34,8 +34,8 @@ use crate::time::Millis;
 /// A socket that comes back has [`recovered`](super::Socket::recovered) set, its id, its rooms and its data
 /// ([`recovered_data`](super::Socket::recovered_data)), and gets what was emitted to it meanwhile. It does so
 /// only if its connection ended by accident, not by `disconnect()` of either side. Packets that are volatile
-/// or ask for acknowledgements are not kept. Every other packet takes 14 bytes more on the wire, and on each core
-/// that has members some 200 bytes and a reference to its buffer for as long as it may be asked for.
+/// or ask for acknowledgements are not kept. Every other packet takes 14 bytes more on the wire, and on each
+/// core that has members some 200 bytes and a reference to its buffer for as long as it may be asked for.
 ///
 /// ```
 /// use std::time::Duration;
@@ -102,7 +102,8 @@ pub(super) fn is_recoverable(reason: DisconnectReason) -> bool {
 /// ```no_run
 /// # use sockring::io::Server;
 /// # fn set_up(io: &Server) {
-/// io.sockets().on_session_expired(|session| println!("{} is gone, and leaves {:?}", session.id, session.rooms));
+/// io.sockets().on_session_expired(|session| println!("{} is gone, and leaves {:?}", session.id,
+/// session.rooms));
 /// # }
 /// ```
 #[derive(Clone, Debug)]

@@ -4,8 +4,10 @@
 //!
 //! 1. Y notes where its log ends and asks X.
 //! 2. X announces the session's rooms for Y. Whoever looks cores up from this moment on finds Y.
-//! 3. X waits until both cores have everything that was looked up before: [`Core::fence`](crate::runtime::Core).
-//! 4. X gives the session away, with what it has missed and what was emitted before the moment of the announcement.
+//! 3. X waits until both cores have everything that was looked up before:
+//!    [`Core::fence`](crate::runtime::Core).
+//! 4. X gives the session away, with what it has missed and what was emitted before the moment of the
+//!    announcement.
 //! 5. Y holds the session's rooms. Its log has what was emitted since that moment.
 //!
 //! From there on it is a session of Y, which its client may resume, now or later.
@@ -22,7 +24,7 @@ use super::sessions::Moved;
 use super::{Audience, ExpiredSession, Offset, Pid, Sessions, State};
 use crate::fanout::{Frame, Moment, RoomKey, Space, Task};
 use crate::io::broadcast::{Announced, Scope, arrived};
-use crate::io::namespace::{ALL, NspInner};
+use crate::io::namespace::{ALL, Identity, NspInner};
 use crate::io::{ConnectionStateRecovery, DisconnectReason, Socket, SocketId};
 use crate::protocol::sio::{self, Value};
 use crate::runtime;
@@ -123,7 +125,7 @@ impl NspInner {
             let ended = recovery.sessions.borrow_mut().end_of(socket.slot);
             return ended.into_iter().for_each(|pid| self.forget_pid(recovery, pid));
         }
-        let Some((id, own, data)) = self.identity(socket) else { return };
+        let Some(Identity { id, own, data }) = self.identity(socket) else { return };
         let mut data_value = Value::Null;
         if let Some(data) = data {
             // A user's `Serialize` that panics must not keep the socket in its rooms.
@@ -274,8 +276,8 @@ impl NspInner {
         if known && recovery.skip_middlewares { self.accept(socket) } else { self.run_middlewares(socket) }
     }
 
-    /// Lets a socket in as the one that it was, if it was one: `None` otherwise. It is told in this order what it
-    /// has missed, and that it is connected; the official clients keep the one for the other.
+    /// Lets a socket in as the one that it was, if it was one: `None` otherwise. It is told in this order
+    /// what it has missed, and that it is connected; the official clients keep the one for the other.
     pub(in crate::io) fn accept_recovered(&self, socket: Socket) -> Option<()> {
         let recovery = self.recovery.as_ref()?;
         let (pid, offset) = recovery.waiting.borrow_mut().remove(&socket.slot)?;

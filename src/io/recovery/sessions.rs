@@ -435,7 +435,8 @@ mod tests {
         assert!(sessions.sessions.is_empty() && sessions.live.is_empty() && sessions.held.is_empty());
     }
 
-    /// A session goes from one core to another while packets are on their way to both, and comes back there twice.
+    /// A session goes from one core to another while packets are on their way to both, and comes back there
+    /// twice.
     #[test]
     fn a_session_that_moves_loses_nothing_and_gets_nothing_twice() {
         let directory = Directory::default();
