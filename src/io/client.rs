@@ -115,11 +115,15 @@ impl Inner {
         // Only clients of Socket.IO v2 send a query with the name: for all others it is an unknown name.
         let nsp = if query.is_none() || v2 { self.namespace(&name) } else { None };
         if let Body::Connect(auth) = body {
-            if query.is_some() && !v2 {
-                self.refuse_namespace(conn, &name);
-                return true;
-            }
-            let auth = if v2 { query.map(|query| auth_of(&query)) } else { auth };
+            let auth = match query {
+                Some(query) if v2 => Some(auth_of(&query)),
+                Some(query) => {
+                    self.refuse_namespace(conn, &format!("{name}?{query}"));
+                    return true;
+                }
+                None if v2 => None,
+                None => auth,
+            };
             return match nsp {
                 Some(nsp) => self.connect(conn, &nsp, auth),
                 None => self.connect_dynamic(conn, name, auth),

@@ -39,9 +39,8 @@ pub struct Options {
     /// core has left, with what was registered on it.
     pub cleanup_empty_child_namespaces: bool,
     /// How many namespaces clients may bring into being on one core: each costs some hundred bytes and its
-    /// name, and clients choose the names. At the limit those go that no socket is in, also without
-    /// [`cleanup_empty_child_namespaces`](Self::cleanup_empty_child_namespaces); if there are none, a client
-    /// that asks for another is refused. At most 60,000.
+    /// name, and clients choose the names. At the limit those go that no socket is in, also without the
+    /// option above; if there are none, a client that asks for another is refused. At most 60,000.
     pub dynamic_namespaces: usize,
     /// Whether clients that lose their connection may come back as who they were; `None`, the default: no.
     pub connection_state_recovery: Option<ConnectionStateRecovery>,

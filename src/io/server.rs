@@ -19,7 +19,7 @@ use super::client::Client;
 use super::extract::Handler;
 use super::namespace::{Namespace, NspInner};
 use super::parent::{Parent, ParentNamespace, Permit, Rule};
-use super::recovery::Recovery;
+use super::recovery::{Recovery, Usage};
 use super::registry::Registry;
 use super::{Handle, Handshake, Options, Socket, client_files};
 use crate::app::{App, Layer};
@@ -85,6 +85,7 @@ pub(super) struct Inner {
     pub(super) registry: Arc<Registry>,
     /// When to look next for sockets that have been gone for too long.
     next_sweep: Cell<Millis>,
+    recovery_usage: Rc<Usage>,
     pub(super) ids: RefCell<IdPool>,
     pub(super) parser: RefCell<Parser>,
     /// By the slot of the engine's session.
@@ -137,6 +138,7 @@ impl Server {
             first_ack: Cell::new(0),
             registry,
             next_sweep: Cell::new(0),
+            recovery_usage: Rc::default(),
             ids: RefCell::default(),
             parser: RefCell::default(),
             clients: RefCell::new(Vec::with_capacity(app.core().table_reserve())),
@@ -343,24 +345,6 @@ impl Inner {
         nsp
     }
 
-    /// Lets all clients of this core go, and takes no more.
-    fn close(&self) {
-        let conns: Vec<engine::Socket> =
-            self.clients.borrow().iter().flatten().map(|client| client.conn).collect();
-        for conn in conns {
-            self.client_closed(conn, CloseReason::ServerShuttingDown);
-        }
-        let engine = self.engine.borrow().clone();
-        if let Some(engine) = engine {
-            engine.retire();
-        }
-    }
-
-    /// An acknowledgement is given up at a time unless it comes before.
-    pub(super) fn await_ack(&self, deadline: Millis, nsp: u16, id: u64) {
-        self.ack_deadlines.borrow_mut().push(Reverse((deadline, nsp, id)));
-    }
-
     /// Lets a namespace go, with its handlers. No socket is in it.
     pub(super) fn remove(&self, nsp: &Rc<NspInner>) {
         {
@@ -390,12 +374,34 @@ impl Inner {
     /// What a namespace remembers of those who may come back, if the options say so.
     pub(super) fn recovery(&self, scope: &Scope) -> Option<Recovery> {
         let options = self.options.connection_state_recovery.as_ref()?;
-        Some(Recovery::new(scope, options, options.sessions(&self.options.engine)))
+        Some(Recovery::new(
+            scope,
+            options,
+            options.sessions(&self.options.engine, self.recovery_usage.clone()),
+        ))
     }
 
     fn scope(&self, name: NspName) -> Arc<Scope> {
         let shared = self.core.shared().clone();
         Arc::new(Scope::new(shared, self.path.clone(), self.registry.clone(), name))
+    }
+
+    /// Lets all clients of this core go, and takes no more.
+    fn close(&self) {
+        let conns: Vec<engine::Socket> =
+            self.clients.borrow().iter().flatten().map(|client| client.conn).collect();
+        for conn in conns {
+            self.client_closed(conn, CloseReason::ServerShuttingDown);
+        }
+        let engine = self.engine.borrow().clone();
+        if let Some(engine) = engine {
+            engine.retire();
+        }
+    }
+
+    /// An acknowledgement is given up at a time unless it comes before.
+    pub(super) fn await_ack(&self, deadline: Millis, nsp: u16, id: u64) {
+        self.ack_deadlines.borrow_mut().push(Reverse((deadline, nsp, id)));
     }
 
     fn expire(&self, now: Millis) {
@@ -454,6 +460,7 @@ impl Layer for Upward {
     fn stopped(&self) {
         // The engine's events lead back here, and handlers may hold servers and namespaces.
         self.0.engine.take();
+        self.0.watches.clear();
         self.0.new_namespace.take();
         for parent in self.0.parents.take() {
             parent.template.retire();
@@ -462,6 +469,5 @@ impl Layer for Upward {
             self.0.registry.exit(&nsp.scope.nsp, self.0.core.index());
             nsp.retire();
         }
-        self.0.watches.clear();
     }
 }

@@ -1,7 +1,9 @@
 //! What was emitted on a core lately, in the order in which its sockets were owed it.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::rc::Rc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -37,12 +39,21 @@ struct Entry {
     at: Millis,
 }
 
+/// What all namespaces of one core keep together: clients may bring many into being.
+#[derive(Debug, Default)]
+pub(in crate::io) struct Usage {
+    bytes: Cell<usize>,
+    pub(super) parked: Cell<usize>,
+}
+
 /// How much a log keeps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     /// Older packets are forgotten.
     pub(super) age: Millis,
+    /// Of this log.
     pub(super) packets: usize,
+    /// Of all logs of the core. The one that grows beyond gives its oldest packets up.
     pub(super) bytes: usize,
 }
 
@@ -58,7 +69,9 @@ const ENTRY_BYTES: usize = 160;
 #[derive(Debug)]
 pub(super) struct Log {
     bounds: Bounds,
+    usage: Rc<Usage>,
     entries: VecDeque<Entry>,
+    /// Of the usage, this log's own part.
     bytes: usize,
     /// The place of the first entry.
     first: u64,
@@ -70,9 +83,9 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub(super) fn new(bounds: Bounds, usage: Rc<Usage>) -> Self {
         let (entries, places, forgotten) = Default::default();
-        Self { bounds, entries, bytes: 0, first: 0, whole_from: 0, places, forgotten }
+        Self { bounds, usage, entries, bytes: 0, first: 0, whole_from: 0, places, forgotten }
     }
 
     pub(super) fn bounds(&self) -> Bounds {
@@ -103,11 +116,11 @@ impl Log {
         frame: Frame,
         moment: Moment,
     ) {
-        self.bytes += frame.wire().len() + ENTRY_BYTES;
+        self.account(self.bytes + frame.wire().len() + ENTRY_BYTES);
         self.places.insert(offset, self.end());
         self.entries.push_back(Entry { offset, audience, frame, moment, at: now });
         self.prune(now);
-        while self.bytes > self.bounds.bytes || self.entries.len() > self.bounds.packets {
+        while self.usage.bytes.get() > self.bounds.bytes || self.entries.len() > self.bounds.packets {
             // Somebody may have missed it: whose last packet is an earlier one cannot come back.
             for offset in self.forgotten.drain(..) {
                 self.places.remove(&offset);
@@ -133,9 +146,14 @@ impl Log {
 
     fn pop(&mut self) -> Option<Offset> {
         let entry = self.entries.pop_front()?;
-        self.bytes -= entry.frame.wire().len() + ENTRY_BYTES;
+        self.account(self.bytes - entry.frame.wire().len() - ENTRY_BYTES);
         self.first += 1;
         Some(entry.offset)
+    }
+
+    fn account(&mut self, bytes: usize) {
+        self.usage.bytes.set(self.usage.bytes.get() + bytes - self.bytes);
+        self.bytes = bytes;
     }
 
     /// What went to a socket in these rooms, from a place on, of that which was emitted between two moments.
@@ -150,6 +168,12 @@ impl Log {
         let missed =
             move |entry: &&Entry| moments.contains(&entry.moment) && entry.audience.includes(&member);
         entries.filter(missed).map(|entry| (entry.offset, &entry.frame))
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.account(0);
     }
 }
 
@@ -178,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_session_gets_what_went_to_its_rooms() {
-        let mut log = Log::new(BOUNDS);
+        let mut log = Log::new(BOUNDS, Rc::default());
         push(&mut log, 0, 1, audience(&[], &[]));
         push(&mut log, 0, 2, audience(&["a", "b"], &[]));
         push(&mut log, 0, 3, audience(&["c"], &[]));
@@ -192,7 +216,7 @@ mod tests {
     #[test]
     fn what_was_meant_for_others_before_is_left_out() {
         let directory = Directory::default();
-        let mut log = Log::new(BOUNDS);
+        let mut log = Log::new(BOUNDS, Rc::default());
         let old = directory.now();
         let key = crate::fanout::RoomKey { space: 0, room: "a" };
         let moved = directory.enter(key, 0);
@@ -207,7 +231,7 @@ mod tests {
 
     #[test]
     fn what_is_old_is_forgotten_but_known() {
-        let mut log = Log::new(BOUNDS);
+        let mut log = Log::new(BOUNDS, Rc::default());
         push(&mut log, 0, 1, audience(&[], &[]));
         push(&mut log, 900, 2, audience(&[], &[]));
         log.prune(1001);
@@ -218,7 +242,7 @@ mod tests {
 
     #[test]
     fn what_had_no_room_is_not_known() {
-        let mut log = Log::new(BOUNDS);
+        let mut log = Log::new(BOUNDS, Rc::default());
         push(&mut log, 0, 1, audience(&[], &[]));
         log.prune(2000);
         for offset in 2..=12 {
@@ -232,8 +256,24 @@ mod tests {
     }
 
     #[test]
+    fn many_logs_have_one_bound() {
+        let usage = Rc::new(Usage::default());
+        let bounds = Bounds { bytes: 5 * (ENTRY_BYTES + 10), packets: usize::MAX, ..BOUNDS };
+        let mut logs = [(); 3].map(|()| Log::new(bounds, usage.clone()));
+        for offset in 0..30 {
+            push(&mut logs[offset as usize % 2], 0, offset, audience(&[], &[]));
+        }
+        let kept: usize = logs.iter().map(|log| log.entries.len()).sum();
+        assert!((1..=5).contains(&kept) && usage.bytes.get() <= bounds.bytes, "{kept} are kept");
+        push(&mut logs[2], 0, 30, audience(&[], &[]));
+        assert!(usage.bytes.get() <= bounds.bytes);
+        drop(logs);
+        assert_eq!(usage.bytes.get(), 0);
+    }
+
+    #[test]
     fn offsets_of_old_packets_are_bounded() {
-        let mut log = Log::new(Bounds { packets: usize::MAX, ..BOUNDS });
+        let mut log = Log::new(Bounds { packets: usize::MAX, ..BOUNDS }, Rc::default());
         for offset in 0..OFFSETS_KEPT as u64 + 10 {
             push(&mut log, 0, offset, audience(&[], &[]));
             log.prune(5000);
@@ -247,13 +287,14 @@ mod tests {
         #[test]
         fn bounds_hold(sizes in prop::collection::vec((0..3000usize, 0..400u64), 0..60)) {
             let bounds = Bounds { age: 1000, packets: 10, bytes: 8000 };
-            let mut log = Log::new(bounds);
+            let mut log = Log::new(bounds, Rc::default());
             let mut now = 0;
             for (offset, (size, pause)) in sizes.into_iter().enumerate() {
                 now += pause;
                 let frame = Frame::message(&[&vec![b'x'; size]], &[]);
                 log.push(now, Offset(offset as u64), Audience::default(), frame, Moment::default());
-                let bytes = log.entries.iter().map(|entry| entry.frame.wire().len() + ENTRY_BYTES).sum::<usize>();
+                let size = |entry: &Entry| entry.frame.wire().len() + ENTRY_BYTES;
+                let bytes: usize = log.entries.iter().map(size).sum();
                 prop_assert_eq!(bytes, log.bytes);
                 prop_assert!(bytes <= bounds.bytes && log.entries.len() <= bounds.packets);
                 prop_assert!(log.entries.iter().all(|entry| entry.at + bounds.age >= now));

@@ -12,13 +12,14 @@ mod sessions;
 
 use std::cell::Cell;
 use std::fmt;
+use std::rc::Rc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-pub(super) use log::Audience;
 use log::Bounds;
+pub(super) use log::{Audience, Usage};
 pub(super) use restore::{Recovery, claim};
 pub(super) use sessions::{Sessions, State};
 
@@ -52,13 +53,13 @@ pub struct ConnectionStateRecovery {
     pub max_disconnection_duration: Duration,
     /// Whether a socket that comes back is let in without asking the middlewares.
     pub skip_middlewares: bool,
-    /// Bytes that one core keeps of the packets of one namespace, 64 MiB by default. Beyond, the oldest are
+    /// Bytes that one core keeps of packets, 64 MiB by default. Beyond, the oldest are
     /// forgotten, and clients that have not got them come back as new sockets.
     pub max_bytes: usize,
     /// Packets that one core keeps for one namespace, 100,000 by default.
     pub max_packets: usize,
-    /// Sockets of one namespace on one core that are gone and may come back, 100,000 by default. Beyond, the
-    /// one that has been gone for longest is given up.
+    /// Sockets of one core that are gone and may come back, 100,000 by default. Beyond, the one of the same
+    /// namespace that has been gone for longest is given up.
     pub max_sessions: usize,
 }
 
@@ -75,13 +76,13 @@ impl Default for ConnectionStateRecovery {
 }
 
 impl ConnectionStateRecovery {
-    pub(super) fn sessions(&self, engine: &engine::Options) -> Sessions {
+    pub(super) fn sessions(&self, engine: &engine::Options, usage: Rc<Usage>) -> Sessions {
         let window = self.max_disconnection_duration.as_millis() as Millis;
         // Until it is noticed that a client is gone, what it is sent may be lost as well. See `OFFSETS_KEPT`.
         let unnoticed = (engine.ping_interval + engine.ping_timeout).as_millis() as Millis + UNNOTICED_SLACK;
         let age = window.saturating_add(unnoticed);
         let bounds = Bounds { age, packets: self.max_packets, bytes: self.max_bytes };
-        Sessions::new(window, self.max_sessions, bounds)
+        Sessions::new(window, self.max_sessions, bounds, usage)
     }
 }
 

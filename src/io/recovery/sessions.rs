@@ -1,11 +1,12 @@
 //! Who may come back: the sessions of one namespace on one core.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet};
 
-use super::log::{Audience, Bounds, Log};
+use super::log::{Audience, Bounds, Log, Usage};
 use super::{Offset, Pid};
 use crate::fanout::{Frame, Moment};
 use crate::io::SocketId;
@@ -69,6 +70,7 @@ const ENDS_SLACK: usize = 1024;
 #[derive(Debug)]
 pub(in crate::io) struct Sessions {
     log: Log,
+    usage: Rc<Usage>,
     window: Millis,
     max_parked: usize,
     sessions: HashMap<Pid, Session, RandomState>,
@@ -83,10 +85,10 @@ pub(in crate::io) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(window: Millis, max_parked: usize, bounds: Bounds) -> Self {
+    pub(super) fn new(window: Millis, max_parked: usize, bounds: Bounds, usage: Rc<Usage>) -> Self {
         let (sessions, live, held, ends, trims) = Default::default();
-        let (log, age) = (Log::new(bounds), bounds.age);
-        Self { log, window, max_parked, sessions, live, held, ends, parked: 0, trims, age }
+        let (log, age) = (Log::new(bounds, usage.clone()), bounds.age);
+        Self { log, usage, window, max_parked, sessions, live, held, ends, parked: 0, trims, age }
     }
 
     /// A packet was emitted to sockets of this core.
@@ -202,12 +204,13 @@ impl Sessions {
 
     /// Takes all sessions out, with what is parked of them, and forgets all packets.
     pub(in crate::io) fn take_all(&mut self) -> Vec<(Pid, Option<State>)> {
-        let taken = std::mem::replace(self, Self::new(self.window, self.max_parked, self.log.bounds()));
+        let empty = Self::new(self.window, self.max_parked, self.log.bounds(), self.usage.clone());
+        let mut taken = std::mem::replace(self, empty);
         let state = |session: Session| match session.whereabouts {
             Whereabouts::Parked(state, _) => Some(*state),
             Whereabouts::Live(_) => None,
         };
-        taken.sessions.into_iter().map(|(pid, session)| (pid, state(session))).collect()
+        std::mem::take(&mut taken.sessions).into_iter().map(|(pid, session)| (pid, state(session))).collect()
     }
 
     fn parked_session(&self, pid: Pid) -> Option<(&State, &Lineage)> {
@@ -235,7 +238,7 @@ impl Sessions {
         let session = self.sessions.get_mut(&pid)?;
         match std::mem::replace(&mut session.whereabouts, Whereabouts::Live(slot)) {
             Whereabouts::Parked(state, _) => {
-                self.parked -= 1;
+                self.set_parked(self.parked - 1);
                 self.live.insert(slot, pid);
                 Some(*state)
             }
@@ -267,7 +270,7 @@ impl Sessions {
         let session =
             self.sessions.get(&pid).is_some_and(parked).then(|| self.sessions.remove(&pid)).flatten()?;
         let Whereabouts::Parked(state, _) = session.whereabouts else { return None };
-        self.parked -= 1;
+        self.set_parked(self.parked - 1);
         Some(*state)
     }
 
@@ -278,7 +281,7 @@ impl Sessions {
         self.trim(now);
         loop {
             let (end, pid) = *self.ends.front()?;
-            if end > now && self.parked <= self.max_parked {
+            if end > now && self.usage.parked.get() <= self.max_parked {
                 return None;
             }
             self.ends.pop_front();
@@ -306,9 +309,14 @@ impl Sessions {
         }
     }
 
+    fn set_parked(&mut self, parked: usize) {
+        self.usage.parked.set(self.usage.parked.get() + parked - self.parked);
+        self.parked = parked;
+    }
+
     fn count_parked(&mut self, now: Millis, pid: Pid) -> Millis {
         let end = now.saturating_add(self.window);
-        self.parked += 1;
+        self.set_parked(self.parked + 1);
         // Those who come and go leave their earlier ends behind.
         if self.ends.len() > 2 * self.parked + ENDS_SLACK {
             let mut ends = std::mem::take(&mut self.ends);
@@ -327,6 +335,12 @@ impl Sessions {
     }
 }
 
+impl Drop for Sessions {
+    fn drop(&mut self) {
+        self.set_parked(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,7 +349,7 @@ mod tests {
     const WINDOW: Millis = 1000;
 
     fn sessions() -> Sessions {
-        Sessions::new(WINDOW, 3, Bounds { age: 1500, packets: 100, bytes: 1 << 20 })
+        Sessions::new(WINDOW, 3, Bounds { age: 1500, packets: 100, bytes: 1 << 20 }, Rc::default())
     }
 
     fn pid(number: u8) -> Pid {
