@@ -44,7 +44,7 @@ const TLS_NORMAL: [&str; 3] = ["--tls", "--descriptors", "normal"];
 
 /// What the suites cover and the server does not have yet: listed as skipped, and no other test is.
 /// All of it is Socket.IO's.
-const LATER: &str = "dynamic namespaces are apart|any-listeners see|a per-socket middleware";
+const LATER: &str = "dynamic namespaces are apart";
 
 /// Declares one test per line: an example with its arguments, and the suite that runs against it.
 macro_rules! suites {

@@ -224,7 +224,7 @@ impl NspInner {
     /// Owes a frame to the selected sockets of this core and expects an answer of each; of how many. As with
     /// the reference, who leaves meanwhile is still expected to answer.
     fn ask(
-        &self,
+        self: &Rc<Self>,
         selection: &Selection,
         frame: &Frame,
         id: u64,
@@ -238,6 +238,7 @@ impl NspInner {
             self.select(selection, |slot, _| slots.push(slot));
             return slots.len();
         }
+        self.tell_outgoing(selection, frame);
         let mut outlets = self.core.outlets();
         self.select(selection, |slot, outlet| {
             let delivery = push(&mut outlets, outlet, frame, selection.volatile);

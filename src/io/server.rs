@@ -236,8 +236,8 @@ impl Events for Upward {
 
     fn drain(&self, _: engine::Socket) {}
 
-    fn close(&self, socket: engine::Socket, reason: CloseReason) {
-        self.0.client_closed(socket, reason);
+    fn close(&self, socket: engine::Socket, reason: CloseReason, details: &str) {
+        self.0.client_closed(socket, reason, details);
     }
 }
 
