@@ -44,7 +44,7 @@ pub use options::Options;
 pub use request::Request;
 pub use response::Response;
 pub use routes::{Answering, AsyncFn, SyncFn};
-pub(crate) use routes::{Begun, BodyEnd, OnBegun};
+pub(crate) use routes::{Begun, BodyEnd, HeaderList, Hooks};
 pub(crate) use service::Layer;
 pub use service::current;
 pub use static_files::StaticFiles;
@@ -154,7 +154,7 @@ impl App {
         body_bytes: Option<usize>,
         handler: impl Fn(Request, Response) + 'static,
     ) {
-        let target = Target::Http { method, handler: Rc::new(handler), body_bytes, begun: None };
+        let target = Target::Http { method, handler: Rc::new(handler), body_bytes, hooks: None };
         self.0.add_route(Route::new(pattern, target));
     }
 
@@ -173,16 +173,16 @@ impl App {
     }
 
     /// Answers requests of any method below a prefix of the raw path, with bodies up to `body_bytes`.
-    /// `begun` is asked about those whose body is still on its way. For layers that do their own routing.
+    /// For layers that do their own routing.
     pub(crate) fn prefix(
         &self,
         prefix: &str,
         body_bytes: usize,
-        begun: OnBegun,
+        hooks: Hooks,
         handler: impl Fn(Request, Response) + 'static,
     ) {
-        let (handler, body_bytes, begun) = (Rc::new(handler), Some(body_bytes), Some(begun));
-        let target = Target::Http { method: None, handler, body_bytes, begun };
+        let (handler, body_bytes, hooks) = (Rc::new(handler), Some(body_bytes), Some(hooks));
+        let target = Target::Http { method: None, handler, body_bytes, hooks };
         self.0.add_route(Route::prefix(prefix, target));
     }
 

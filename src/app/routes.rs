@@ -1,5 +1,6 @@
 //! Which handler answers which path.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::rc::Rc;
 
@@ -64,6 +65,18 @@ pub(crate) enum BodyEnd {
 pub(crate) type OnBodyEnd = Box<dyn FnOnce(BodyEnd)>;
 pub(crate) type OnBegun = Rc<dyn Fn(&Head, ConnectionId) -> Begun>;
 
+/// Names and values of headers.
+pub(crate) type HeaderList = Vec<(Cow<'static, str>, Cow<'static, str>)>;
+
+/// What a layer that does its own routing is asked before its handler is.
+#[derive(Clone)]
+pub(crate) struct Hooks {
+    /// About each request whose body is still on its way.
+    pub(crate) begun: OnBegun,
+    /// About the headers of an answer that refuses such a request.
+    pub(crate) refused: Rc<dyn Fn(&Head) -> HeaderList>,
+}
+
 /// What a route leads to.
 #[derive(Clone)]
 pub(super) enum Target {
@@ -71,8 +84,7 @@ pub(super) enum Target {
         method: Option<&'static str>,
         handler: HttpHandler,
         body_bytes: Option<usize>,
-        /// Asked about each request whose body is still on its way.
-        begun: Option<OnBegun>,
+        hooks: Option<Hooks>,
     },
     WebSocket(Rc<dyn Upgradable>),
 }
@@ -138,7 +150,7 @@ mod tests {
 
     fn matches(pattern: &str, path: &str) -> Option<Vec<String>> {
         let target =
-            Target::Http { method: None, handler: Rc::new(|_, _| ()), body_bytes: None, begun: None };
+            Target::Http { method: None, handler: Rc::new(|_, _| ()), body_bytes: None, hooks: None };
         let params = Route::new(pattern, target).matches(path)?;
         Some(params.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::headers::Headers;
 use crate::app::Request;
+use crate::protocol::http::Head;
 
 /// Which origins may read the answers.
 #[derive(Clone)]
@@ -33,9 +34,10 @@ impl fmt::Debug for Origins {
     }
 }
 
-/// CORS headers for polling requests, with the options of the npm package. Off unless it is set: then no
-/// header is sent and nothing is refused. CORS does not guard WebSockets; use
-/// [`Options::allow_request`](super::Options::allow_request) for that.
+/// CORS headers for all requests, with the options of the npm package. Off unless it is set: then no header
+/// is sent. Nothing is refused either way: a browser keeps an answer from scripts that may not read it, and
+/// does not look at these headers when it opens a WebSocket. Use
+/// [`Options::allow_request`](super::Options::allow_request) to refuse.
 ///
 /// ```
 /// use sockring::engine::Cors;
@@ -142,6 +144,12 @@ impl Cors {
     pub(crate) fn answer(&self, request: &Request, out: &mut Headers) -> Option<u16> {
         let asked = request.header("access-control-request-headers");
         self.decide(request.method(), request.header("origin"), asked, out)
+    }
+
+    /// Adds the headers of an answer that refuses a request whose body nobody has read.
+    pub(super) fn refuse(&self, head: &Head, out: &mut Headers) {
+        let asked = head.header("access-control-request-headers");
+        self.decide(head.method(), head.header("origin"), asked, out);
     }
 
     fn decide(

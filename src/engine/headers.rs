@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::app::{Response, Upgrade};
+use crate::app::{HeaderList, Response, Upgrade};
 
 type Text = Cow<'static, str>;
 
@@ -62,6 +62,10 @@ impl Headers {
 
     pub(crate) fn answer(self, response: Response) -> Response {
         self.0.into_iter().fold(response, |response, (name, value)| response.header(name, value))
+    }
+
+    pub(super) fn into_list(self) -> HeaderList {
+        self.0
     }
 
     pub(super) fn upgrade<U: 'static>(self, handshake: Upgrade<U>) -> Upgrade<U> {

@@ -1,6 +1,6 @@
 //! Closures for the rarer events of an engine, added to it once it is attached.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::headers::Headers;
@@ -38,6 +38,17 @@ pub(super) struct Lists {
     pub(super) close: Hook<OnClose>,
 }
 
+thread_local! {
+    /// Whether an engine of this core has a closure for what is sent.
+    static WATCHED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether somebody may want to know of each packet that a session is sent. Layers above that owe frames to
+/// outlets themselves, as broadcasts do, go through each session then.
+pub(crate) fn is_watched() -> bool {
+    WATCHED.get()
+}
+
 impl Hooks {
     /// Whether nobody listens to an event: then nothing has to be prepared for it.
     pub(super) fn none<F: ?Sized>(&self, list: impl FnOnce(&Lists) -> &Hook<F>) -> bool {
@@ -63,7 +74,11 @@ impl Hooks {
     }
 
     fn add(&self, add: impl FnOnce(&mut Lists)) {
-        add(&mut self.0.borrow_mut());
+        let mut lists = self.0.borrow_mut();
+        add(&mut lists);
+        if !(lists.packet_create.is_empty() && lists.flush.is_empty() && lists.drain.is_empty()) {
+            WATCHED.set(true);
+        }
     }
 
     /// Drops all closures: they may hold the server.
@@ -105,12 +120,13 @@ impl Server {
         on_heartbeat: heartbeat(Socket);
         /// Runs for each packet of an open session, before it is handled.
         on_packet: packet(Socket, &Packet<'_>);
-        /// Runs for each packet that is sent to one session, before it leaves: messages sent with its
-        /// [`Socket`], pings, and the packets of the handshake. Broadcasts are encoded for many, and not
-        /// told.
+        /// Runs for each packet that a session is sent, before it leaves: messages, those of broadcasts among
+        /// them, pings, and the packets of the handshake. With such a closure, or one for
+        /// [`on_flush`](Self::on_flush) or [`on_drain`](Self::on_drain), a broadcast goes through each
+        /// session of this core by itself, which costs several times as much.
         on_packet_create: packet_create(Socket, &Packet<'_>);
-        /// Runs when packets of one session are handed to its transport: a poll is answered, or a message was
-        /// sent with its [`Socket`] over a WebSocket.
+        /// Runs when packets of a session are handed to its transport: a poll is answered, or something is
+        /// sent over a WebSocket.
         on_flush: flush(Socket);
         /// Runs when what was flushed has been handed to the kernel, and nothing waits.
         on_drain: drain(Socket);

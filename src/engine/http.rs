@@ -8,7 +8,7 @@ use super::middleware::Way;
 use super::server::{Inner, Place};
 use super::verify::{Asked, BadRequest, Known, Refusal, check_revision, verify};
 use super::{ConnectionError, Socket};
-use crate::app::{Begun, Request, Response};
+use crate::app::{Begun, HeaderList, Request, Response};
 use crate::protocol::eio::Revision;
 use crate::protocol::http::Head;
 use crate::protocol::query;
@@ -41,6 +41,15 @@ impl Inner {
             // Refused when it is complete: the connection can go on then.
             _ => Begun::Read(None),
         }
+    }
+
+    /// The headers of an answer that refuses a request before its body is complete.
+    pub(super) fn refusal_headers(&self, head: &Head) -> HeaderList {
+        let mut headers = Headers::default();
+        if let Some(cors) = &self.options.cors {
+            cors.refuse(head, &mut headers);
+        }
+        headers.into_list()
     }
 
     /// The core of a request's session, if it is not this one.

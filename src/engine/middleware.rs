@@ -123,7 +123,7 @@ impl Inner {
         }
         match way {
             Way::Http(response) => self.serve(request, headers.answer(response)),
-            Way::WebSocket(handshake) => self.serve_upgrade(request, headers.upgrade(handshake)),
+            Way::WebSocket(handshake) => self.serve_upgrade(request, handshake, headers),
         }
     }
 }

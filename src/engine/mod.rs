@@ -26,6 +26,7 @@
 //!     .unwrap();
 //! ```
 
+mod closing;
 mod cookie;
 mod cors;
 mod decide;
@@ -49,6 +50,7 @@ mod upgrade;
 mod verify;
 mod websocket;
 
+pub use closing::Closing;
 pub use cookie::{Cookie, SameSite};
 pub use cors::{Cors, Origins};
 pub use decide::{Decide, Decision};
@@ -64,4 +66,5 @@ pub use socket::{CloseReason, Message, ReadyState, SendOptions, Socket};
 pub use upgrade::{Step, Upgrade};
 pub use verify::{BadRequest, Refusal};
 
+pub(crate) use hooks::is_watched;
 pub(crate) use sid::Pool as IdPool;

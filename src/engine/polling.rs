@@ -49,7 +49,9 @@ impl Inner {
         let frames = self.first_frames(socket);
         let poll = self.new_poll(socket, &request, self.with_headers(&request, response, Some(socket)));
         let payload = self.payload(&frames, &poll);
+        self.hooks.tell(|hooks| &hooks.flush, socket);
         self.answer(poll, payload);
+        self.hooks.tell(|hooks| &hooks.drain, socket);
         self.opened(socket);
     }
 

@@ -5,13 +5,13 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use slab::Slab;
 
-use super::hooks::Hooks;
+use super::hooks;
 use super::ids::{Ids, Reserved};
 use super::middleware::Middleware;
 use super::polling::Polling;
@@ -19,8 +19,8 @@ use super::session::{Due, Heard, Session};
 use super::sid::{Pool, SocketSid};
 use super::translate;
 use super::websocket::{self, Carrier};
-use super::{CloseReason, Events, Message, Options, ReadyState, Socket, Transport};
-use crate::app::{App, Layer, Request, WebSocket};
+use super::{CloseReason, Closing, Events, Message, Options, ReadyState, Socket, Transport};
+use crate::app::{App, Hooks, Layer, Request, WebSocket};
 use crate::fanout::{Delivery, Frame, OutletId};
 use crate::limits;
 use crate::protocol::eio::{Dialect, Open, Packet, PacketType, decode_payload};
@@ -48,7 +48,7 @@ impl Server {
             generation: Cell::new(0),
             random: RefCell::default(),
             named: RefCell::default(),
-            hooks: Hooks::default(),
+            hooks: hooks::Hooks::default(),
             middlewares: RefCell::default(),
             posted: RefCell::default(),
             deadlines: RefCell::new(Vec::with_capacity(app.core().table_reserve())),
@@ -60,10 +60,13 @@ impl Server {
         SERVERS.with_borrow_mut(|servers| servers.push(inner.clone()));
         let websocket = websocket::behavior(&inner);
         app.ws_prefix(&inner.prefix, websocket);
-        let (http, begun) = (inner.clone(), inner.clone());
+        let (http, begun, refused) = (inner.clone(), inner.clone(), inner.clone());
         let body_bytes = inner.options.max_http_buffer_size;
-        let begun = Rc::new(move |head: &_, connection| begun.begun(head, connection));
-        app.prefix(&inner.prefix, body_bytes, begun, move |request, response| {
+        let hooks = Hooks {
+            begun: Rc::new(move |head, connection| begun.begun(head, connection)),
+            refused: Rc::new(move |head| refused.refusal_headers(head)),
+        };
+        app.prefix(&inner.prefix, body_bytes, hooks, move |request, response| {
             http.request(request, response);
         });
         app.0.add_layer(inner.clone());
@@ -72,11 +75,23 @@ impl Server {
 
     /// How many sessions are open on all cores.
     pub fn clients_count(&self) -> usize {
-        self.0.counts.0.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+        self.0.counts.open.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
-    /// Ends all sessions of this core at once, with what waits for them.
-    pub fn close(&self) {
+    /// Ends all sessions, of all cores, and drops what waits for them, as the reference's `close`. Those of
+    /// this core have ended when this returns, the others when the result is ready. New ones may open.
+    pub fn close(&self) -> Closing {
+        let path = self.0.prefix.clone();
+        Closing::begin(&self.0.core, move || {
+            if let Some(server) = by_path(&path) {
+                server.close_all(CloseReason::ForcedClose);
+            }
+        })
+    }
+
+    /// Ends all sessions of this core. No core opens another one from now on.
+    pub(crate) fn retire(&self) {
+        self.0.counts.closed.store(true, Ordering::Relaxed);
         self.0.close_all(CloseReason::ForcedClose);
     }
 
@@ -101,12 +116,22 @@ pub(super) fn with_server<T>(socket: Socket, f: impl FnOnce(&Rc<Inner>) -> T) ->
     Some(f(&server))
 }
 
-/// The open sessions of each core.
-struct Counts([AtomicUsize; limits::WORKERS_MAX]);
+/// The server of this core with a path.
+fn by_path(path: &str) -> Option<Rc<Inner>> {
+    SERVERS.with_borrow(|servers| servers.iter().find(|server| server.prefix == path).cloned())
+}
+
+/// What the cores know together.
+struct Counts {
+    /// The open sessions of each core.
+    open: [AtomicUsize; limits::WORKERS_MAX],
+    /// Whether no session may open any more.
+    closed: AtomicBool,
+}
 
 impl Default for Counts {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| AtomicUsize::new(0)))
+        Self { open: std::array::from_fn(|_| AtomicUsize::new(0)), closed: AtomicBool::new(false) }
     }
 }
 
@@ -144,7 +169,7 @@ pub(crate) struct Inner {
     pub(super) ids: Arc<Ids>,
     named: RefCell<Named>,
     counts: Arc<Counts>,
-    pub(super) hooks: Hooks,
+    pub(super) hooks: hooks::Hooks,
     pub(super) middlewares: RefCell<Vec<Middleware>>,
     /// The POST whose packets are being handled, and its session.
     pub(super) posted: RefCell<Option<(Socket, Request)>>,
@@ -267,7 +292,12 @@ impl Inner {
         Some(named.ids.get(&socket.slot).map_or(own, |name| name.id().to_string()))
     }
 
-    /// Opens a session. `None`: the system has no random numbers, or the table is full.
+    /// Whether no session may open any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.counts.closed.load(Ordering::Relaxed)
+    }
+
+    /// Opens a session. `None`: the server is closed, the system has no random numbers, or the table is full.
     pub(super) fn open(
         &self,
         request: Request,
@@ -278,6 +308,9 @@ impl Inner {
     ) -> Option<Socket> {
         /// The slot has 24 bits of the id.
         const SESSIONS_MAX: usize = 1 << 24;
+        if self.is_closed() {
+            return None;
+        }
         let random = self.random.borrow_mut().take()?;
         let mut sessions = self.sessions.borrow_mut();
         if sessions.len() >= SESSIONS_MAX {
@@ -322,7 +355,7 @@ impl Inner {
     }
 
     fn count(&self) -> &AtomicUsize {
-        &self.counts.0[self.core.index()]
+        &self.counts.open[self.core.index()]
     }
 
     /// A session is not open any more: it was removed, or only waits to be told so.
@@ -415,7 +448,7 @@ impl Inner {
 
     /// Tells who listens that packets for one session are made.
     fn creating(&self, socket: Socket, frame: &Frame) {
-        if self.hooks.none(|hooks| &hooks.packet_create) {
+        if self.hooks.none(|hooks| &hooks.packet_create) || self.with(socket, |_| ()).is_none() {
             return;
         }
         // The polling form has each packet by itself, and is text whatever it carries.
@@ -426,8 +459,8 @@ impl Inner {
     }
 
     pub(super) fn send(&self, socket: Socket, frame: &Frame) -> Delivery {
-        let Some(outlet) = self.with(socket, |entry| entry.outlet) else { return Delivery::Dropped };
         self.creating(socket, frame);
+        let Some(outlet) = self.with(socket, |entry| entry.outlet) else { return Delivery::Dropped };
         let delivery = self.core.push(outlet, frame);
         if delivery != Delivery::Dropped {
             self.flushing(socket);
@@ -436,19 +469,19 @@ impl Inner {
     }
 
     /// A frame for one session is handed to its transport. Polling tells when the poll is answered.
-    fn flushing(&self, socket: Socket) {
+    pub(super) fn flushing(&self, socket: Socket) {
         let (flush, drain) = (!self.hooks.none(|hooks| &hooks.flush), !self.hooks.none(|hooks| &hooks.drain));
         if !flush && !drain {
             return;
         }
         let connection = self.with(socket, |entry| match &entry.link {
-            Link::WebSocket(ws) => Some(ws.connection()),
+            Link::WebSocket(ws) => Some((ws.connection(), entry.is_carried())),
             Link::Polling(_) => None,
         });
-        let Some(Some(connection)) = connection else { return };
+        let Some(Some((connection, carried))) = connection else { return };
         self.hooks.tell(|hooks| &hooks.flush, socket);
-        if drain {
-            self.forward(socket);
+        // What is translated is not owed to the connection yet: see `forward`.
+        if drain && carried {
             self.core.notify_drained(connection);
         }
     }
@@ -459,8 +492,11 @@ impl Inner {
         self.hooks.tell(|hooks| &hooks.drain, socket);
     }
 
-    /// A session has opened.
+    /// A session has opened, unless a hook on its first packets has closed it.
     pub(super) fn opened(&self, socket: Socket) {
+        if self.with(socket, |_| ()).is_none() {
+            return;
+        }
         self.events.connection(socket);
         self.hooks.tell(|hooks| &hooks.connection, socket);
     }
@@ -574,10 +610,11 @@ impl Inner {
         while let Some(due) = self.with(socket, |entry| entry.session.handle_timeout(now)).flatten() {
             match due {
                 Due::Ping => {
+                    self.creating(socket, &self.ping);
                     if let Some(outlet) = self.with(socket, |entry| entry.outlet) {
-                        self.creating(socket, &self.ping);
                         let _ = self.core.outlets().push_control(outlet, &self.ping);
                         self.core.ring_bell();
+                        self.flushing(socket);
                     }
                 }
                 Due::Noop => self.release_poll(socket),

@@ -146,6 +146,9 @@ impl Inner {
         }
         drop(outlets);
         self.core.ring_bell();
+        if !self.hooks.none(|hooks| &hooks.drain) {
+            self.core.notify_drained(ws.connection());
+        }
         true
     }
 

@@ -76,43 +76,56 @@ impl Inner {
         if let Some(core) = self.elsewhere(request.query()) {
             return handshake.hand_over(core);
         }
-        self.clone().pass(request, Way::WebSocket(handshake), Headers::default(), 0);
+        let mut headers = Headers::default();
+        if let Some(cors) = &self.options.cors {
+            // As the reference does, though no browser looks at them. A preflight is no handshake.
+            let _ = cors.answer(&request, &mut headers);
+        }
+        self.clone().pass(request, Way::WebSocket(handshake), headers, 0);
     }
 
-    /// A handshake that has passed the middlewares.
-    pub(super) fn serve_upgrade(self: &Rc<Self>, request: Request, handshake: Upgrade<Carrier>) {
+    /// A handshake that has passed the middlewares, with the headers that its answer has by now.
+    pub(super) fn serve_upgrade(
+        self: &Rc<Self>,
+        request: Request,
+        handshake: Upgrade<Carrier>,
+        headers: Headers,
+    ) {
         let dialect = translate::dialect(&request);
         match self.verify_request(&request, true) {
-            Err(refusal) => self.refuse_upgrade(&request, handshake, &refusal),
+            Err(refusal) => self.refuse_upgrade(&request, headers.upgrade(handshake), &refusal),
             Ok(Some(socket)) if self.options.allow_upgrades => {
-                let handshake = self.with_upgrade_headers(&request, handshake, false);
+                let handshake = self.with_upgrade_headers(&request, handshake, headers, false);
                 handshake.accept(Carrier::new(Role::Probe(socket), dialect, None));
             }
             Ok(Some(_)) => {
                 let refusal = Refusal::BadRequest(BadRequest::TransportHandshake);
-                self.refuse_upgrade(&request, handshake, &refusal);
+                self.refuse_upgrade(&request, headers.upgrade(handshake), &refusal);
             }
+            Ok(None) if self.is_closed() => headers.upgrade(handshake).refuse(503, ""),
             Ok(None) => {
                 let server = self.clone();
                 self.admit(request.clone(), move |admitted| match admitted {
                     Ok(name) => {
-                        let handshake = server.with_upgrade_headers(&request, handshake, true);
+                        let handshake = server.with_upgrade_headers(&request, handshake, headers, true);
                         handshake.accept(Carrier::new(Role::New, dialect, Some((request, name))));
                     }
-                    Err(refusal) => server.refuse_upgrade(&request, handshake, &refusal),
+                    Err(refusal) => {
+                        server.refuse_upgrade(&request, headers.upgrade(handshake), &refusal);
+                    }
                 });
             }
         }
     }
 
-    /// The headers that hooks add to a 101.
+    /// The headers of a 101, which hooks may change.
     fn with_upgrade_headers(
         &self,
         request: &Request,
         handshake: Upgrade<Carrier>,
+        mut headers: Headers,
         opens: bool,
     ) -> Upgrade<Carrier> {
-        let mut headers = Headers::default();
         if opens {
             self.hooks.each(|hooks| &hooks.initial_headers, |hook| hook(&mut headers, request));
         }
@@ -143,6 +156,7 @@ impl Inner {
                 for frame in self.first_frames(socket) {
                     let _ = self.core.push(outlet, &frame);
                 }
+                self.flushing(socket);
                 self.opened(socket);
             }
             Role::Probe(socket) => {
@@ -206,7 +220,9 @@ impl Inner {
 
     /// The session moves: what waits for it leaves through the WebSocket from now on.
     fn complete_upgrade(&self, ws: WebSocket<Carrier>, socket: Socket) {
-        self.release_poll(socket);
+        // A client polls no more before it says so. One that does is told as in the reference, whose polling
+        // transport closes.
+        self.release_poll_with(socket, b"1");
         let Some(carrier) = ws.data() else { return };
         let outlet = self.with(socket, |entry| {
             entry.session.handle_upgraded();

@@ -133,7 +133,7 @@ impl NspInner {
         let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
         let frame = if plain { frame.uncompressed() } else { frame };
         self.tell_outgoing_of(socket, &frame);
-        Ok(self.send_now(socket, &frame, volatile))
+        Ok(self.send_watched(socket, &frame, volatile))
     }
 
     /// A client has answered. Late, repeated and foreign answers are ignored.

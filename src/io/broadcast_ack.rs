@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::broadcast::{BroadcastOperator, Selection};
-use super::namespace::{NspInner, push};
+use super::namespace::NspInner;
 use super::server::{by_index, by_path};
 use super::{AckError, Socket};
 use crate::fanout::{Delivery, Frame, Task};
@@ -238,16 +238,11 @@ impl NspInner {
             self.select(selection, |slot, _| slots.push(slot));
             return slots.len();
         }
-        self.tell_outgoing(selection, frame);
-        let mut outlets = self.core.outlets();
-        self.select(selection, |slot, outlet| {
-            let delivery = push(&mut outlets, outlet, frame, selection.volatile);
+        self.owe(selection, frame, |slot, delivery| {
             if !selection.volatile || delivery != Delivery::Dropped {
                 slots.push(slot);
             }
         });
-        drop(outlets);
-        self.core.ring_bell();
         let count = slots.len();
         if count > 0 {
             let sockets = self.sockets.borrow();

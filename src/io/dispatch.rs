@@ -112,8 +112,8 @@ impl NspInner {
         }
     }
 
-    /// Changes a socket's middlewares and its handlers of all events. What comes out is dropped by the caller:
-    /// not while the table is borrowed.
+    /// Changes a socket's middlewares and its handlers of all events. What comes out is dropped by the
+    /// caller: not while the table is borrowed.
     pub(super) fn change_general<T>(
         &self,
         socket: Socket,

@@ -425,8 +425,8 @@ impl NspInner {
         self.leave(socket, DisconnectReason::ServerNamespaceDisconnect, "");
     }
 
-    /// Sends a frame; a volatile one only if the client can take it at once.
-    pub(super) fn send_now(&self, socket: Socket, frame: &Frame, volatile: bool) -> Delivery {
+    /// Like [`push`], through the session, which tells of it.
+    pub(super) fn send_watched(&self, socket: Socket, frame: &Frame, volatile: bool) -> Delivery {
         let outlet = self.with(socket, |entry| entry.outlet);
         if volatile && !outlet.is_some_and(|outlet| self.core.outlets().is_writable(outlet)) {
             return Delivery::Dropped;
@@ -494,13 +494,28 @@ impl NspInner {
 
     /// Owes a frame to the selected sockets of this core.
     pub(super) fn deliver(self: &Rc<Self>, selection: &Selection, frame: &Frame) {
+        // What a slow socket loses is its own affair: its limit closes it.
+        self.owe(selection, frame, |_, _| ());
+    }
+
+    /// Owes a frame to the selected sockets of this core; `each` is told the slot and what became of it.
+    #[inline]
+    pub(super) fn owe(
+        self: &Rc<Self>,
+        selection: &Selection,
+        frame: &Frame,
+        mut each: impl FnMut(u32, Delivery),
+    ) {
         self.tell_outgoing(selection, frame);
-        let mut outlets = self.core.outlets();
         let volatile = selection.volatile;
-        self.select(selection, |_, outlet| {
-            // What a slow socket loses is its own affair: its limit closes it.
-            let _ = push(&mut outlets, outlet, frame, volatile);
-        });
+        if engine::is_watched() {
+            for socket in self.selected(selection) {
+                each(socket.slot, self.send_watched(socket, frame, volatile));
+            }
+            return;
+        }
+        let mut outlets = self.core.outlets();
+        self.select(selection, |slot, outlet| each(slot, push(&mut outlets, outlet, frame, volatile)));
         drop(outlets);
         self.core.ring_bell();
     }

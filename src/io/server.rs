@@ -17,7 +17,7 @@ use super::extract::Handler;
 use super::namespace::{Namespace, NspInner};
 use super::{Handle, Options, Socket, client_files};
 use crate::app::{App, Layer};
-use crate::engine::{self, CloseReason, Events, IdPool, Message};
+use crate::engine::{self, CloseReason, Closing, Events, IdPool, Message};
 use crate::fanout::OutletId;
 use crate::protocol::sio::{NspName, Parser};
 use crate::runtime::Core;
@@ -123,6 +123,20 @@ impl Server {
         self.0.engine.borrow().clone()
     }
 
+    /// Closes the server on all cores: its sockets leave with the reason `server shutting down`, those of
+    /// this core before this returns, and their connections end. Clients that come, or come back, are
+    /// refused. The App goes on, with other servers and routes; [`Running::shutdown`] ends it.
+    ///
+    /// [`Running::shutdown`]: crate::runtime::Running::shutdown
+    pub fn close(&self) -> Closing {
+        let path = self.0.path.clone();
+        Closing::begin(&self.0.core, move || {
+            if let Some(server) = by_path(&path) {
+                server.close();
+            }
+        })
+    }
+
     /// A handle for other threads.
     pub fn handle(&self) -> Handle {
         Handle::new(self.0.main().scope.clone())
@@ -196,6 +210,19 @@ impl Inner {
         let nsp = Rc::new(NspInner::new(self.index, namespaces.len() as u16, scope, self.core.clone()));
         namespaces.push(nsp.clone());
         nsp
+    }
+
+    /// Lets all clients of this core go, and takes no more.
+    fn close(&self) {
+        let conns: Vec<engine::Socket> =
+            self.clients.borrow().iter().flatten().map(|client| client.conn).collect();
+        for conn in conns {
+            self.client_closed(conn, CloseReason::ServerShuttingDown, "");
+        }
+        let engine = self.engine.borrow().clone();
+        if let Some(engine) = engine {
+            engine.retire();
+        }
     }
 
     /// An acknowledgement is given up at a time unless it comes before.

@@ -15,7 +15,7 @@ use super::ack::AckFuture;
 use super::broadcast::{BroadcastOperator, RoomNames};
 use super::extract::{BoxedHandler, Handler, boxed};
 use super::listeners::{General, HandlerId, Listeners, Off, Place};
-use super::namespace::{Entry, NspInner};
+use super::namespace::{Entry, NspInner, push};
 use super::server::by_index;
 use super::{AckError, Handshake};
 use crate::engine::{self, SocketSid};
@@ -508,11 +508,15 @@ impl SocketOperator {
             let encoded = sio::event(&nsp.scope.nsp, None, event, &args)?;
             let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
             let frame = if self.plain { frame.uncompressed() } else { frame };
-            if !nsp.is_connected(self.socket) {
-                return Ok(Delivery::Dropped);
-            }
+            let outlet =
+                nsp.with(self.socket, |entry| entry.outlet).filter(|_| nsp.is_connected(self.socket));
+            let Some(outlet) = outlet else { return Ok(Delivery::Dropped) };
             nsp.tell_outgoing_of(self.socket, &frame);
-            Ok(nsp.send_now(self.socket, &frame, self.volatile))
+            if engine::is_watched() {
+                return Ok(nsp.send_watched(self.socket, &frame, self.volatile));
+            }
+            nsp.core.ring_bell();
+            Ok(push(&mut nsp.core.outlets(), outlet, &frame, self.volatile))
         });
         sent.unwrap_or(Ok(Delivery::Dropped))
     }

@@ -469,6 +469,25 @@ function upgrade() {
     assert.deepEqual(seen, ["41", "42", "43", "44"]);
   });
 
+  test("upgrade: a poll that waits when it ends gets a close, and the session goes on", async (t) => {
+    // While it probes, a poll is released with a noop every 100 ms: the next one should be there before the end.
+    for (let wait = 20; wait < 1_000; wait *= 2) {
+      const polling = await open();
+      const first = polling.get();
+      const ws = await probe(t, polling);
+      assert.equal((await first).text, "6");
+      const second = polling.get();
+      await sleep(wait);
+      ws.send("5");
+      ws.send("4still here");
+      assert.equal(await ws.next(), "4still here");
+      const { status, text } = await second;
+      if (text === "1") return;
+      assert.ok(text === "6" || status === 400, text);
+    }
+    assert.fail("no poll was told");
+  });
+
   test("upgrade: messages during the probe leave by a waiting poll", async (t) => {
     const polling = await open();
     const ws = await probe(t, polling);

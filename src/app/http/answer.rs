@@ -5,11 +5,11 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::stream::Streaming;
-use crate::app::routes::BodyEnd;
+use crate::app::routes::{BodyEnd, HeaderList};
 use crate::app::service::{Inner, State};
 use crate::fanout::{Delivery, Frame};
 use crate::protocol::http::{ConnectionHeader, reason, write_head};
-use crate::runtime::ConnectionId;
+use crate::runtime::{ConnectionId, survived};
 
 const PLAIN: (Cow<'static, str>, Cow<'static, str>) =
     (Cow::Borrowed("Content-Type"), Cow::Borrowed("text/plain"));
@@ -155,12 +155,30 @@ impl Inner {
     /// Answers what cannot be read as a request, and closes (RFC 9112 section 9.6).
     pub(in crate::app) fn refuse_and_close(&self, id: ConnectionId, status: u16) {
         let body = Bytes::from_static(reason(status).as_bytes());
-        self.write_response(id, status, &[PLAIN], &body, false, false);
+        let mut headers = self.refusal_headers(id);
+        headers.push(PLAIN);
+        self.write_response(id, status, &headers, &body, false, false);
         let entry = self.forget(id);
         self.core.linger(id);
         if let Some(State::Http(http)) = entry.map(|entry| entry.state) {
             http.aborted(if status == 413 { BodyEnd::TooLarge } else { BodyEnd::Aborted });
         }
+    }
+
+    /// What the route of a request whose body is on its way adds to an answer that refuses it.
+    fn refusal_headers(&self, id: ConnectionId) -> HeaderList {
+        let found = self.entry(id, |entry| match &entry.state {
+            State::Http(http) => {
+                let partial = http.partial.as_ref()?;
+                Some((partial.hooks()?.refused.clone(), partial.head.clone()))
+            }
+            State::WebSocket(_) => None,
+        });
+        let mut headers = HeaderList::new();
+        if let Some(Some((refused, head))) = found {
+            survived(|| headers = refused(&head));
+        }
+        headers
     }
 
     pub(in crate::app) fn awaits(&self, id: ConnectionId, sequence: u32) -> bool {

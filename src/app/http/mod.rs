@@ -8,7 +8,7 @@ mod stream;
 use std::rc::Rc;
 
 use super::request::Params;
-use super::routes::{BodyEnd, OnBegun, OnBodyEnd, Route, Target};
+use super::routes::{BodyEnd, Hooks, OnBegun, OnBodyEnd, Route, Target};
 use super::service::Inner;
 use crate::protocol::http::{ChunkedDecoder, Framing, Head, HttpError, Version};
 use crate::time::Millis;
@@ -167,9 +167,9 @@ impl Http {
                     return Ok(Progress::Wait);
                 };
                 let (route, limit) = route(&head);
-                head.framing().check(limit as u64)?;
-                let chunks = (head.framing() == Framing::Chunked).then(|| ChunkedDecoder::new(limit));
-                Box::new(Partial {
+                let framing = head.framing();
+                let chunks = (framing == Framing::Chunked).then(|| ChunkedDecoder::new(limit));
+                let partial = Box::new(Partial {
                     head,
                     head_bytes,
                     scanned: head_bytes,
@@ -180,7 +180,13 @@ impl Http {
                     began: None,
                     begun: false,
                     on_end: None,
-                })
+                });
+                if let Err(error) = framing.check(limit as u64) {
+                    // Its route is asked how it is refused.
+                    self.partial = Some(partial);
+                    return Err(error);
+                }
+                partial
             }
         };
         match partial.read_body(self.unread()) {
@@ -192,7 +198,8 @@ impl Http {
                 return Err(error);
             }
         }
-        if let (false, Some(begun)) = (std::mem::replace(&mut partial.begun, true), partial.asks()) {
+        let first = !std::mem::replace(&mut partial.begun, true);
+        if let Some(begun) = partial.hooks().filter(|_| first).map(|hooks| hooks.begun.clone()) {
             let head = Box::new(partial.head.clone());
             self.partial = Some(partial);
             return Ok(Progress::Begun(begun, head));
@@ -237,9 +244,9 @@ impl Http {
 
 impl Partial {
     /// What the route wants to be asked while the body is on its way.
-    fn asks(&self) -> Option<OnBegun> {
+    fn hooks(&self) -> Option<&Hooks> {
         match &self.route.as_ref()?.0.target {
-            Target::Http { begun, .. } => begun.clone(),
+            Target::Http { hooks, .. } => hooks.as_ref(),
             Target::WebSocket(_) => None,
         }
     }
