@@ -9,6 +9,7 @@ SHELL := /bin/bash
 CARGO_FLAGS ?=
 PORT ?= 3000
 FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?=
 MIRI_CASES ?= 2
 FANOUT_ARGS ?=
 
@@ -54,16 +55,26 @@ fanout-cost: system-build ## what one delivery of a broadcast costs the server (
 	cargo build $(CARGO_FLAGS) --release --example fanout_server
 	cargo run $(CARGO_FLAGS) --release -p load-tests -- fanout-cost $(FANOUT_ARGS)
 
+# No input of more than 600 bytes: none of the codecs has a state that needs more, and runs stay cheap. One that
+# asks for 16 MB at once or takes 25 s is a finding. What the fuzzer keeps goes to fuzz/target, out of the
+# repository's corpus.
+FUZZ_ARGS := -max_len=600 -malloc_limit_mb=16 -timeout=25
+
 .PHONY: fuzz
-fuzz: system-build ## every fuzz target for a while (FUZZ_SECONDS=60); needs cargo-fuzz and a nightly toolchain
+fuzz: system-build ## every fuzz target for a while (FUZZ_SECONDS=60 FUZZ_TARGETS=...); needs cargo-fuzz and a nightly toolchain
 	@cargo fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing: cargo install cargo-fuzz" >&2; exit 1; }
-	@for target in $$(cargo fuzz list); do \
-	    echo "== $$target"; cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS); \
+	cargo +nightly fuzz build
+	@for target in $(or $(FUZZ_TARGETS),$$(cargo fuzz list)); do \
+	    seeds="fuzz/corpus/$$target" kept="fuzz/target/corpus/$$target"; mkdir -p "$$kept"; \
+	    cargo +nightly fuzz run "$$target" "$$kept" "$$seeds" -- $(FUZZ_ARGS) -max_total_time=$(FUZZ_SECONDS) \
+	        > "$$kept.log" 2>&1 || { cat "$$kept.log"; exit 1; }; \
+	    echo "$$target: $$(tail -1 "$$kept.log")"; \
 	done
 
 .PHONY: compare
-compare: system-build $(NODE_STAMP) ## our codecs beside those of other crates and of npm ws
-	cargo bench --manifest-path benches/peers/Cargo.toml --target-dir target/peers
+compare: system-build $(NODE_STAMP) ## our codecs beside those of other crates and npm ws; writes docs/BENCHMARKS.md
+	CRITERION_HOME="$(CURDIR)/target/peers/criterion" \
+	    cargo bench --manifest-path benches/peers/Cargo.toml --target-dir target/peers
 	node benches/peers/ws.mjs
 	node benches/peers/table.mjs target/peers/criterion
 

@@ -15,7 +15,7 @@ use sockring::app::App;
 use sockring::engine::{self, Cors};
 use sockring::io::{
     Ack, AckError, Args, BroadcastAckError, BroadcastOperator, Data, DisconnectReason, Event, Failure,
-    HandlerId, Namespace, Options, RemoteSocket, Server, Socket, Value,
+    HandlerId, Handshake, Namespace, Options, RemoteSocket, Server, Socket, Value,
 };
 
 /// The server of the feature suites
@@ -48,15 +48,49 @@ fn set_up(app: &App) {
             ..Options::default().engine
         },
         connect_timeout: Duration::from_millis(1000),
+        cleanup_empty_child_namespaces: true,
         ..Options::default()
     };
     let io = Server::attach_app(app, options);
-    io.of("/observer");
-    // The contract's `/dynamic-N`: the names that suites join beside others, until patterns are built.
-    for name in ["/", "/nsp", "/auth", "/dynamic-3", "/dynamic-7", "/dynamic-42"] {
+    let observers = io.of("/observer");
+    for name in ["/", "/nsp", "/auth"] {
         serve(&io, &io.of(name));
     }
     guard(&io.of("/auth"));
+    families(&io);
+    let made = io.clone();
+    io.on_new_namespace(move |nsp| {
+        let _ = observers.emit("new", serde_json::json!({ "nsp": nsp.name() }));
+        serve(&made, &nsp);
+    });
+    let server = io.clone();
+    io.of("/nsp").sockets_on("make-namespace", move |Data(name): Data<String>, ack: Ack| {
+        server.of(&name);
+        ack.send(())
+    });
+}
+
+/// The parents: namespaces that are made when a client asks for them.
+fn families(io: &Server) {
+    let pattern = regex::Regex::new(r"^/dynamic-\d+$").expect("the pattern is well formed");
+    let dynamic = io.of_pattern(pattern);
+    dynamic.middleware(|Data(auth): Data<Value>| match auth.get("refuse").and_then(Value::as_bool) {
+        Some(true) => Err(Failure::new("not here")),
+        _ => Ok(()),
+    });
+    let clubs = io.of_fn(|name: String, handshake: Handshake| async move {
+        sleep(20).await;
+        let key = handshake.auth.get("key").and_then(Value::as_str);
+        name.strip_prefix("/club-").is_some_and(|club| key == Some(club))
+    });
+    for parent in [dynamic, clubs] {
+        let family = parent.clone();
+        parent.sockets_on("family-say", move |Data(spec): Data<Spec>, ack: Ack| {
+            family.to(&spec.to).except(&spec.except).emit(&spec.event, Args(spec.args))?;
+            ack.send(())
+        });
+        parent.on_connection(|socket: Socket| socket.emit("family", socket.nsp()));
+    }
 }
 
 /// What a socket carries.

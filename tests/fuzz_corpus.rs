@@ -37,5 +37,5 @@ macro_rules! replays {
 }
 
 replays! { http_head http_chunked ws_message eio_payload eio_v3_payload sio_decode query proxy
-    ws_inflate ws_extensions
+    ws_inflate ws_deflate ws_extensions
 }

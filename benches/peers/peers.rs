@@ -25,20 +25,15 @@ use sockring::protocol::ws::{handshake, mask};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tungstenite::protocol::{Role, WebSocket};
 
+#[path = "../inputs/mod.rs"]
+mod inputs;
+
+use inputs::{EVENT, HEAD, KEY};
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const KEY: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
 const FRAMES: usize = 100;
-
-const HEAD: &[u8] = b"GET /socket.io/?EIO=4&transport=polling&t=abc123 HTTP/1.1\r\nHost: localhost:3000\r\n\
-Connection: keep-alive\r\n\
-sec-ch-ua: \"Chromium\";v=\"140\", \"Not=A?Brand\";v=\"24\"\r\nsec-ch-ua-mobile: ?0\r\n\
-User-Agent: Mozilla/5.0 (X11; Linux x86_64) \
-AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36\r\n\
-sec-ch-ua-platform: \"Linux\"\r\nAccept: */*\r\nSec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: cors\r\n\
-Sec-Fetch-Dest: empty\r\nReferer: http://localhost:3000/\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
-Accept-Language: en-US,en;q=0.9\r\n\r\n";
 
 /// Time of this thread on a processor: a machine that has other things to do as well changes it little.
 struct Processor(WallTime);
@@ -258,9 +253,6 @@ fn accept_key(c: &mut Criterion<Processor>) {
     });
     group.finish();
 }
-
-const EVENT: &str =
-    r#"2/chat,12["message",{"room":"general","user":"alice","text":"hello","at":1763712000000,"n":[1,2,3]}]"#;
 
 /// Twenty events and an attachment of 1,000 bytes in one payload.
 fn payload(c: &mut Criterion<Processor>) {

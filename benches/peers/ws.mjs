@@ -9,7 +9,7 @@ const require = createRequire(`${here}tests/clients/package.json`);
 const lib = require.resolve("ws").replace(/[^/]+$/, "lib/");
 const { unmask } = require(`${lib}buffer-util.js`);
 const Receiver = require(`${lib}receiver.js`);
-const OUT = process.env.CRITERION ?? `${here}target/peers/criterion`;
+const OUT = process.env.CRITERION_HOME ?? `${here}target/peers/criterion`;
 const MASK = Buffer.from([0x12, 0x34, 0x56, 0x78]);
 const FRAMES = 100;
 

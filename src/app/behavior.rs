@@ -70,6 +70,18 @@ impl<U: Default + 'static> Default for Behavior<U> {
     }
 }
 
+/// Sets what runs on an event.
+macro_rules! handlers {
+    ($($(#[$doc:meta])* $event:ident($($given:ty),*);)*) => {$(
+        $(#[$doc])*
+        #[must_use]
+        pub fn $event(mut self, f: impl Fn($($given),*) + 'static) -> Self {
+            self.$event = Box::new(f);
+            self
+        }
+    )*};
+}
+
 impl<U: 'static> Behavior<U> {
     /// A behaviour that decides about each handshake: see [`Upgrade`].
     pub fn new(upgrade: impl Fn(Request, Upgrade<U>) + 'static) -> Self {
@@ -91,46 +103,19 @@ impl<U: 'static> Behavior<U> {
         }
     }
 
-    /// Runs when a socket is open.
-    #[must_use]
-    pub fn open(mut self, f: impl Fn(WebSocket<U>) + 'static) -> Self {
-        self.open = Box::new(f);
-        self
-    }
-
-    /// Runs for each message.
-    #[must_use]
-    pub fn message(mut self, f: impl Fn(WebSocket<U>, Message<'_>) + 'static) -> Self {
-        self.message = Box::new(f);
-        self
-    }
-
-    /// Runs for each ping, with its payload; the pong is sent without it.
-    #[must_use]
-    pub fn ping(mut self, f: impl Fn(WebSocket<U>, &[u8]) + 'static) -> Self {
-        self.ping = Box::new(f);
-        self
-    }
-
-    /// Runs for each pong, asked for or not.
-    #[must_use]
-    pub fn pong(mut self, f: impl Fn(WebSocket<U>, &[u8]) + 'static) -> Self {
-        self.pong = Box::new(f);
-        self
-    }
-
-    /// Runs when everything that waited for a slow client has left.
-    #[must_use]
-    pub fn drain(mut self, f: impl Fn(WebSocket<U>) + 'static) -> Self {
-        self.drain = Box::new(f);
-        self
-    }
-
-    /// Runs once when a socket has ended, whoever ended it. Its data is still there.
-    #[must_use]
-    pub fn close(mut self, f: impl Fn(WebSocket<U>, Closed<'_>) + 'static) -> Self {
-        self.close = Box::new(f);
-        self
+    handlers! {
+        /// Runs when a socket is open.
+        open(WebSocket<U>);
+        /// Runs for each message.
+        message(WebSocket<U>, Message<'_>);
+        /// Runs for each ping, with its payload; the pong is sent without it.
+        ping(WebSocket<U>, &[u8]);
+        /// Runs for each pong, asked for or not.
+        pong(WebSocket<U>, &[u8]);
+        /// Runs when everything that waited for a slow client has left.
+        drain(WebSocket<U>);
+        /// Runs once when a socket has ended, whoever ended it. Its data is still there.
+        close(WebSocket<U>, Closed<'_>);
     }
 
     /// Bytes of a message; 1,000,000 by default. A larger one closes the socket with 1009.

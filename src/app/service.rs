@@ -13,7 +13,7 @@ use super::request::Params;
 use super::routes::{BodyEnd, Route, Target};
 use super::websocket::Socket;
 use super::{App, Options};
-use crate::fanout::{Delivery, Frame, Moment, OutletId, RoomKey, Rooms, Task};
+use crate::fanout::{Delivery, Frame, Moment, OutletId, RoomKey, Rooms, Space, Task};
 use crate::protocol::ws::deflate::Inflater;
 use crate::runtime::{self, ConnectionId, Core, Ended, Parcel, Service};
 use crate::time::Millis;
@@ -47,7 +47,7 @@ pub(crate) struct Inner {
     routes: RefCell<Vec<Rc<Route>>>,
     pub(super) table: RefCell<Vec<Option<Entry>>>,
     topics: RefCell<Rooms>,
-    topic_space: u32,
+    topic_space: Space,
     layers: RefCell<Vec<Rc<dyn Layer>>>,
     /// What inflates the messages of clients that compress each on its own.
     pub(super) inflater: RefCell<Option<Inflater>>,
@@ -192,9 +192,11 @@ impl Inner {
     }
 
     fn unsubscribe_all(&self, id: ConnectionId) {
-        let (space, core) = (self.topic_space, self.core.index());
+        let (space, core) = (self.topic_space.number(), self.core.index());
         let directory = &self.core.shared().directory;
-        let emptied = |room: &str| directory.exit(RoomKey { space, room }, core);
+        let emptied = |room: &str| {
+            directory.exit(RoomKey { space, room }, core);
+        };
         self.topics.borrow_mut().leave_all(id.slot(), emptied);
     }
 
@@ -202,7 +204,7 @@ impl Inner {
         // A socket whose `close` handler runs is not in the table any more, and nobody would unsubscribe it.
         let open = self.entry(id, |entry| matches!(entry.state, State::WebSocket(_)));
         let Some(outlet) = self.core.outlet(id).filter(|_| open == Some(true)) else { return false };
-        let key = RoomKey { space: self.topic_space, room: topic };
+        let key = RoomKey { space: self.topic_space.number(), room: topic };
         let born = || self.core.shared().directory.enter(key, self.core.index());
         self.topics.borrow_mut().join(id.slot(), outlet.slot(), topic, born)
     }
@@ -210,7 +212,7 @@ impl Inner {
     pub(super) fn unsubscribe(&self, id: ConnectionId, topic: &str) -> bool {
         let left = self.topics.borrow_mut().leave(id.slot(), topic);
         if left == Some(true) {
-            let key = RoomKey { space: self.topic_space, room: topic };
+            let key = RoomKey { space: self.topic_space.number(), room: topic };
             self.core.shared().directory.exit(key, self.core.index());
         }
         left.is_some()
@@ -222,7 +224,7 @@ impl Inner {
 
     /// Sends a frame to the subscribers of a topic on all cores that have some.
     pub(super) fn publish(&self, topic: &str, frame: &Frame, except: Option<ConnectionId>) -> Delivery {
-        let key = RoomKey { space: self.topic_space, room: topic };
+        let key = RoomKey { space: self.topic_space.number(), room: topic };
         let directory = &self.core.shared().directory;
         let (moment, mut delivery) = (directory.now(), Delivery::Sent);
         for core in directory.cores(key).iter() {

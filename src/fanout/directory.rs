@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use foldhash::fast::RandomState;
 use hashbrown::{Equivalent, HashMap};
 
+use super::space::{Space, Spaces};
 use crate::limits;
 
 /// A set of cores.
@@ -69,7 +70,7 @@ impl Cores {
 /// A room of a space; a space is a namespace of one server, or the topics of an App.
 #[derive(Clone, Copy, Debug)]
 pub struct RoomKey<'a> {
-    /// As [`Directory::space`] gave it.
+    /// The number of a [`Space`].
     pub space: u32,
     /// The room's name.
     pub room: &'a str,
@@ -106,7 +107,8 @@ impl Equivalent<OwnedKey> for RoomKey<'_> {
 /// ```
 /// use sockring::fanout::{Directory, Moment, RoomKey};
 /// let directory = Directory::default();
-/// let key = RoomKey { space: directory.space("/"), room: "lobby" };
+/// let space = directory.space("/");
+/// let key = RoomKey { space: space.number(), room: "lobby" };
 /// let before = directory.now();
 /// let born = directory.enter(key, 0);
 /// assert!(before < born && born <= directory.now() && born < Moment::LAST);
@@ -141,7 +143,8 @@ type Shard = HashMap<OwnedKey, Entry, RandomState>;
 /// ```
 /// use sockring::fanout::{Directory, RoomKey};
 /// let directory = Directory::default();
-/// let key = RoomKey { space: directory.space("/"), room: "lobby" };
+/// let space = directory.space("/");
+/// let key = RoomKey { space: space.number(), room: "lobby" };
 /// directory.enter(key, 2);
 /// assert_eq!(directory.cores(key).iter().collect::<Vec<_>>(), [2]);
 /// ```
@@ -149,7 +152,7 @@ type Shard = HashMap<OwnedKey, Entry, RandomState>;
 pub struct Directory {
     hasher: RandomState,
     shards: Box<[Mutex<Shard>]>,
-    spaces: Mutex<Vec<String>>,
+    spaces: Spaces,
     /// Counts the changes that give a room a core. Changes and look-ups are made under the shard's lock, and
     /// who looks up reads this before it: so who has read a room's birth finds the room.
     changes: AtomicU64,
@@ -164,14 +167,14 @@ impl Default for Directory {
 }
 
 impl Directory {
-    /// The number that stands for a space's name, the same for all threads.
-    pub fn space(&self, name: &str) -> u32 {
-        let mut spaces = self.spaces.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = spaces.iter().position(|space| space == name);
-        known.unwrap_or_else(|| {
-            spaces.push(name.to_owned());
-            spaces.len() - 1
-        }) as u32
+    /// The space with a name, made if nobody holds it.
+    pub fn space(&self, name: &str) -> Space {
+        self.spaces.hold(name)
+    }
+
+    /// How many spaces somebody holds.
+    pub fn spaces(&self) -> usize {
+        self.spaces.len()
     }
 
     /// This moment. It must be read before the cores are looked up that it is to go with.
@@ -196,16 +199,22 @@ impl Directory {
     /// A room has its first member on a core. Gives the moment of its birth there: what has looked its cores
     /// up since then has found this one, without a gap.
     pub fn enter(&self, key: RoomKey<'_>, core: usize) -> Moment {
+        self.enter_as(key, core).0
+    }
+
+    /// Like [`enter`](Self::enter); says also whether no core had members before.
+    pub fn enter_as(&self, key: RoomKey<'_>, core: usize) -> (Moment, bool) {
         self.change(key, |entry| {
+            let first = entry.present.is_empty();
             entry.present.insert(core);
             let announced = entry.announced.iter().filter(|(announced, _)| *announced == core);
-            announced.map(|(_, moment)| *moment).min().unwrap_or_else(|| self.next())
+            (announced.map(|(_, moment)| *moment).min().unwrap_or_else(|| self.next()), first)
         })
     }
 
-    /// A room has lost its last member on a core.
-    pub fn exit(&self, key: RoomKey<'_>, core: usize) {
-        self.change(key, |entry| entry.present.remove(core));
+    /// A room has lost its last member on a core; whether no other core has any.
+    pub fn exit(&self, key: RoomKey<'_>, core: usize) -> bool {
+        self.change(key, |entry| entry.present.remove(core) && entry.present.is_empty())
     }
 
     /// A join is on its way to a core. The moment stands for it until it has [`arrived`](Self::arrived).
@@ -262,7 +271,7 @@ mod tests {
     #[test]
     fn a_room_is_known_while_a_core_has_members_or_a_join_is_on_its_way() {
         let directory = Directory::default();
-        let key = RoomKey { space: directory.space("/"), room: "a" };
+        let key = RoomKey { space: 0, room: "a" };
         let first = directory.announce(key, 1);
         let second = directory.announce(key, 1);
         assert!(directory.cores(key).contains(1));
@@ -277,7 +286,7 @@ mod tests {
     #[test]
     fn a_room_is_born_when_broadcasts_begin_to_find_it() {
         let directory = Directory::default();
-        let key = RoomKey { space: directory.space("/"), room: "a" };
+        let key = RoomKey { space: 0, room: "a" };
         let before = directory.now();
         let first = directory.enter(key, 1);
         assert!(before < first && first <= directory.now());
@@ -285,12 +294,16 @@ mod tests {
         directory.exit(key, 1);
         assert!(between < directory.enter(key, 1), "not what was meant for those who were there before");
         assert!(directory.enter(key, 2) > first);
+        assert!(!directory.enter_as(key, 3).1, "others have members");
+        assert!(!directory.exit(key, 1) && !directory.exit(key, 2) && directory.exit(key, 3));
+        assert!(!directory.exit(key, 3), "nobody was there");
+        assert!(directory.enter_as(key, 3).1);
     }
 
     #[test]
     fn an_announced_join_is_born_with_its_announcement() {
         let directory = Directory::default();
-        let key = RoomKey { space: directory.space("/"), room: "a" };
+        let key = RoomKey { space: 0, room: "a" };
         let first = directory.announce(key, 1);
         let emitted = directory.now();
         let second = directory.announce(key, 1);
@@ -307,10 +320,10 @@ mod tests {
     fn spaces_keep_rooms_apart() {
         let directory = Directory::default();
         let (a, b) = (directory.space("/a"), directory.space("/b"));
-        assert_ne!(a, b);
-        assert_eq!(directory.space("/a"), a);
-        directory.enter(RoomKey { space: a, room: "x" }, 0);
-        assert!(directory.cores(RoomKey { space: b, room: "x" }).is_empty());
+        assert_ne!(a.number(), b.number());
+        assert_eq!(directory.space("/a").number(), a.number());
+        directory.enter(RoomKey { space: a.number(), room: "x" }, 0);
+        assert!(directory.cores(RoomKey { space: b.number(), room: "x" }).is_empty());
     }
 
     #[test]

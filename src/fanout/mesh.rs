@@ -287,6 +287,10 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(
+        miri,
+        ignore = "makes 65,536 tasks, which takes miri minutes; the next test fills one by bytes"
+    )]
     fn a_full_mailbox_gives_tasks_back() {
         let mesh = Mesh::new(1);
         let mut tasks = queue((0..limits::MAILBOX_TASKS).map(|_| nothing()));

@@ -23,6 +23,7 @@ mod frame;
 mod mesh;
 mod outlets;
 mod rooms;
+mod space;
 
 pub use backlog::Backlog;
 pub use batch::{Batch, Owed};
@@ -31,3 +32,4 @@ pub use frame::{Frame, PACKED_FORMS};
 pub use mesh::{Doorbell, Mesh, Queue, Task};
 pub use outlets::{Class, Delivery, OutletId, Outlets, Via};
 pub use rooms::{Member, Rooms};
+pub use space::Space;

@@ -9,10 +9,11 @@ use serde::Serialize;
 use smallvec::SmallVec;
 
 use super::namespace::{NspInner, escape};
+use super::registry::Registry;
 use super::server::by_path;
-use super::{Adapter, BroadcastOptions, SocketId};
+use super::{BroadcastOptions, SocketId};
 use crate::engine::SocketSid;
-use crate::fanout::{Cores, Delivery, Frame, Moment, RoomKey, Task};
+use crate::fanout::{Cores, Delivery, Frame, Moment, RoomKey, Space, Task};
 use crate::protocol::sio::{self, EncodeError, NspName};
 use crate::runtime::{self, Shared};
 
@@ -22,8 +23,15 @@ pub(super) struct Scope {
     pub(super) path: Arc<str>,
     pub(super) nsp: NspName,
     /// The namespace's number in the directory of rooms.
-    pub(super) space: u32,
-    pub(super) adapter: Option<Arc<dyn Adapter>>,
+    pub(super) space: Space,
+    pub(super) registry: Arc<Registry>,
+}
+
+impl Scope {
+    pub(super) fn new(shared: Arc<Shared>, path: Arc<str>, registry: Arc<Registry>, nsp: NspName) -> Self {
+        let space = shared.directory.space(&format!("{path}\0{nsp}"));
+        Self { shared, path, nsp, space, registry }
+    }
 }
 
 impl fmt::Debug for Scope {
@@ -139,6 +147,15 @@ impl BroadcastOperator {
         Self { scope, selection, local: false, timeout: None }
     }
 
+    /// The same broadcast in another namespace.
+    pub(super) fn with_scope(&self, scope: Arc<Scope>) -> Self {
+        Self { scope, ..self.clone() }
+    }
+
+    pub(super) fn nsp(&self) -> &str {
+        &self.scope.nsp
+    }
+
     /// Adds rooms to whose members it goes; a socket in several of them gets it once.
     pub fn to(&self, rooms: impl RoomNames) -> Self {
         let mut new = self.clone();
@@ -195,7 +212,7 @@ impl BroadcastOperator {
         let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
         let frame = if self.selection.plain { frame.uncompressed() } else { frame };
         let delivery = self.send(&frame);
-        if let (Some(adapter), false) = (&self.scope.adapter, self.local) {
+        if let (Some(adapter), false) = (self.scope.registry.adapter(), self.local) {
             adapter.broadcast(&self.scope.nsp, &frame, &self.options());
         }
         Ok(delivery)
@@ -222,7 +239,7 @@ impl BroadcastOperator {
     fn announce(&self, core: usize, rooms: &[String]) -> impl Iterator<Item = Announced> {
         rooms.iter().map(move |room| {
             let room = escape(room).into_owned();
-            let key = RoomKey { space: self.scope.space, room: &room };
+            let key = RoomKey { space: self.scope.space.number(), room: &room };
             let moment = self.scope.shared.directory.announce(key, core);
             Announced { room, core, moment }
         })
@@ -271,7 +288,7 @@ impl BroadcastOperator {
     pub(super) fn cores(&self) -> (Cores, Moment) {
         let directory = &self.scope.shared.directory;
         let moment = directory.now();
-        let of = |room: &str| directory.cores(RoomKey { space: self.scope.space, room });
+        let of = |room: &str| directory.cores(RoomKey { space: self.scope.space.number(), room });
         if self.selection.rooms.is_empty() {
             return (of(super::namespace::ALL), moment);
         }
@@ -349,7 +366,7 @@ struct Announced {
 /// The announced joins of some cores were carried out, or came to nothing.
 fn arrived(scope: &Scope, announced: &[Announced], on: impl Fn(usize) -> bool) {
     for Announced { room, core, moment } in announced.iter().filter(|announced| on(announced.core)) {
-        scope.shared.directory.arrived(RoomKey { space: scope.space, room }, *core, *moment);
+        scope.shared.directory.arrived(RoomKey { space: scope.space.number(), room }, *core, *moment);
     }
 }
 

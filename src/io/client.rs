@@ -8,9 +8,8 @@ use super::namespace::NspInner;
 use super::server::Inner;
 use super::{DisconnectReason, Failure, Socket};
 use crate::engine::{self, CloseReason, Message};
-use crate::fanout::Frame;
 use crate::protocol::query::Query;
-use crate::protocol::sio::{self, Body, Decoder, Packet, Value};
+use crate::protocol::sio::{Body, Decoder, Packet, Value};
 use crate::time::Millis;
 
 /// One connection.
@@ -21,6 +20,15 @@ pub(super) struct Client {
     v2: bool,
     /// The sockets of its namespaces, those included whose middlewares still run.
     pub(super) sockets: SmallVec<[Socket; 1]>,
+    /// How many namespaces it has asked for about which parents still decide.
+    pub(super) asking: u16,
+}
+
+impl Client {
+    /// Whether it has as many namespaces as it may.
+    pub(super) fn is_full(&self) -> bool {
+        self.sockets.len() + usize::from(self.asking) >= NAMESPACES_PER_CLIENT
+    }
 }
 
 /// Namespaces that one connection may have joined. More than any application has; without a limit, one
@@ -31,7 +39,7 @@ impl Inner {
     pub(super) fn client_connected(&self, conn: engine::Socket) {
         let deadline = self.core.now() + self.options.connect_timeout.as_millis() as Millis;
         let v2 = conn.protocol() == Some(3);
-        let client = Client { conn, decoder: Decoder::new(), v2, sockets: SmallVec::new() };
+        let client = Client { conn, decoder: Decoder::new(), v2, sockets: SmallVec::new(), asking: 0 };
         let mut clients = self.clients.borrow_mut();
         let slot = conn.slot as usize;
         if clients.len() <= slot {
@@ -114,13 +122,19 @@ impl Inner {
         // Only clients of Socket.IO v2 send a query with the name: for all others it is an unknown name.
         let nsp = if query.is_none() || v2 { self.namespace(&name) } else { None };
         if let Body::Connect(auth) = body {
-            let Some(nsp) = nsp else {
-                let refusal = sio::connect_error(&name, "Invalid namespace", None);
-                let _ = conn.send(&Frame::message(&[b"4", &refusal], &[]));
-                return true;
+            let auth = match query {
+                Some(query) if v2 => Some(auth_of(&query)),
+                Some(query) => {
+                    self.refuse_namespace(conn, &format!("{name}?{query}"));
+                    return true;
+                }
+                None if v2 => None,
+                None => auth,
             };
-            let auth = if v2 { query.map(|query| auth_of(&query)) } else { auth };
-            return self.connect(conn, &nsp, auth);
+            return match nsp {
+                Some(nsp) => self.connect(conn, &nsp, auth),
+                None => self.connect_dynamic(conn, name, auth),
+            };
         }
         let Some(nsp) = nsp else { return false };
         let joined = |client: &mut Client| client.sockets.iter().copied().find(|s| s.nsp == nsp.index);
@@ -144,10 +158,10 @@ impl Inner {
     }
 
     /// A client wants to join a namespace: its middlewares decide. `false`: it has joined already.
-    fn connect(&self, conn: engine::Socket, nsp: &Rc<NspInner>, auth: Option<Value>) -> bool {
+    pub(super) fn connect(&self, conn: engine::Socket, nsp: &Rc<NspInner>, auth: Option<Value>) -> bool {
         let known = self.client(conn, |client| {
             let twice = client.sockets.iter().any(|socket| socket.nsp == nsp.index);
-            twice || client.sockets.len() >= NAMESPACES_PER_CLIENT
+            twice || client.is_full()
         });
         if known != Some(false) {
             return false;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::BroadcastOptions;
 use super::broadcast::{BroadcastOperator, Scope, broadcasts};
+use super::registry::Registry;
 use crate::fanout::{Delivery, Frame};
 use crate::protocol::sio::NspName;
 use crate::runtime::Running;
@@ -34,20 +35,21 @@ impl Handle {
         Self(scope)
     }
 
-    /// The main namespace of the server with a path. Adapters are told nothing of what such a handle emits:
-    /// take [`Server::handle`](super::Server::handle) where a server has one.
+    /// The main namespace of the server with a path.
     pub fn of_server(running: &Running, path: &str) -> Self {
-        let path = format!("/{}/", path.trim_matches('/'));
-        Self(Arc::new(scope(running.shared().clone(), path.into(), NspName::default())))
+        let path: Arc<str> = format!("/{}/", path.trim_matches('/')).into();
+        let shared = running.shared().clone();
+        let registry = Registry::of(&shared, &path);
+        Self(Arc::new(Scope::new(shared, path, registry, NspName::default())))
     }
 
-    /// Another namespace of the same server.
+    /// Another namespace of the same server. It need not be there: what is emitted then reaches nobody. What
+    /// a name costs is given back with the last handle on it.
     #[must_use]
     pub fn of(&self, name: &str) -> Self {
-        let Scope { shared, path, .. } = &*self.0;
-        let mut other = scope(shared.clone(), path.clone(), NspName::from(name));
-        other.adapter = self.0.adapter.clone();
-        Self(Arc::new(other))
+        let Scope { shared, path, registry, .. } = &*self.0;
+        let name = NspName::from(name);
+        Self(Arc::new(Scope::new(shared.clone(), path.clone(), registry.clone(), name)))
     }
 
     /// Gives the sockets of this process what another server has broadcast: how an
@@ -64,8 +66,3 @@ impl Handle {
 }
 
 broadcasts!(Handle, "the namespace");
-
-fn scope(shared: Arc<crate::runtime::Shared>, path: Arc<str>, nsp: NspName) -> Scope {
-    let space = shared.directory.space(&format!("{path}\0{nsp}"));
-    Scope { shared, path, nsp, space, adapter: None }
-}

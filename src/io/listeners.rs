@@ -77,13 +77,14 @@ pub(super) struct Place {
 }
 
 /// The handlers of one socket, or of all sockets of a namespace. Few: they are searched, not hashed.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Listeners {
     list: Vec<Listener>,
     /// Handlers of all events and middlewares, which few sockets have.
     general: Option<Box<General>>,
 }
 
+#[derive(Clone)]
 struct Listener {
     event: Rc<str>,
     handler: BoxedHandler,
@@ -92,7 +93,7 @@ struct Listener {
 }
 
 /// Handlers that do not ask for an event's name.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct General {
     /// Of all events that come.
     pub(super) any: Unnamed,
@@ -102,7 +103,7 @@ pub(super) struct General {
 }
 
 /// Handlers in the order in which they run.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Unnamed(Vec<(HandlerId, BoxedHandler)>);
 
 impl Unnamed {

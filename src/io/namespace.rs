@@ -20,7 +20,8 @@ use super::broadcast::{BroadcastOperator, Scope, Selection, broadcasts};
 use super::broadcast_ack::AskedById;
 use super::extract::{BoxedHandler, Called, EventContext, Handler, boxed};
 use super::listeners::{Listeners, Place};
-use super::server::by_index;
+use super::parent::Parent;
+use super::server::{Inner, by_index};
 use super::{DisconnectReason, EventError, Failure, Handle, Handshake, Socket, SocketData, SocketId};
 use crate::app::Request;
 use crate::engine::{self, SocketSid};
@@ -135,7 +136,12 @@ pub(super) struct NspInner {
     marks: RefCell<Marks>,
     /// The ids of sockets of Socket.IO v2, by their slots.
     v2_ids: RefCell<HashMap<u32, SocketId, RandomState>>,
-    generation: Cell<u32>,
+    /// The server's: an index that was used before must not make an old handle valid again.
+    generation: Rc<Cell<u32>>,
+    /// The number of the parent, if it has one.
+    pub(super) parent: Option<u16>,
+    /// Whether it was made because a client asked for it.
+    pub(super) by_client: bool,
 }
 
 /// One socket.
@@ -183,16 +189,17 @@ enum State {
 }
 
 impl NspInner {
-    pub(super) fn new(server: u16, index: u16, scope: Arc<Scope>, core: Rc<Core>) -> Self {
+    /// A namespace of a server, without handlers.
+    pub(super) fn new(server: &Inner, index: u16, scope: Arc<Scope>) -> Self {
         Self {
-            server,
+            server: server.index,
             index,
             scope,
-            core,
+            core: server.core.clone(),
             sockets: RefCell::default(),
             rooms: RefCell::default(),
             acks: RefCell::default(),
-            next_ack: Cell::new(0),
+            next_ack: Cell::new(server.first_ack.get()),
             asked: RefCell::default(),
             connection: RefCell::default(),
             middlewares: RefCell::default(),
@@ -201,7 +208,38 @@ impl NspInner {
             outgoing: Cell::new(0),
             marks: RefCell::default(),
             v2_ids: RefCell::default(),
-            generation: Cell::new(0),
+            generation: server.generation.clone(),
+            parent: None,
+            by_client: false,
+        }
+    }
+
+    /// A child of a parent, with the handlers that the parent has.
+    pub(super) fn child(self, parent: &Parent, by_client: bool) -> Self {
+        let template = &parent.template;
+        Self {
+            connection: template.connection.clone(),
+            middlewares: template.middlewares.clone(),
+            listeners: template.listeners.clone(),
+            on_error: template.on_error.clone(),
+            parent: Some(parent.number),
+            by_client,
+            ..self
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sockets.borrow().is_empty()
+    }
+
+    /// Lets a child go that no socket is in, if the options say so.
+    pub(super) fn tidy(self: &Rc<Self>) {
+        if self.parent.is_some()
+            && self.is_empty()
+            && let Some(server) = by_index(self.server)
+            && server.options.cleanup_empty_child_namespaces
+        {
+            server.remove(self);
         }
     }
 
@@ -353,7 +391,7 @@ impl NspInner {
         }
     }
 
-    fn refuse(&self, socket: Socket, failure: &Failure) {
+    fn refuse(self: &Rc<Self>, socket: Socket, failure: &Failure) {
         let Some((conn, v2)) = self.with(socket, |entry| (entry.conn, entry.v2)) else { return };
         let text = if v2 {
             sio::error_v2(&self.scope.nsp, &failure.for_v2())
@@ -387,13 +425,15 @@ impl NspInner {
     fn leave_rooms(&self, socket: Socket) {
         let core = self.core.index();
         let directory = &self.core.shared().directory;
-        let space = self.scope.space;
-        let emptied = |room: &str| directory.exit(RoomKey { space, room }, core);
+        let space = self.scope.space.number();
+        let emptied = |room: &str| {
+            directory.exit(RoomKey { space, room }, core);
+        };
         self.rooms.borrow_mut().leave_all(socket.slot, emptied);
         self.with(socket, |entry| entry.left_own = true);
     }
 
-    fn forget(&self, socket: Socket) {
+    fn forget(self: &Rc<Self>, socket: Socket) {
         self.leave_rooms(socket);
         let entry = {
             let mut sockets = self.sockets.borrow_mut();
@@ -410,6 +450,7 @@ impl NspInner {
         for id in entry.and_then(|entry| entry.acks).into_iter().flat_map(|acks| *acks) {
             runtime::survived(|| self.ack_lost(id));
         }
+        self.tidy();
     }
 
     /// The server lets a socket go.
@@ -442,7 +483,7 @@ impl NspInner {
     }
 
     pub(super) fn join_room(&self, slot: u32, outlet: u32, room: &str) {
-        let key = RoomKey { space: self.scope.space, room };
+        let key = RoomKey { space: self.scope.space.number(), room };
         let born = || self.core.shared().directory.enter(key, self.core.index());
         self.rooms.borrow_mut().join(slot, outlet, room, born);
     }
@@ -469,7 +510,7 @@ impl NspInner {
         });
         let room = &*escape(room);
         if known.is_some() && self.rooms.borrow_mut().leave(socket.slot, room) == Some(true) {
-            let key = RoomKey { space: self.scope.space, room };
+            let key = RoomKey { space: self.scope.space.number(), room };
             self.core.shared().directory.exit(key, self.core.index());
         }
     }

@@ -35,6 +35,13 @@ pub struct Options {
     /// else those of the nearest `node_modules`, in the working directory or above. If there are none,
     /// requests for them are the engine's, which refuses them.
     pub client_dist: Option<PathBuf>,
+    /// Whether a child of a [`ParentNamespace`](super::ParentNamespace) goes when its last socket on this
+    /// core has left, with what was registered on it.
+    pub cleanup_empty_child_namespaces: bool,
+    /// How many namespaces clients may bring into being on one core: each costs some hundred bytes and its
+    /// name, and clients choose the names. At the limit those go that no socket is in, also without the
+    /// option above; if there are none, a client that asks for another is refused. At most 60,000.
+    pub dynamic_namespaces: usize,
     /// Joins other servers; `None` for one process alone.
     pub adapter: Option<Arc<dyn Adapter>>,
 }
@@ -47,6 +54,8 @@ impl Default for Options {
             packet: Limits::default(),
             serve_client: true,
             client_dist: None,
+            cleanup_empty_child_namespaces: false,
+            dynamic_namespaces: 10_000,
             adapter: None,
         }
     }

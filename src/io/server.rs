@@ -1,6 +1,6 @@
 //! A Socket.IO server on one core.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, VecDeque};
@@ -8,6 +8,9 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use regex::Regex;
 use slab::Slab;
 
 use super::broadcast::{BroadcastOperator, Scope, broadcasts};
@@ -15,12 +18,14 @@ use super::broadcast_ack::Watches;
 use super::client::Client;
 use super::extract::Handler;
 use super::namespace::{Namespace, NspInner};
-use super::{Handle, Options, Socket, client_files};
+use super::parent::{Parent, ParentNamespace, Permit, Rule};
+use super::registry::Registry;
+use super::{Handle, Handshake, Options, Socket, client_files};
 use crate::app::{App, Layer};
 use crate::engine::{self, CloseReason, Closing, Events, IdPool, Message};
 use crate::fanout::OutletId;
 use crate::protocol::sio::{NspName, Parser};
-use crate::runtime::Core;
+use crate::runtime::{self, Core};
 use crate::time::Millis;
 
 /// A Socket.IO server on one core. A clone is a reference to the same.
@@ -66,7 +71,17 @@ pub(super) struct Inner {
     pub(super) path: Arc<str>,
     pub(super) core: Rc<Core>,
     pub(super) options: Options,
-    pub(super) namespaces: RefCell<Vec<Rc<NspInner>>>,
+    namespaces: RefCell<Namespaces>,
+    pub(super) parents: RefCell<Vec<Rc<Parent>>>,
+    new_namespace: RefCell<Vec<OnNewNamespace>>,
+    /// How many namespaces clients have made.
+    pub(super) dynamic: Cell<usize>,
+    /// What the next socket's handle is told apart by.
+    pub(super) generation: Rc<Cell<u32>>,
+    /// Where a new namespace's acknowledgements begin: those that one before it at the same index has
+    /// awaited may still have deadlines.
+    pub(super) first_ack: Cell<u64>,
+    pub(super) registry: Arc<Registry>,
     pub(super) ids: RefCell<IdPool>,
     pub(super) parser: RefCell<Parser>,
     /// By the slot of the engine's session.
@@ -80,10 +95,27 @@ pub(super) struct Inner {
     engine: RefCell<Option<engine::Server>>,
 }
 
+type OnNewNamespace = Rc<dyn Fn(Namespace)>;
+
+/// The namespaces of this core, by index and by name.
+#[derive(Default)]
+struct Namespaces {
+    slots: Slab<Rc<NspInner>>,
+    by_name: HashMap<NspName, u16, RandomState>,
+}
+
+/// Namespaces that one core can have: an index has 16 bits.
+const NAMESPACES_MAX: usize = u16::MAX as usize;
+/// Of them, those that clients can make at most: the application has some for itself.
+const DYNAMIC_MAX: usize = 60_000;
+
 impl Server {
     /// Serves Socket.IO on an App.
-    pub fn attach_app(app: &App, options: Options) -> Self {
+    pub fn attach_app(app: &App, mut options: Options) -> Self {
+        options.dynamic_namespaces = options.dynamic_namespaces.min(DYNAMIC_MAX);
         let prefix = options.engine.prefix();
+        let registry = Registry::of(app.core().shared(), &prefix);
+        registry.set_adapter(options.adapter.clone());
         client_files::serve(app, &prefix, &options);
         let engine_options = options.engine.clone();
         let inner = Rc::new(Inner {
@@ -92,6 +124,12 @@ impl Server {
             core: app.core().clone(),
             options,
             namespaces: RefCell::default(),
+            parents: RefCell::default(),
+            new_namespace: RefCell::default(),
+            dynamic: Cell::new(0),
+            generation: Rc::default(),
+            first_ack: Cell::new(0),
+            registry,
             ids: RefCell::default(),
             parser: RefCell::default(),
             clients: RefCell::new(Vec::with_capacity(app.core().table_reserve())),
@@ -101,16 +139,68 @@ impl Server {
             engine: RefCell::default(),
         });
         SERVERS.with_borrow_mut(|servers| servers.push(inner.clone()));
-        inner.namespace_or_new("/").sockets.replace(Slab::with_capacity(app.core().table_reserve()));
+        inner
+            .create(NspName::default(), None, false)
+            .sockets
+            .replace(Slab::with_capacity(app.core().table_reserve()));
         let engine = engine::Server::attach(app, engine_options, Upward(inner.clone()));
         inner.engine.replace(Some(engine));
         app.0.add_layer(Rc::new(Upward(inner.clone())));
         Self(inner)
     }
 
-    /// A namespace, made if it is new. Clients join it by name; `""` and `"chat"` mean `/` and `/chat`.
+    /// A namespace, made if it is new. Clients join it by name; `""` and `"chat"` mean `/` and `/chat`. If a
+    /// pattern of [`of_pattern`](Self::of_pattern) matches the name, it becomes a child of that parent.
     pub fn of(&self, name: &str) -> Namespace {
         Namespace(self.0.namespace_or_new(name))
+    }
+
+    /// The namespaces whose names match a pattern, slash included, each of them made when a client asks for
+    /// it. Write `^` and `$`, or the pattern may match anywhere in a name. Of several parents that fit the
+    /// one made first counts; a namespace that is there goes before all of them.
+    ///
+    /// ```no_run
+    /// # fn set_up(io: &sockring::io::Server) -> Result<(), regex::Error> {
+    /// let workspaces = io.of_pattern(regex::Regex::new(r"^/workspace-\d+$")?);
+    /// workspaces.on_connection(|socket: sockring::io::Socket| {
+    ///     let _ = socket.emit("welcome to", socket.nsp());
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "of")]
+    pub fn of_pattern(&self, pattern: Regex) -> ParentNamespace {
+        self.0.add_parent(Rule::Pattern(pattern))
+    }
+
+    /// The namespaces that a function allows, each of them made when a client asks for it: the function is
+    /// given the name and the handshake, and returns a `bool` or a future of one. It is asked only about
+    /// names of which there is no namespace on this core yet: to decide about each client, use a
+    /// [`middleware`](ParentNamespace::middleware).
+    ///
+    /// ```no_run
+    /// # use sockring::io::{Handshake, Server, Socket};
+    /// # async fn exists(tenant: &str) -> bool { true }
+    /// # fn set_up(io: &Server) {
+    /// let tenants = io.of_fn(|name: String, _: Handshake| async move { exists(&name).await });
+    /// tenants.on_connection(|socket: Socket| socket.join("everybody"));
+    /// # }
+    /// ```
+    #[doc(alias = "of")]
+    pub fn of_fn<R: Permit<M>, M>(
+        &self,
+        allow: impl Fn(String, Handshake) -> R + 'static,
+    ) -> ParentNamespace {
+        let function = move |name, handshake| allow(name, handshake).permit();
+        self.0.add_parent(Rule::Function(Box::new(function)))
+    }
+
+    /// Runs `handler` for each namespace that this core makes from now on: by [`of`](Self::of), or because a
+    /// client asked a parent for it. On each core by itself, since each has namespaces of its own.
+    #[doc(alias = "new_namespace")]
+    pub fn on_new_namespace(&self, handler: impl Fn(Namespace) + 'static) -> &Self {
+        self.0.new_namespace.borrow_mut().push(Rc::new(handler));
+        self
     }
 
     /// The main namespace.
@@ -180,36 +270,95 @@ broadcasts!(Server, "`/`");
 
 impl Inner {
     pub(super) fn main(&self) -> Rc<NspInner> {
-        // The constructor makes it first, and namespaces stay.
-        self.namespaces.borrow()[0].clone()
+        // The constructor makes it first, and it is no parent's child, so it stays.
+        self.namespaces.borrow().slots[0].clone()
     }
 
     pub(super) fn namespace(&self, name: &str) -> Option<Rc<NspInner>> {
-        self.namespaces.borrow().iter().find(|nsp| *nsp.scope.nsp == *name).cloned()
+        let namespaces = self.namespaces.borrow();
+        if name == "/" {
+            return namespaces.slots.get(0).cloned();
+        }
+        let index = *namespaces.by_name.get(name)?;
+        namespaces.slots.get(usize::from(index)).cloned()
     }
 
     pub(super) fn namespace_at(&self, index: u16) -> Option<Rc<NspInner>> {
-        self.namespaces.borrow().get(usize::from(index)).cloned()
+        self.namespaces.borrow().slots.get(usize::from(index)).cloned()
+    }
+
+    pub(super) fn all_namespaces(&self) -> Vec<Rc<NspInner>> {
+        self.namespaces.borrow().slots.iter().map(|(_, nsp)| nsp.clone()).collect()
     }
 
     fn namespace_or_new(&self, name: &str) -> Rc<NspInner> {
         let name = NspName::from(name);
-        if let Some(known) = self.namespace(&name) {
-            return known;
+        self.namespace(&name).unwrap_or_else(|| {
+            let parent = self.parents.borrow().iter().find(|parent| parent.has(&name)).cloned();
+            self.create(name, parent.as_ref(), false)
+        })
+    }
+
+    /// Makes a namespace.
+    pub(super) fn create(&self, name: NspName, parent: Option<&Rc<Parent>>, by_client: bool) -> Rc<NspInner> {
+        let scope = self.scope(name.clone());
+        let nsp = {
+            let mut namespaces = self.namespaces.borrow_mut();
+            let full = namespaces.slots.len() >= NAMESPACES_MAX;
+            let index = if full { u16::MAX } else { namespaces.slots.vacant_key() as u16 };
+            let mut nsp = NspInner::new(self, index, scope.clone());
+            if let Some(parent) = parent {
+                nsp = nsp.child(parent, by_client);
+            }
+            let nsp = Rc::new(nsp);
+            if full {
+                tracing::error!("there are too many namespaces: nobody can join {name}");
+                return nsp;
+            }
+            namespaces.slots.insert(nsp.clone());
+            namespaces.by_name.insert(name, index);
+            nsp
+        };
+        self.dynamic.set(self.dynamic.get() + usize::from(by_client));
+        self.registry.enter(&scope, self.core.index(), nsp.parent);
+        if !scope.nsp.is_main() {
+            let handlers = self.new_namespace.borrow().clone();
+            for handler in handlers {
+                runtime::survived(|| handler(Namespace(nsp.clone())));
+            }
         }
-        let shared = self.core.shared().clone();
-        let space = shared.directory.space(&format!("{}\0{name}", self.path));
-        let scope = Arc::new(Scope {
-            shared,
-            path: self.path.clone(),
-            nsp: name,
-            space,
-            adapter: self.options.adapter.clone(),
-        });
-        let mut namespaces = self.namespaces.borrow_mut();
-        let nsp = Rc::new(NspInner::new(self.index, namespaces.len() as u16, scope, self.core.clone()));
-        namespaces.push(nsp.clone());
         nsp
+    }
+
+    /// Lets a namespace go, with its handlers. No socket is in it.
+    pub(super) fn remove(&self, nsp: &Rc<NspInner>) {
+        {
+            let mut namespaces = self.namespaces.borrow_mut();
+            let known = namespaces.slots.get(usize::from(nsp.index));
+            if !known.is_some_and(|known| Rc::ptr_eq(known, nsp)) {
+                return;
+            }
+            namespaces.slots.remove(usize::from(nsp.index));
+            namespaces.by_name.remove(&*nsp.scope.nsp);
+        }
+        self.first_ack.set(self.first_ack.get().max(nsp.next_ack.get()));
+        self.dynamic.set(self.dynamic.get() - usize::from(nsp.by_client));
+        self.registry.exit(&nsp.scope.nsp, self.core.index());
+        nsp.retire();
+    }
+
+    fn add_parent(&self, rule: Rule) -> ParentNamespace {
+        let number = self.parents.borrow().len() as u16;
+        let scope = self.scope(NspName::from(&*format!("/_{number}")));
+        let template = Rc::new(NspInner::new(self, u16::MAX, scope));
+        let parent = Rc::new(Parent::new(number, rule, template));
+        self.parents.borrow_mut().push(parent.clone());
+        ParentNamespace(parent)
+    }
+
+    fn scope(&self, name: NspName) -> Arc<Scope> {
+        let shared = self.core.shared().clone();
+        Arc::new(Scope::new(shared, self.path.clone(), self.registry.clone(), name))
     }
 
     /// Lets all clients of this core go, and takes no more.
@@ -283,6 +432,13 @@ impl Layer for Upward {
         // The engine's events lead back here, and handlers may hold servers and namespaces.
         self.0.engine.take();
         self.0.watches.clear();
-        self.0.namespaces.borrow().iter().for_each(|nsp| nsp.retire());
+        self.0.new_namespace.take();
+        for parent in self.0.parents.take() {
+            parent.template.retire();
+        }
+        for nsp in self.0.all_namespaces() {
+            self.0.registry.exit(&nsp.scope.nsp, self.0.core.index());
+            nsp.retire();
+        }
     }
 }

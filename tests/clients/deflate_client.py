@@ -2,25 +2,13 @@
 
 import asyncio
 import os
-import re
-import subprocess
 import sys
-from pathlib import Path
 
+from lib import suite
 from websockets.asyncio.client import connect
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
-HERE = Path(__file__).parent
 TEXT = "to be or not to be, that is the question; "
-
-
-def start_server():
-    url = os.environ.get("SOCKRING_URL")
-    if url:
-        return url, None
-    command = ["node", str(HERE / "fanout_reference.js"), "--port", "0", "--deflate"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    return f"http://{re.search(r'listening on (.+)', child.stdout.readline())[1]}", child
 
 
 async def echo(ws):
@@ -46,7 +34,7 @@ async def exactly(url, path, **parameters):
 
 
 async def main():
-    url, child = start_server()
+    url, child = suite.start_server("fanout_reference.js", "--deflate")
     url = url.replace("http", "ws", 1)
     checks = []
     for path in ("/ws", "/ws-context", "/ws-limited"):
@@ -59,19 +47,7 @@ async def main():
             checks.append((f"{path}, windows of {bits} bits", exactly(url, path, **parameters)))
         both = {"server_no_context_takeover": True, "client_no_context_takeover": True, "client_max_window_bits": True}
         checks.append((f"{path}, no context", exactly(url, path, **both)))
-    failed = 0
-    for number, (title, check) in enumerate(checks, 1):
-        try:
-            await check
-            print(f"ok {number} - {title}")
-        except Exception as error:  # noqa: BLE001 - every failure is a result
-            failed += 1
-            print(f"not ok {number} - {title}\n    {error!r}")
-    if child:
-        child.terminate()
-        child.wait(5)
-    print(f"1..{len(checks)}\n# {len(checks) - failed} passed, {failed} failed", flush=True)
-    return 1 if failed else 0
+    return 1 if await suite.run(url, child, checks) else 0
 
 
 if __name__ == "__main__":

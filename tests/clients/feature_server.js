@@ -13,6 +13,7 @@ const io = new Server(httpServer, {
   connectTimeout: 1_000,
   maxHttpBufferSize: 4_000_000,
   allowEIO3: true,
+  cleanupEmptyChildNamespaces: true,
 });
 
 const byText = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
@@ -247,7 +248,37 @@ function onConnection(socket) {
   socket.emit("welcome", socket.id, socket.handshake.auth);
 }
 
-for (const name of ["/", "/nsp", "/auth", /^\/dynamic-\d+$/]) io.of(name).on("connection", onConnection);
+io.on("new_namespace", ({ name }) => observers.emit("new", { nsp: name }));
+const dynamic = io.of(/^\/dynamic-\d+$/);
+dynamic.use((socket, next) => next(socket.handshake.auth.refuse ? new Error("not here") : undefined));
+const clubs = io.of(async (name, auth, next) => {
+  await sleep(20);
+  next(null, name.startsWith("/club-") && auth.key === name.slice(6));
+});
+
+/** What only the children of a parent have. */
+function family(parent) {
+  parent.on("connection", (socket) => {
+    socket.emit("family", socket.nsp.name);
+    onConnection(socket);
+    socket.on("family-say", ({ to, except, event, args }, ack) => {
+      let op = parent;
+      if (to) op = op.to(to);
+      if (except) op = op.except(except);
+      op.emit(event, ...(args ?? []));
+      ack();
+    });
+  });
+}
+
+for (const parent of [dynamic, clubs]) family(parent);
+for (const name of ["/", "/nsp", "/auth"]) io.of(name).on("connection", onConnection);
+io.of("/nsp").on("connection", (socket) =>
+  socket.on("make-namespace", (name, ack) => {
+    io.of(name);
+    ack();
+  }),
+);
 
 io.of("/auth").use((socket, next) => {
   socket.data.order = ["first"];

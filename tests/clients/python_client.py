@@ -6,28 +6,12 @@ client runs the same coroutines: `SyncClient` wraps its blocking calls into thre
 
 import asyncio
 import os
-import re
-import subprocess
 import sys
-import time
-import traceback
-from pathlib import Path
 
 import socketio
+from lib import suite
 
 TRANSPORTS = {"upgrade": None, "websocket": ["websocket"], "polling": ["polling"]}
-HERE = Path(__file__).parent
-
-
-def start_server():
-    """The URL to test: SOCKRING_URL, or a reference server of our own with its process."""
-    url = os.environ.get("SOCKRING_URL")
-    if url:
-        return url, None
-    command = ["node", str(HERE / "feature_server.js"), "--port", "0"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    address = re.search(r"listening on (\S+)", child.stdout.readline())
-    return f"http://{address[1]}", child
 
 
 class Events:
@@ -238,29 +222,15 @@ async def run_check(check, kind, url, transports):
 
 
 async def main():
-    url, child = start_server()
+    url, child = suite.start_server("feature_server.js")
     checks = [connects, events, acks, binary, large, namespaces, refusal, rooms, leaving, order]
-    start, number, failed = time.monotonic(), 0, 0
-    print(f"# server: {url}\nTAP version 13")
-    try:
-        for kind in (AsyncClient, SyncClient):
-            for name, transports in TRANSPORTS.items():
-                for check in checks:
-                    number += 1
-                    title = f"{kind.__name__}, {name}: {check.__name__}"
-                    begun = time.monotonic()
-                    try:
-                        await run_check(check, kind, url, transports)
-                        print(f"ok {number} - {title} ({(time.monotonic() - begun) * 1000:.0f} ms)")
-                    except Exception:  # noqa: BLE001 - every failure is a result
-                        failed += 1
-                        print(f"not ok {number} - {title}\n{traceback.format_exc()}")
-    finally:
-        if child:
-            child.terminate()
-            child.wait(5)
-    print(f"1..{number}\n# {number - failed} passed, {failed} failed, {time.monotonic() - start:.1f} s", flush=True)
-    return 1 if failed else 0
+    each = (
+        (f"{kind.__name__}, {name}: {check.__name__}", run_check(check, kind, url, transports))
+        for kind in (AsyncClient, SyncClient)
+        for name, transports in TRANSPORTS.items()
+        for check in checks
+    )
+    return 1 if await suite.run(url, child, each) else 0
 
 
 if __name__ == "__main__":

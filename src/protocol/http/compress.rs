@@ -77,7 +77,8 @@ mod tests {
 
     #[test]
     fn what_is_compressed_can_be_restored() {
-        let text: Vec<u8> = (0..20_000u32).flat_map(|n| format!("line {}\n", n % 700).into_bytes()).collect();
+        let lines: u32 = if cfg!(miri) { 2000 } else { 20_000 };
+        let text: Vec<u8> = (0..lines).flat_map(|n| format!("line {}\n", n % 700).into_bytes()).collect();
         for body in [&b""[..], b"x", &text] {
             for coding in [Coding::Identity, Coding::Gzip, Coding::Deflate, Coding::Brotli] {
                 for effort in [Effort::Once, Effort::Kept] {

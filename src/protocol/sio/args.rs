@@ -108,14 +108,43 @@ impl<'de> Args<'de> {
     }
 }
 
-/// Hands a method on to the first argument (`Args`) or to the value of the argument (`Arg`).
+/// Hands methods on to the first argument (`args`) or to the value of the argument (`arg`): those that both
+/// hand on, and those that are named.
 macro_rules! hand_on {
-    (args: $($method:ident($($arg:ident: $kind:ty),*);)*) => {$(
+    ($kind:ident: $($more:tt)*) => {
+        hand_on! { @$kind
+            deserialize_bool();
+            deserialize_i8();
+            deserialize_i16();
+            deserialize_i32();
+            deserialize_i64();
+            deserialize_i128();
+            deserialize_u8();
+            deserialize_u16();
+            deserialize_u32();
+            deserialize_u64();
+            deserialize_u128();
+            deserialize_f32();
+            deserialize_f64();
+            deserialize_char();
+            deserialize_str();
+            deserialize_string();
+            deserialize_bytes();
+            deserialize_byte_buf();
+            deserialize_seq();
+            deserialize_map();
+            deserialize_struct(name: &'static str, fields: &'static [&'static str]);
+            deserialize_enum(name: &'static str, variants: &'static [&'static str]);
+            deserialize_identifier();
+            $($more)*
+        }
+    };
+    (@args $($method:ident($($arg:ident: $kind:ty),*);)*) => {$(
         fn $method<V: Visitor<'de>>(self $(, $arg: $kind)*, visitor: V) -> Result<V::Value, ArgsError> {
             self.arg(0).$method($($arg,)* visitor)
         }
     )*};
-    (arg: $($method:ident($($arg:ident: $kind:ty),*);)*) => {$(
+    (@arg $($method:ident($($arg:ident: $kind:ty),*);)*) => {$(
         fn $method<V: Visitor<'de>>(self $(, $arg: $kind)*, visitor: V) -> Result<V::Value, ArgsError> {
             let value = self.value.ok_or_else(|| ArgsError::missing(self.index))?;
             value.$method($($arg,)* visitor).map_err(|error| error.at(self.index))
@@ -128,30 +157,7 @@ impl<'de> Deserializer<'de> for Args<'de> {
 
     hand_on! { args:
         deserialize_any();
-        deserialize_bool();
-        deserialize_i8();
-        deserialize_i16();
-        deserialize_i32();
-        deserialize_i64();
-        deserialize_i128();
-        deserialize_u8();
-        deserialize_u16();
-        deserialize_u32();
-        deserialize_u64();
-        deserialize_u128();
-        deserialize_f32();
-        deserialize_f64();
-        deserialize_char();
-        deserialize_str();
-        deserialize_string();
-        deserialize_bytes();
-        deserialize_byte_buf();
         deserialize_option();
-        deserialize_seq();
-        deserialize_map();
-        deserialize_struct(name: &'static str, fields: &'static [&'static str]);
-        deserialize_enum(name: &'static str, variants: &'static [&'static str]);
-        deserialize_identifier();
         deserialize_ignored_any();
     }
 
@@ -218,31 +224,8 @@ impl<'de> Deserializer<'de> for Arg<'de> {
     type Error = ArgsError;
 
     hand_on! { arg:
-        deserialize_bool();
-        deserialize_i8();
-        deserialize_i16();
-        deserialize_i32();
-        deserialize_i64();
-        deserialize_i128();
-        deserialize_u8();
-        deserialize_u16();
-        deserialize_u32();
-        deserialize_u64();
-        deserialize_u128();
-        deserialize_f32();
-        deserialize_f64();
-        deserialize_char();
-        deserialize_str();
-        deserialize_string();
-        deserialize_bytes();
-        deserialize_byte_buf();
-        deserialize_seq();
-        deserialize_map();
         deserialize_tuple(len: usize);
         deserialize_tuple_struct(name: &'static str, len: usize);
-        deserialize_struct(name: &'static str, fields: &'static [&'static str]);
-        deserialize_enum(name: &'static str, variants: &'static [&'static str]);
-        deserialize_identifier();
     }
 
     /// Types that take whatever comes take a missing argument as `null`; others say that it is missing.

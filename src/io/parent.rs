@@ -1,0 +1,389 @@
+//! Namespaces that come into being when a client asks for them: parents and their children.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use regex::Regex;
+use serde::Serialize;
+
+use super::broadcast::{BroadcastOperator, RoomNames};
+use super::extract::Handler;
+use super::namespace::{Namespace, NspInner};
+use super::registry::Registry;
+use super::server::{Inner, by_index};
+use super::{EventError, Handshake, Socket};
+use crate::app::{AsyncFn, SyncFn};
+use crate::engine;
+use crate::fanout::{Delivery, Frame};
+use crate::protocol::sio::{self, EncodeError, NspName, Value};
+use crate::runtime;
+
+/// All namespaces of a pattern, or those that a function allows: made by
+/// [`Server::of_pattern`](super::Server::of_pattern) and [`Server::of_fn`](super::Server::of_fn). Each name
+/// that a client asks for becomes a [`Namespace`] of its own, with rooms of its own.
+///
+/// What is registered here before a child is made, the child has from the start; what is registered later,
+/// only later children have. The closure that sets the server up is the place for it, in the same order on
+/// each core.
+///
+/// ```no_run
+/// # use sockring::io::{Failure, Server, Socket};
+/// # fn set_up(io: &Server) -> Result<(), Box<dyn std::error::Error>> {
+/// let games = io.of_pattern(regex::Regex::new(r"^/game-\d+$")?);
+/// games.middleware(|socket: Socket| {
+///     let known = socket.handshake().is_some_and(|handshake| handshake.auth.get("name").is_some());
+///     if known { Ok(()) } else { Err(Failure::new("who are you?")) }
+/// });
+/// games.on_connection(|socket: Socket| println!("{} in {}", socket.id(), socket.nsp()));
+/// // Reaches the clients of all games.
+/// let _ = games.emit("maintenance", "in five minutes")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ParentNamespace(pub(super) Rc<Parent>);
+
+impl fmt::Debug for ParentNamespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ParentNamespace").field("name", &self.name()).finish_non_exhaustive()
+    }
+}
+
+impl ParentNamespace {
+    /// A name that no client can join: `/_0`, `/_1` and so on, in the order in which parents were made.
+    pub fn name(&self) -> &str {
+        &self.0.template.scope.nsp
+    }
+
+    /// Runs `handler` for each socket that joins a child; see [`Namespace::on_connection`].
+    pub fn on_connection<M>(&self, handler: impl Handler<M>) -> &Self {
+        self.template().on_connection(handler);
+        self
+    }
+
+    /// Runs `handler` for each socket that wants to join a child; see [`Namespace::middleware`].
+    #[doc(alias = "use")]
+    pub fn middleware<M>(&self, handler: impl Handler<M>) -> &Self {
+        self.template().middleware(handler);
+        self
+    }
+
+    /// Registers a handler for an event of every socket of the children; see [`Namespace::sockets_on`].
+    pub fn sockets_on<M>(&self, event: &str, handler: impl Handler<M>) -> &Self {
+        self.template().sockets_on(event, handler);
+        self
+    }
+
+    /// Runs when a handler of a child's event fails; see [`Namespace::on_error`].
+    pub fn on_error(&self, handler: impl Fn(Socket, &EventError) + 'static) -> &Self {
+        self.template().on_error(handler);
+        self
+    }
+
+    /// The children that this core has.
+    pub fn children(&self) -> Vec<Namespace> {
+        by_index(self.0.template.server).map(|server| server.children(self.0.number)).unwrap_or_default()
+    }
+
+    /// Emits to all sockets of all children, on all cores.
+    ///
+    /// # Errors
+    ///
+    /// A reserved name, or arguments that cannot be written as JSON.
+    pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
+        self.operator().emit(event, args)
+    }
+
+    /// Emits the event `message`, as the reference's `send` and `write`.
+    ///
+    /// # Errors
+    ///
+    /// Arguments that cannot be written as JSON.
+    #[doc(alias = "write")]
+    pub fn send<T: Serialize>(&self, args: T) -> Result<Delivery, EncodeError> {
+        self.emit("message", args)
+    }
+
+    /// Narrows a broadcast to the members of rooms of the children.
+    pub fn to(&self, rooms: impl RoomNames) -> ParentOperator {
+        self.operator().to(rooms)
+    }
+
+    /// The reference's `in`, which is a keyword here: the same as [`to`](Self::to).
+    #[doc(alias = "in")]
+    pub fn within(&self, rooms: impl RoomNames) -> ParentOperator {
+        self.operator().to(rooms)
+    }
+
+    /// Leaves the members of rooms out of a broadcast.
+    pub fn except(&self, rooms: impl RoomNames) -> ParentOperator {
+        self.operator().except(rooms)
+    }
+
+    /// Keeps a broadcast within this process.
+    pub fn local(&self) -> ParentOperator {
+        self.operator().local()
+    }
+
+    /// Lets a broadcast pass those by who cannot take it at once.
+    pub fn volatile(&self) -> ParentOperator {
+        self.operator().volatile()
+    }
+
+    /// See [`BroadcastOperator::compress`].
+    pub fn compress(&self, compress: bool) -> ParentOperator {
+        self.operator().compress(compress)
+    }
+
+    fn operator(&self) -> ParentOperator {
+        let scope = &self.0.template.scope;
+        let (registry, parent) = (scope.registry.clone(), self.0.number);
+        ParentOperator { registry, parent, template: BroadcastOperator::new(scope.clone()) }
+    }
+
+    fn template(&self) -> Namespace {
+        Namespace(self.0.template.clone())
+    }
+}
+
+/// A broadcast to the children of a parent. Like a [`BroadcastOperator`], but it can only emit: which servers
+/// have which children nobody knows, so there is nothing to wait for.
+///
+/// ```no_run
+/// # fn f(games: &sockring::io::ParentNamespace) -> Result<(), sockring::io::EncodeError> {
+/// let _ = games.to("referees").emit("whistle", ())?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "an operator does nothing until it emits"]
+pub struct ParentOperator {
+    registry: Arc<Registry>,
+    parent: u16,
+    template: BroadcastOperator,
+}
+
+impl ParentOperator {
+    /// See [`BroadcastOperator::to`].
+    pub fn to(&self, rooms: impl RoomNames) -> Self {
+        Self { template: self.template.to(rooms), ..self.clone() }
+    }
+
+    /// The reference's `in`, which is a keyword here: the same as [`to`](Self::to).
+    #[doc(alias = "in")]
+    pub fn within(&self, rooms: impl RoomNames) -> Self {
+        self.to(rooms)
+    }
+
+    /// See [`BroadcastOperator::except`].
+    pub fn except(&self, rooms: impl RoomNames) -> Self {
+        Self { template: self.template.except(rooms), ..self.clone() }
+    }
+
+    /// See [`BroadcastOperator::local`].
+    pub fn local(&self) -> Self {
+        Self { template: self.template.local(), ..self.clone() }
+    }
+
+    /// See [`BroadcastOperator::volatile`].
+    pub fn volatile(&self) -> Self {
+        Self { template: self.template.volatile(), ..self.clone() }
+    }
+
+    /// See [`BroadcastOperator::compress`].
+    pub fn compress(&self, compress: bool) -> Self {
+        Self { template: self.template.compress(compress), ..self.clone() }
+    }
+
+    /// Emits an event to the selected sockets of all children, of each child's in one go.
+    ///
+    /// # Errors
+    ///
+    /// A reserved name, or arguments that cannot be written as JSON.
+    pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
+        let mut delivery = Delivery::Sent;
+        // With no child at all, a name or arguments that are wrong are wrong all the same.
+        sio::event(self.template.nsp(), None, event, &args)?;
+        for child in self.registry.children(self.parent) {
+            match self.template.with_scope(child).emit(event, &args)? {
+                Delivery::Sent => {}
+                other => delivery = other,
+            }
+        }
+        Ok(delivery)
+    }
+}
+
+/// One parent, on one core.
+pub(super) struct Parent {
+    /// Its place among the parents, the same on each core.
+    pub(super) number: u16,
+    rule: Rule,
+    /// Holds what children start with; no socket ever joins it.
+    pub(super) template: Rc<NspInner>,
+}
+
+/// Which names are a parent's.
+pub(super) enum Rule {
+    Pattern(Regex),
+    Function(Box<dyn Fn(String, Handshake) -> Permission>),
+}
+
+/// What a function says that decides about a namespace: a `bool`, or a future of one. `M` only tells the two
+/// apart; it is inferred.
+pub trait Permit<M>: 'static {
+    /// The answer, or the way to it.
+    fn permit(self) -> Permission;
+}
+
+/// An answer, or the way to it.
+pub enum Permission {
+    /// It is there.
+    Now(bool),
+    /// It is being found.
+    Later(Pin<Box<dyn Future<Output = bool>>>),
+}
+
+impl fmt::Debug for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Now(allowed) => f.debug_tuple("Now").field(allowed).finish(),
+            Self::Later(_) => f.write_str("Later"),
+        }
+    }
+}
+
+impl Permit<SyncFn> for bool {
+    fn permit(self) -> Permission {
+        Permission::Now(self)
+    }
+}
+
+impl<F: Future<Output = bool> + 'static> Permit<AsyncFn> for F {
+    fn permit(self) -> Permission {
+        Permission::Later(Box::pin(self))
+    }
+}
+
+impl Parent {
+    pub(super) fn new(number: u16, rule: Rule, template: Rc<NspInner>) -> Self {
+        Self { number, rule, template }
+    }
+
+    /// Whether a namespace that the application makes by hand is a child of this.
+    pub(super) fn has(&self, name: &str) -> bool {
+        matches!(&self.rule, Rule::Pattern(pattern) if pattern.is_match(name))
+    }
+
+    /// Whether a client may join a namespace. A function that panics refuses.
+    fn permits(&self, name: &str, handshake: &Handshake) -> Permission {
+        match &self.rule {
+            Rule::Pattern(pattern) => Permission::Now(pattern.is_match(name)),
+            Rule::Function(function) => {
+                let mut permission = Permission::Now(false);
+                runtime::survived(|| permission = function(name.to_owned(), handshake.clone()));
+                permission
+            }
+        }
+    }
+}
+
+/// A client that wants to join a namespace which this core does not have.
+struct Applicant {
+    conn: engine::Socket,
+    name: NspName,
+    auth: Option<Value>,
+    handshake: Handshake,
+}
+
+impl Inner {
+    /// A client wants to join a namespace that there is not. `false`: it asks for too many at once.
+    pub(super) fn connect_dynamic(&self, conn: engine::Socket, name: NspName, auth: Option<Value>) -> bool {
+        let refused = self.parents.borrow().is_empty() || name.len() > NAME_BYTES_MAX;
+        let Some(request) = conn.request().filter(|_| !refused) else {
+            self.refuse_namespace(conn, &name);
+            return true;
+        };
+        if self.client(conn, |client| client.is_full()) != Some(false) {
+            return false;
+        }
+        let payload = auth.clone().unwrap_or_else(|| Value::Object(Vec::new()));
+        let handshake = Handshake { request, auth: payload, issued: std::time::SystemTime::now() };
+        self.ask_parents(Applicant { conn, name, auth, handshake }, 0);
+        true
+    }
+
+    /// Asks the parents from the `from`th on, in the order in which they were made.
+    fn ask_parents(&self, applicant: Applicant, from: usize) {
+        let parents: Vec<Rc<Parent>> = self.parents.borrow().iter().skip(from).cloned().collect();
+        for (i, parent) in parents.into_iter().enumerate() {
+            match parent.permits(&applicant.name, &applicant.handshake) {
+                Permission::Now(true) => return self.join_child(&parent, applicant),
+                Permission::Now(false) => {}
+                Permission::Later(answer) => {
+                    self.client(applicant.conn, |client| client.asking += 1);
+                    let (server, next) = (self.index, from + i + 1);
+                    return self.core.spawn(async move {
+                        let allowed = runtime::outlived(answer).await == Some(true);
+                        let Some(server) = by_index(server) else { return };
+                        server.client(applicant.conn, |client| client.asking -= 1);
+                        if allowed {
+                            server.join_child(&parent, applicant);
+                        } else {
+                            server.ask_parents(applicant, next);
+                        }
+                    });
+                }
+            }
+        }
+        self.refuse_namespace(applicant.conn, &applicant.name);
+    }
+
+    /// A parent lets a client into a namespace, which may have been made in the meantime.
+    fn join_child(&self, parent: &Rc<Parent>, applicant: Applicant) {
+        let Applicant { conn, name, auth, .. } = applicant;
+        if self.client(conn, |_| ()).is_none() {
+            return;
+        }
+        let child = self.namespace(&name).or_else(|| {
+            let room = self.make_room_for_a_child();
+            room.then(|| self.create(name.clone(), Some(parent), true))
+        });
+        let Some(child) = child else {
+            tracing::warn!("there are too many dynamic namespaces: a client is refused another");
+            return self.refuse_namespace(conn, &name);
+        };
+        if !self.connect(conn, &child, auth) {
+            conn.close();
+        }
+        child.tidy();
+    }
+
+    pub(super) fn refuse_namespace(&self, conn: engine::Socket, name: &str) {
+        let refusal = sio::connect_error(name, "Invalid namespace", None);
+        let _ = conn.send(&Frame::message(&[b"4", &refusal], &[]));
+    }
+
+    /// Whether clients may make one more namespace. At the limit those go that nobody has joined.
+    fn make_room_for_a_child(&self) -> bool {
+        let full = || self.dynamic.get() >= self.options.dynamic_namespaces;
+        if full() {
+            let empty: Vec<Rc<NspInner>> =
+                self.all_namespaces().into_iter().filter(|nsp| nsp.by_client && nsp.is_empty()).collect();
+            empty.iter().for_each(|nsp| self.remove(nsp));
+        }
+        !full()
+    }
+
+    fn children(&self, parent: u16) -> Vec<Namespace> {
+        let all = self.all_namespaces().into_iter();
+        all.filter(|nsp| nsp.parent == Some(parent)).map(Namespace).collect()
+    }
+}
+
+/// The longest name of a namespace that a client can bring into being. More than any name means; a name is
+/// kept several times, and may be as long as a packet otherwise.
+const NAME_BYTES_MAX: usize = 256;

@@ -1,0 +1,87 @@
+//! What the cores of one server know of each other: its adapter, and which of them have which namespaces.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use super::Adapter;
+use super::broadcast::Scope;
+use crate::fanout::Cores;
+use crate::protocol::sio::NspName;
+use crate::runtime::Shared;
+
+/// The namespaces of a server, over all its cores. A namespace is made on each core by itself: by the closure
+/// that sets the server up, or when a client of that core joins one that a parent allows.
+#[derive(Default)]
+pub(super) struct Registry {
+    adapter: OnceLock<Option<Arc<dyn Adapter>>>,
+    namespaces: Mutex<HashMap<NspName, Known, RandomState>>,
+}
+
+/// A namespace that at least one core has.
+struct Known {
+    cores: Cores,
+    /// Of the core that made it first; it holds the number of the namespace.
+    scope: Arc<Scope>,
+    /// The number of the parent.
+    parent: Option<u16>,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("adapter", &self.adapter.get()).finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    /// The registry of the server with a path.
+    pub(super) fn of(shared: &Shared, path: &str) -> Arc<Self> {
+        shared.extension(&format!("socket.io {path}"))
+    }
+
+    /// Sets the adapter. Each core is set up with one; that of the first counts.
+    pub(super) fn set_adapter(&self, adapter: Option<Arc<dyn Adapter>>) {
+        let _ = self.adapter.set(adapter);
+    }
+
+    pub(super) fn adapter(&self) -> Option<&Arc<dyn Adapter>> {
+        self.adapter.get()?.as_ref()
+    }
+
+    /// A core has made a namespace.
+    pub(super) fn enter(&self, scope: &Arc<Scope>, core: usize, parent: Option<u16>) {
+        let mut namespaces = self.lock();
+        let known = namespaces.entry(scope.nsp.clone()).or_insert_with(|| Known {
+            cores: Cores::default(),
+            scope: scope.clone(),
+            parent,
+        });
+        known.cores.insert(core);
+    }
+
+    /// A core has let a namespace go.
+    pub(super) fn exit(&self, name: &NspName, core: usize) {
+        let mut namespaces = self.lock();
+        let Some(known) = namespaces.get_mut(name) else { return };
+        known.cores.remove(core);
+        if known.cores.is_empty() {
+            // What it holds goes when the lock is gone: its number is given back under another.
+            let gone = namespaces.remove(name);
+            drop(namespaces);
+            drop(gone);
+        }
+    }
+
+    /// The children of a parent, on any core.
+    pub(super) fn children(&self, parent: u16) -> Vec<Arc<Scope>> {
+        let namespaces = self.lock();
+        let children = namespaces.values().filter(|known| known.parent == Some(parent));
+        children.map(|known| known.scope.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<NspName, Known, RandomState>> {
+        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
