@@ -22,6 +22,7 @@
 //! ```
 
 mod behavior;
+mod body;
 mod builder;
 mod http;
 mod options;
@@ -39,6 +40,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 pub use behavior::Behavior;
+pub use body::{BodyError, RequestStream};
 pub use builder::Builder;
 pub use options::Options;
 pub use request::Request;
@@ -56,7 +58,7 @@ pub use crate::protocol::ws::extensions::PerMessageDeflate;
 
 use crate::fanout::{Delivery, Frame};
 use crate::runtime::{Adopter, Core};
-use routes::{Route, Target};
+use routes::{HttpHandler, Route, Target};
 use service::Inner;
 
 /// The routes and sockets of one core. A clone is a reference to the same.
@@ -103,7 +105,77 @@ impl BodyLimit<'_> {
         pattern: &str,
         handler: impl Fn(Request, Response) + 'static,
     ) -> &Self {
-        self.app.add_http_route(method, pattern, Some(self.bytes), handler);
+        self.app.add_http_route(method, pattern, Some(self.bytes), HttpHandler::Whole(Rc::new(handler)));
+        self
+    }
+}
+
+/// Adds a route for one method whose handler reads the body.
+macro_rules! streamed {
+    ($name:ident, $method:literal) => {
+        #[doc = concat!("Answers ", $method, " requests on paths like `pattern`; see [`App::any`].")]
+        pub fn $name<R, M>(
+            &self,
+            pattern: &str,
+            handler: impl Fn(Request, RequestStream, Response) -> R + 'static,
+        ) -> &Self
+        where
+            R: Answering<M>,
+        {
+            self.route(Some($method), pattern, handler)
+        }
+    };
+}
+
+/// Adds routes whose handlers read bodies as they come: see [`App::body_stream`].
+///
+/// ```no_run
+/// # use sockring::app::{App, Request, RequestStream, Response};
+/// # fn set_up(app: &App) {
+/// async fn forget(_: Request, mut body: RequestStream, response: Response) {
+///     while let Ok(Some(_)) = body.read().await {}
+///     response.status(204).end("");
+/// }
+/// app.body_stream(1_000_000_000).post("/null", forget).put("/null/:name", forget);
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct BodyStreams<'a> {
+    app: &'a App,
+    bytes: usize,
+}
+
+impl BodyStreams<'_> {
+    streamed!(post, "POST");
+    streamed!(put, "PUT");
+    streamed!(patch, "PATCH");
+    streamed!(delete, "DELETE");
+
+    /// Answers requests of any method; see [`App::any`].
+    pub fn any<R, M>(
+        &self,
+        pattern: &str,
+        handler: impl Fn(Request, RequestStream, Response) -> R + 'static,
+    ) -> &Self
+    where
+        R: Answering<M>,
+    {
+        self.route(None, pattern, handler)
+    }
+
+    fn route<R, M>(
+        &self,
+        method: Option<&'static str>,
+        pattern: &str,
+        handler: impl Fn(Request, RequestStream, Response) -> R + 'static,
+    ) -> &Self
+    where
+        R: Answering<M>,
+    {
+        let handler = move |request: Request, body: RequestStream, response: Response| {
+            handler(request, body, response).finish();
+        };
+        self.app.add_http_route(method, pattern, Some(self.bytes), HttpHandler::Streamed(Rc::new(handler)));
         self
     }
 }
@@ -143,7 +215,7 @@ impl App {
         pattern: &str,
         handler: impl Fn(Request, Response) + 'static,
     ) -> &Self {
-        self.add_http_route(method, pattern, None, handler);
+        self.add_http_route(method, pattern, None, HttpHandler::Whole(Rc::new(handler)));
         self
     }
 
@@ -152,9 +224,9 @@ impl App {
         method: Option<&'static str>,
         pattern: &str,
         body_bytes: Option<usize>,
-        handler: impl Fn(Request, Response) + 'static,
+        handler: HttpHandler,
     ) {
-        let target = Target::Http { method, handler: Rc::new(handler), body_bytes, hooks: None };
+        let target = Target::Http { method, handler, body_bytes, hooks: None };
         self.0.add_route(Route::new(pattern, target));
     }
 
@@ -172,6 +244,28 @@ impl App {
         BodyLimit { app: self, bytes }
     }
 
+    /// Routes whose handlers read bodies as they come, up to so many bytes: see [`RequestStream`]. A handler
+    /// runs when the head of its request is complete, and its [`Request`] has no body.
+    ///
+    /// ```no_run
+    /// # use sockring::app::{App, BodyError, Request, RequestStream, Response};
+    /// # async fn save(_: bytes::Bytes) {}
+    /// # fn set_up(app: &App) {
+    /// app.body_stream(10_000_000_000).put(
+    ///     "/files/:name",
+    ///     |request: Request, mut body: RequestStream, response: Response| async move {
+    ///         while let Ok(Some(piece)) = body.read().await {
+    ///             save(piece).await; // meanwhile the client waits
+    ///         }
+    ///         response.status(201).end(format!("{} is here", request.param("name").unwrap_or("it")));
+    ///     },
+    /// );
+    /// # }
+    /// ```
+    pub fn body_stream(&self, bytes: usize) -> BodyStreams<'_> {
+        BodyStreams { app: self, bytes }
+    }
+
     /// Answers requests of any method below a prefix of the raw path, with bodies up to `body_bytes`.
     /// For layers that do their own routing.
     pub(crate) fn prefix(
@@ -181,7 +275,8 @@ impl App {
         hooks: Hooks,
         handler: impl Fn(Request, Response) + 'static,
     ) {
-        let (handler, body_bytes, hooks) = (Rc::new(handler), Some(body_bytes), Some(hooks));
+        let (handler, body_bytes, hooks) =
+            (HttpHandler::Whole(Rc::new(handler)), Some(body_bytes), Some(hooks));
         let target = Target::Http { method: None, handler, body_bytes, hooks };
         self.0.add_route(Route::prefix(prefix, target));
     }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::behavior::Upgradable;
 use super::request::Params;
-use super::{Request, Response};
+use super::{Request, RequestStream, Response};
 use crate::protocol::http::Head;
 use crate::runtime::{self, ConnectionId};
 
@@ -39,7 +39,14 @@ impl<F: Future<Output = ()> + 'static> Answering<AsyncFn> for F {
     }
 }
 
-pub(super) type HttpHandler = Rc<dyn Fn(Request, Response)>;
+/// What answers the requests of a route.
+#[derive(Clone)]
+pub(super) enum HttpHandler {
+    /// It runs when the body is complete.
+    Whole(Rc<dyn Fn(Request, Response)>),
+    /// It runs when the head is complete.
+    Streamed(Rc<dyn Fn(Request, RequestStream, Response)>),
+}
 
 /// What a layer says to a request whose head has come and whose body has not, or not all of it.
 pub(crate) enum Begun {
@@ -149,8 +156,12 @@ mod tests {
     use super::*;
 
     fn matches(pattern: &str, path: &str) -> Option<Vec<String>> {
-        let target =
-            Target::Http { method: None, handler: Rc::new(|_, _| ()), body_bytes: None, hooks: None };
+        let target = Target::Http {
+            method: None,
+            handler: HttpHandler::Whole(Rc::new(|_, _| ())),
+            body_bytes: None,
+            hooks: None,
+        };
         let params = Route::new(pattern, target).matches(path)?;
         Some(params.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
     }

@@ -15,11 +15,11 @@ use hashbrown::HashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::ack::{Ack, PendingAck};
+use super::ack::PendingAck;
 use super::broadcast::{BroadcastOperator, Scope, Selection, broadcasts};
 use super::broadcast_ack::AskedById;
 use super::extract::{BoxedHandler, Called, EventContext, Handler, boxed};
-use super::listeners::Listeners;
+use super::listeners::{Listeners, Place};
 use super::parent::Parent;
 use super::recovery::{self, Recovery};
 use super::server::{Inner, by_index};
@@ -81,7 +81,7 @@ impl Namespace {
     /// Registers a handler for an event of every socket of this namespace, without the memory that
     /// [`Socket::on`] takes for each. It runs before those of the socket.
     pub fn sockets_on<M>(&self, event: &str, handler: impl Handler<M>) -> &Self {
-        self.0.listeners.borrow_mut().add(event, boxed(handler), false);
+        self.0.listeners.borrow_mut().add(event, boxed(handler), Place::default());
         self
     }
 
@@ -142,8 +142,10 @@ pub(super) struct NspInner {
     pub(super) asked: AskedById,
     connection: RefCell<Vec<BoxedHandler>>,
     middlewares: RefCell<Vec<BoxedHandler>>,
-    listeners: RefCell<Listeners>,
-    on_error: RefCell<Option<OnError>>,
+    pub(super) listeners: RefCell<Listeners>,
+    pub(super) on_error: RefCell<Option<OnError>>,
+    /// How many sockets of this core listen to what they are sent.
+    pub(super) outgoing: Cell<usize>,
     marks: RefCell<Marks>,
     /// The ids of sockets that are [named](Entry::named), by their slots.
     ids: RefCell<HashMap<u32, SocketId, RandomState>>,
@@ -230,6 +232,7 @@ impl NspInner {
             middlewares: RefCell::default(),
             listeners: RefCell::default(),
             on_error: RefCell::default(),
+            outgoing: Cell::new(0),
             marks: RefCell::default(),
             ids: RefCell::default(),
             generation: server.generation.clone(),
@@ -345,9 +348,7 @@ impl NspInner {
         let auth = self.auth(socket);
         for (i, middleware) in middlewares.iter().enumerate() {
             let mut called = None;
-            runtime::survived(|| {
-                called = Some(self.call(middleware, socket, "connection", &auth, None, None))
-            });
+            runtime::survived(|| called = Some(middleware(&EventContext::new(socket, "connection", &auth))));
             match called {
                 Some(Called::Done(Ok(()))) => {}
                 Some(Called::Done(Err(failure))) => return self.refuse(socket, &failure),
@@ -377,7 +378,7 @@ impl NspInner {
     ) -> Result<(), Failure> {
         first.await?;
         for middleware in rest {
-            match self.call(middleware, socket, "connection", auth, None, None) {
+            match middleware(&EventContext::new(socket, "connection", auth)) {
                 Called::Done(result) => result?,
                 Called::Later(later) => later.await?,
             }
@@ -406,7 +407,7 @@ impl NspInner {
         let handlers: SmallVec<[BoxedHandler; 2]> = self.connection.borrow().iter().cloned().collect();
         let auth = self.auth(socket);
         for handler in handlers {
-            self.run(&handler, socket, "connection", &auth, None, None);
+            self.run(&handler, &EventContext::new(socket, "connection", &auth));
         }
     }
 
@@ -483,7 +484,7 @@ impl NspInner {
     }
 
     /// A socket has left, or its connection has ended.
-    pub(super) fn leave(self: &Rc<Self>, socket: Socket, reason: DisconnectReason) {
+    pub(super) fn leave(self: &Rc<Self>, socket: Socket, reason: DisconnectReason, details: &str) {
         let was = self.with(socket, |entry| std::mem::replace(&mut entry.state, State::Leaving));
         match was {
             Some(State::Connected) => {}
@@ -491,10 +492,12 @@ impl NspInner {
             Some(State::Leaving) | None => return,
         }
         // A handler that panics must not keep the socket in its rooms: its outlet will be another's.
-        runtime::survived(|| self.dispatch(socket, "disconnecting", &[], None, Some(reason)));
+        let left = Some((reason, details));
+        let told = |event| self.dispatch(&EventContext { left, ..EventContext::new(socket, event, &[]) });
+        runtime::survived(|| told("disconnecting"));
         self.leave_session(socket, reason);
         self.leave_rooms(socket);
-        runtime::survived(|| self.dispatch(socket, "disconnect", &[], None, Some(reason)));
+        runtime::survived(|| told("disconnect"));
         self.forget(socket);
     }
 
@@ -523,6 +526,10 @@ impl NspInner {
             let known = sockets.get(socket.slot as usize).is_some_and(|e| e.generation == socket.generation);
             known.then(|| sockets.remove(socket.slot as usize))
         };
+        let listeners = entry.as_ref().and_then(|entry| entry.listeners.as_ref());
+        if listeners.and_then(|listeners| listeners.general()).is_some_and(|g| !g.outgoing.is_empty()) {
+            self.outgoing.set(self.outgoing.get() - 1);
+        }
         if entry.as_ref().is_some_and(|entry| entry.named) {
             self.ids.borrow_mut().remove(&socket.slot);
         }
@@ -543,7 +550,7 @@ impl NspInner {
             let _ = conn.send(&Frame::message(&[b"4", &text], &[]));
         }
         self.drop_client(socket);
-        self.leave(socket, DisconnectReason::ServerNamespaceDisconnect);
+        self.leave(socket, DisconnectReason::ServerNamespaceDisconnect, "");
     }
 
     /// Like [`push`], through the session, which tells of it.
@@ -559,79 +566,6 @@ impl NspInner {
         match self.with(socket, |entry| entry.conn) {
             Some(conn) => conn.send(frame),
             None => Delivery::Dropped,
-        }
-    }
-
-    /// An event came.
-    pub(super) fn event(self: &Rc<Self>, socket: Socket, name: &str, args: &[Value], id: Option<u64>) {
-        let ack = id.map(|id| Ack::new(socket, id));
-        self.dispatch(socket, name, args, ack, None);
-    }
-
-    /// Runs all handlers of an event.
-    fn dispatch(
-        self: &Rc<Self>,
-        socket: Socket,
-        name: &str,
-        args: &[Value],
-        ack: Option<Ack>,
-        reason: Option<DisconnectReason>,
-    ) {
-        let mut handlers = SmallVec::new();
-        self.listeners.borrow_mut().take(name, &mut handlers);
-        self.with(socket, |entry| {
-            if let Some(listeners) = &mut entry.listeners {
-                listeners.take(name, &mut handlers);
-            }
-        });
-        let ack = Cell::new(ack);
-        for handler in handlers {
-            self.run(&handler, socket, name, args, Some(&ack), reason);
-        }
-    }
-
-    fn call(
-        &self,
-        handler: &BoxedHandler,
-        socket: Socket,
-        event: &str,
-        args: &[Value],
-        ack: Option<&Cell<Option<Ack>>>,
-        reason: Option<DisconnectReason>,
-    ) -> Called {
-        let none = Cell::new(None);
-        handler(&EventContext { socket, event, args, ack: ack.unwrap_or(&none), reason })
-    }
-
-    /// Calls a handler and sees to its failure, now or later.
-    fn run(
-        self: &Rc<Self>,
-        handler: &BoxedHandler,
-        socket: Socket,
-        event: &str,
-        args: &[Value],
-        ack: Option<&Cell<Option<Ack>>>,
-        reason: Option<DisconnectReason>,
-    ) {
-        match self.call(handler, socket, event, args, ack, reason) {
-            Called::Done(result) => self.note(socket, event, result),
-            Called::Later(future) => {
-                let (nsp, event) = (self.clone(), event.to_owned());
-                self.core.spawn(async move {
-                    let result = future.await;
-                    nsp.note(socket, &event, result);
-                });
-            }
-        }
-    }
-
-    fn note(&self, socket: Socket, event: &str, result: Result<(), Failure>) {
-        let Err(failure) = result else { return };
-        let error = EventError { event: event.to_owned(), failure };
-        let handler = self.on_error.borrow().clone();
-        match handler {
-            Some(handler) => handler(socket, &error),
-            None => tracing::debug!("a handler has failed: {error}"),
         }
     }
 
@@ -686,14 +620,20 @@ impl NspInner {
     }
 
     /// Owes a frame to the selected sockets of this core.
-    pub(super) fn deliver(&self, selection: &Selection, frame: &Frame) {
+    pub(super) fn deliver(self: &Rc<Self>, selection: &Selection, frame: &Frame) {
         // What a slow socket loses is its own affair: its limit closes it.
         self.owe(selection, frame, |_, _| ());
     }
 
     /// Owes a frame to the selected sockets of this core; `each` is told the slot and what became of it.
     #[inline]
-    pub(super) fn owe(&self, selection: &Selection, frame: &Frame, mut each: impl FnMut(u32, Delivery)) {
+    pub(super) fn owe(
+        self: &Rc<Self>,
+        selection: &Selection,
+        frame: &Frame,
+        mut each: impl FnMut(u32, Delivery),
+    ) {
+        self.tell_outgoing(selection, frame);
         let volatile = selection.volatile;
         if engine::is_watched() {
             for socket in self.selected(selection) {

@@ -391,7 +391,7 @@ impl Inner {
         let conns: Vec<engine::Socket> =
             self.clients.borrow().iter().flatten().map(|client| client.conn).collect();
         for conn in conns {
-            self.client_closed(conn, CloseReason::ServerShuttingDown);
+            self.client_closed(conn, CloseReason::ServerShuttingDown, "");
         }
         let engine = self.engine.borrow().clone();
         if let Some(engine) = engine {
@@ -441,8 +441,8 @@ impl Events for Upward {
 
     fn drain(&self, _: engine::Socket) {}
 
-    fn close(&self, socket: engine::Socket, reason: CloseReason) {
-        self.0.client_closed(socket, reason);
+    fn close(&self, socket: engine::Socket, reason: CloseReason, details: &str) {
+        self.0.client_closed(socket, reason, details);
     }
 }
 

@@ -1,10 +1,13 @@
 //! Answering requests.
 
 use std::borrow::Cow;
+use std::task::Waker;
 
 use bytes::Bytes;
 
+use super::Http;
 use super::stream::Streaming;
+use crate::app::BodyError;
 use crate::app::routes::{BodyEnd, HeaderList};
 use crate::app::service::{Inner, State};
 use crate::fanout::{Delivery, Frame};
@@ -61,25 +64,46 @@ impl Inner {
     /// Takes a request that has its answer, or is about to get it, out of its connection.
     pub(super) fn finish(&self, id: ConnectionId, sequence: u32) -> Option<Finished> {
         let stopping = self.core.is_stopping();
-        self.entry(id, |entry| {
-            let State::Http(http) = &mut entry.state else { return None };
-            if http.sequence != sequence {
-                return None;
-            }
-            let pending = http.finish()?;
-            let more = !http.unread().is_empty();
-            let last = http.half_closed && !more;
-            Some(Finished {
-                keep_alive: pending.keep_alive && !stopping && !last,
-                head_only: pending.head_only,
-                // Whoever has not said that this was the last request may have sent another.
-                sending: (more || !pending.client_closes) && !http.half_closed,
-                half_closed: http.half_closed,
-                advancing: http.advancing,
-                stream: pending.stream,
+        let (finished, waker) = self
+            .entry(id, |entry| {
+                let State::Http(http) = &mut entry.state else { return None };
+                self.finish_pending(id, http, sequence, stopping)
             })
-        })
-        .flatten()
+            .flatten()?;
+        waker.into_iter().for_each(Waker::wake);
+        Some(finished)
+    }
+
+    fn finish_pending(
+        &self,
+        id: ConnectionId,
+        http: &mut Http,
+        sequence: u32,
+        stopping: bool,
+    ) -> Option<(Finished, Option<Waker>)> {
+        if http.sequence != sequence {
+            return None;
+        }
+        let pending = http.finish()?;
+        let cut_short = pending.is_cut_short();
+        // What the rest of its body waits for does not come any more.
+        let waker = pending.fail_body(BodyError::Aborted);
+        if cut_short && std::mem::take(&mut http.paused) {
+            // It is thrown away while the answer leaves.
+            self.core.resume(id);
+        }
+        let more = !http.unread().is_empty();
+        let last = http.half_closed && !more;
+        let finished = Finished {
+            keep_alive: pending.keep_alive && !stopping && !last && !cut_short,
+            head_only: pending.head_only,
+            // Whoever has not said that this was the last request may have sent another.
+            sending: (more || cut_short || !pending.client_closes) && !http.half_closed,
+            half_closed: http.half_closed,
+            advancing: http.advancing,
+            stream: pending.stream,
+        };
+        Some((finished, waker))
     }
 
     /// The next request may be read.
@@ -154,6 +178,20 @@ impl Inner {
 
     /// Answers what cannot be read as a request, and closes (RFC 9112 section 9.6).
     pub(in crate::app) fn refuse_and_close(&self, id: ConnectionId, status: u16) {
+        let end = if status == 413 { BodyEnd::TooLarge } else { BodyEnd::Aborted };
+        let begun = self.entry(id, |entry| match &entry.state {
+            State::Http(http) => http.pending.as_ref().is_some_and(|pending| pending.stream.is_some()),
+            State::WebSocket(_) => false,
+        });
+        if begun == Some(true) {
+            // Another answer is on its way, to a request whose body goes wrong.
+            let entry = self.forget(id);
+            self.core.abort(id);
+            if let Some(State::Http(http)) = entry.map(|entry| entry.state) {
+                http.aborted(end);
+            }
+            return;
+        }
         let body = Bytes::from_static(reason(status).as_bytes());
         let mut headers = self.refusal_headers(id);
         headers.push(PLAIN);
@@ -161,7 +199,7 @@ impl Inner {
         let entry = self.forget(id);
         self.core.linger(id);
         if let Some(State::Http(http)) = entry.map(|entry| entry.state) {
-            http.aborted(if status == 413 { BodyEnd::TooLarge } else { BodyEnd::Aborted });
+            http.aborted(end);
         }
     }
 

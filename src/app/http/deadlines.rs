@@ -14,6 +14,8 @@ pub(super) enum Clock {
     /// A request is to be complete.
     #[default]
     Request,
+    /// A body that a handler reads is to be complete.
+    Body,
     /// The next request is to begin.
     Idle,
     /// Nothing: a handler may take its time, and the engine has timers of its own for polls.
@@ -48,6 +50,9 @@ impl Inner {
             let began = *partial.began.get_or_insert(now);
             *deadline = began + millis(options.body_timeout) + earned as Millis;
             http.clock = Clock::Request;
+        } else if let Some(due) = self.body_deadline(http) {
+            *deadline = due;
+            http.clock = Clock::Body;
         } else if owed > 0 && (http.pending.is_some() || http.held || received == 0) {
             self.expect_progress(http, deadline, owed);
         } else if http.pending.is_some() {
@@ -106,7 +111,7 @@ impl Inner {
         match http.clock {
             // Whoever has sent nothing at all is not told why.
             Clock::Request if http.unread().is_empty() => Verdict::Close,
-            Clock::Request => Verdict::Late,
+            Clock::Request | Clock::Body => Verdict::Late,
             Clock::Idle => Verdict::Close,
             Clock::Handler => {
                 *deadline = Millis::MAX;

@@ -2,17 +2,22 @@
 
 mod answer;
 mod deadlines;
+mod incoming;
 mod serve;
 mod stream;
 
 use std::rc::Rc;
+use std::task::Waker;
 
+use super::BodyError;
 use super::request::Params;
-use super::routes::{BodyEnd, Hooks, OnBegun, OnBodyEnd, Route, Target};
+use super::routes::{BodyEnd, Hooks, HttpHandler, OnBegun, OnBodyEnd, Route, Target};
 use super::service::Inner;
 use crate::protocol::http::{ChunkedDecoder, Framing, Head, HttpError, Version};
 use crate::time::Millis;
 use deadlines::Clock;
+pub(super) use incoming::Incoming;
+use incoming::Receiving;
 pub(super) use stream::PIECE_BYTES;
 use stream::Streaming;
 
@@ -44,6 +49,8 @@ pub(super) struct Http {
 struct Partial {
     head: Head,
     head_bytes: usize,
+    /// Bytes that the body may have.
+    limit: usize,
     /// Bytes of the buffer that the body's decoder has seen.
     scanned: usize,
     body: Vec<u8>,
@@ -71,6 +78,8 @@ struct Pending {
     old: bool,
     on_abort: Option<OnAbort>,
     stream: Option<Box<Streaming>>,
+    /// The body, if the handler reads it as it comes.
+    receiving: Option<Box<Receiving>>,
 }
 
 pub(super) type OnAbort = Box<dyn FnOnce()>;
@@ -82,6 +91,7 @@ struct Complete {
     route: Option<(Rc<Route>, Params)>,
     sequence: u32,
     on_end: Option<OnBodyEnd>,
+    incoming: Option<Rc<Incoming>>,
 }
 
 enum Progress {
@@ -91,6 +101,8 @@ enum Progress {
     /// The route is to be asked about a body that is on its way.
     Begun(OnBegun, Box<Head>),
     Failed(HttpError),
+    /// A handler has waited for more of its body.
+    Fed(Waker),
     Complete(Complete),
 }
 
@@ -134,7 +146,13 @@ impl Http {
         self.half_closed = true;
         let on_abort = self.pending.as_mut().and_then(|pending| pending.on_abort.take());
         let upgrade = self.pending.as_ref().is_some_and(|pending| pending.upgrade);
-        (!self.is_answered() && !upgrade, on_abort)
+        let waker = self.pending.as_ref().and_then(|pending| pending.fail_body(BodyError::Aborted));
+        let told = on_abort.is_some() || waker.is_some();
+        let tell = move || {
+            waker.into_iter().for_each(Waker::wake);
+            on_abort.into_iter().for_each(|on_abort| on_abort());
+        };
+        (!self.is_answered() && !upgrade, told.then(|| Box::new(tell) as OnAbort))
     }
 
     /// The client went away, or is sent away.
@@ -143,6 +161,8 @@ impl Http {
             on_end(end);
         }
         let Some(pending) = self.pending else { return };
+        let error = if end == BodyEnd::TooLarge { BodyError::TooLarge } else { BodyError::Aborted };
+        pending.fail_body(error).into_iter().for_each(Waker::wake);
         if let Some(waker) = pending.stream.and_then(|stream| stream.waker) {
             waker.wake();
         }
@@ -157,38 +177,20 @@ impl Http {
         app: &Inner,
         route: impl FnOnce(&Head) -> (Option<(Rc<Route>, Params)>, usize),
     ) -> Result<Progress, HttpError> {
+        if let Some(waker) = self.feed()? {
+            return Ok(Progress::Fed(waker));
+        }
         if self.pending.is_some() || self.held || self.unread().is_empty() {
             return Ok(Progress::Wait);
         }
-        let mut partial = match self.partial.take() {
-            Some(partial) => partial,
-            None => {
-                let Some((head, head_bytes)) = Head::parse(self.unread(), &app.options.head)? else {
-                    return Ok(Progress::Wait);
-                };
-                let (route, limit) = route(&head);
-                let framing = head.framing();
-                let chunks = (framing == Framing::Chunked).then(|| ChunkedDecoder::new(limit));
-                let partial = Box::new(Partial {
-                    head,
-                    head_bytes,
-                    scanned: head_bytes,
-                    body: Vec::new(),
-                    chunks,
-                    route,
-                    continued: false,
-                    began: None,
-                    begun: false,
-                    on_end: None,
-                });
-                if let Err(error) = framing.check(limit as u64) {
-                    // Its route is asked how it is refused.
-                    self.partial = Some(partial);
-                    return Err(error);
-                }
-                partial
-            }
+        let known = match self.partial.take() {
+            Some(partial) => Some(partial),
+            None => self.read_head(app, route)?,
         };
+        let Some(mut partial) = known else { return Ok(Progress::Wait) };
+        if partial.is_streamed() {
+            return self.complete_head(app, *partial).map(Progress::Complete);
+        }
         match partial.read_body(self.unread()) {
             Ok(Some(bytes)) => return Ok(Progress::Complete(self.complete(app, *partial, bytes))),
             Ok(None) => {}
@@ -210,6 +212,53 @@ impl Http {
         Ok(if ask { Progress::Continue } else { Progress::Wait })
     }
 
+    /// The head of the next request, if it is complete.
+    fn read_head(
+        &mut self,
+        app: &Inner,
+        route: impl FnOnce(&Head) -> (Option<(Rc<Route>, Params)>, usize),
+    ) -> Result<Option<Box<Partial>>, HttpError> {
+        let Some((head, head_bytes)) = Head::parse(self.unread(), &app.options.head)? else {
+            return Ok(None);
+        };
+        let (route, limit) = route(&head);
+        let framing = head.framing();
+        let chunks = (framing == Framing::Chunked).then(|| ChunkedDecoder::new(limit));
+        let partial = Box::new(Partial {
+            head,
+            head_bytes,
+            limit,
+            scanned: head_bytes,
+            body: Vec::new(),
+            chunks,
+            route,
+            continued: false,
+            began: None,
+            begun: false,
+            on_end: None,
+        });
+        if let Err(error) = framing.check(limit as u64) {
+            // Its route is asked how it is refused.
+            self.partial = Some(partial);
+            return Err(error);
+        }
+        Ok(Some(partial))
+    }
+
+    /// A request whose handler reads the body as it comes.
+    fn complete_head(&mut self, app: &Inner, partial: Partial) -> Result<Complete, HttpError> {
+        self.consume(partial.head_bytes);
+        let receiving = Box::new(Receiving::new(&partial.head, partial.limit, app.core.now()));
+        let incoming = Some(receiving.body.clone());
+        let complete = self.complete(app, partial, 0);
+        if let Some(pending) = &mut self.pending {
+            pending.receiving = Some(receiving);
+        }
+        // Nobody waits for it yet.
+        self.feed()?;
+        Ok(Complete { incoming, ..complete })
+    }
+
     fn complete(&mut self, app: &Inner, partial: Partial, bytes: usize) -> Complete {
         let Partial { head, body, route, on_end, .. } = partial;
         self.sequence = self.sequence.wrapping_add(1);
@@ -224,25 +273,37 @@ impl Http {
             old: head.version() == Version::Http10,
             on_abort: None,
             stream: None,
+            receiving: None,
         }));
-        Complete { head, body, route, sequence: self.sequence, on_end }
+        Complete { head, body, route, sequence: self.sequence, on_end, incoming: None }
     }
 
     /// Forgets the answered request; whether the connection goes on.
     fn finish(&mut self) -> Option<Box<Pending>> {
         let pending = self.pending.take()?;
-        self.answered = (self.answered + pending.bytes).min(self.buffer.len());
+        self.consume(pending.bytes);
+        Some(pending)
+    }
+
+    /// Forgets bytes in front.
+    fn consume(&mut self, bytes: usize) {
+        self.answered = (self.answered + bytes).min(self.buffer.len());
         if self.answered == self.buffer.len() {
             (self.buffer, self.answered) = (Vec::new(), 0);
         } else if self.answered > self.buffer.len() / 2 {
             // Not after each request: thousands of small ones may be here.
             self.buffer.drain(..std::mem::take(&mut self.answered));
         }
-        Some(pending)
     }
 }
 
 impl Partial {
+    /// Whether the handler reads the body as it comes.
+    fn is_streamed(&self) -> bool {
+        let target = self.route.as_ref().map(|(route, _)| &route.target);
+        matches!(target, Some(Target::Http { handler: HttpHandler::Streamed(_), .. }))
+    }
+
     /// What the route wants to be asked while the body is on its way.
     fn hooks(&self) -> Option<&Hooks> {
         match &self.route.as_ref()?.0.target {

@@ -5,16 +5,18 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::incoming::UNTAKEN_BYTES;
 use super::{AHEAD_BYTES, Complete, Http, OWED_BYTES, Progress};
 use crate::app::request::Params;
-use crate::app::routes::{Begun, BodyEnd, OnBegun, Route, Target};
+use crate::app::routes::{Begun, BodyEnd, HttpHandler, OnBegun, Route, Target};
 use crate::app::service::{Inner, State, Whole};
 use crate::app::websocket::{Asked, Socket};
-use crate::app::{Request, Response};
+use crate::app::{Request, RequestStream, Response};
 use crate::fanout::Frame;
 use crate::protocol::http::Head;
 use crate::protocol::ws::handshake;
 use crate::runtime::{ConnectionId, survived};
+use crate::time::Millis;
 
 impl Inner {
     /// Reads and dispatches requests until there is nothing to do.
@@ -33,8 +35,8 @@ impl Inner {
                 let progress = progress.unwrap_or_else(Progress::Failed);
                 if matches!(progress, Progress::Wait) {
                     http.advancing = false;
+                    self.balance(id, http, self.core.now());
                     self.set_deadline(http, &mut entry.deadline, owed);
-                    self.balance(id, http);
                     over = http.half_closed && http.is_answered();
                 }
                 progress
@@ -59,6 +61,7 @@ impl Inner {
                         break;
                     }
                 }
+                Some(Progress::Fed(waker)) => waker.wake(),
                 Some(Progress::Failed(error)) => {
                     tracing::debug!("a request was refused: {error}");
                     self.refuse_and_close(id, error.status());
@@ -109,7 +112,7 @@ impl Inner {
     }
 
     /// Stops reading from a client that sends far ahead of its answers, and goes on when it may.
-    fn balance(&self, id: ConnectionId, http: &mut Http) {
+    pub(super) fn balance(&self, id: ConnectionId, http: &mut Http, now: Millis) {
         let ahead = match &http.pending {
             Some(pending) => http.unread().len() - pending.bytes,
             None if http.held => http.unread().len(),
@@ -118,13 +121,14 @@ impl Inner {
         if http.held && http.pending.is_none() && !http.unread().is_empty() {
             self.core.notify_drained(id);
         }
-        if ahead > AHEAD_BYTES && !http.paused {
-            http.paused = true;
+        let much = ahead > AHEAD_BYTES || http.untaken() > UNTAKEN_BYTES;
+        if much && !http.paused {
             self.core.pause(id);
-        } else if ahead <= AHEAD_BYTES && http.paused {
-            http.paused = false;
+        } else if !much && http.paused {
             self.core.resume(id);
         }
+        http.paused = much;
+        http.hold_body(now);
     }
 
     fn route_for(&self, head: &Head) -> (Option<(Rc<Route>, Params)>, usize) {
@@ -147,7 +151,7 @@ impl Inner {
     }
 
     fn dispatch(&self, id: ConnectionId, complete: Complete) {
-        let Complete { head, body, route, sequence, on_end } = complete;
+        let Complete { head, body, route, sequence, on_end, incoming } = complete;
         if let Some(on_end) = on_end {
             on_end(BodyEnd::Complete);
         }
@@ -156,7 +160,15 @@ impl Inner {
         match &route.target {
             Target::Http { handler, .. } => {
                 let request = self.request(id, head, Bytes::from(body), params);
-                handler(request, Response::new(app.0, id, sequence));
+                let response = Response::new(app.0.clone(), id, sequence);
+                match (handler, incoming) {
+                    (HttpHandler::Whole(handler), _) => handler(request, response),
+                    (HttpHandler::Streamed(handler), Some(incoming)) => {
+                        handler(request, RequestStream::new(app.0, id, sequence, incoming), response);
+                    }
+                    // Whoever reads as it comes was given what comes.
+                    (HttpHandler::Streamed(_), None) => {}
+                }
             }
             Target::WebSocket(behavior) => {
                 let asked = handshake::check(&head).map(|handshake| {

@@ -50,7 +50,7 @@ impl Inner {
         let stopping = self.core.is_stopping();
         let begun = self.pending(id, sequence, |http, pending| {
             let last = http.half_closed && http.unread().len() <= pending.bytes;
-            pending.keep_alive &= !stopping && !last;
+            pending.keep_alive &= !stopping && !last && !pending.is_cut_short();
             let bodiless = matches!(status, 100..200 | 204 | 304);
             let framing = match length {
                 _ if pending.head_only || bodiless => Outgoing::Nothing,

@@ -307,7 +307,7 @@ impl NspInner {
         let Some(stale) = slot.and_then(|slot| self.socket_at(slot)) else { return };
         let conn = stale.conn();
         self.drop_client(stale);
-        self.leave(stale, DisconnectReason::TransportClose);
+        self.leave(stale, DisconnectReason::TransportClose, "the client has come back");
         conn.into_iter().for_each(crate::engine::Socket::close);
     }
 
