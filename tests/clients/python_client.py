@@ -224,7 +224,7 @@ async def run_check(check, kind, url, transports):
 async def run_patiently(check, kind, url, transports):
     """The blocking client reads and writes one TLS connection from two threads, which this Python does not guard: now and
     then an answer is lost within it, of the reference (10 of 1,600 runs of `acks`) as of sockring (5 of 2,000)."""
-    shared = kind is SyncClient and url.startswith("https") and "websocket" in transports
+    shared = kind is SyncClient and url.startswith("https") and transports != ["polling"]
     for last in (False, False, True) if shared else (True,):
         try:
             return await run_check(check, kind, url, transports)
