@@ -6,15 +6,16 @@
 mod common;
 
 use clap::Parser;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sockring::app::App;
 use sockring::engine::{self, Cors};
 use sockring::io::{
-    Ack, AckError, Args, BroadcastAckError, BroadcastOperator, Data, DisconnectReason, Failure, Handshake,
-    Namespace, Options, RemoteSocket, Server, Socket, Value,
+    Ack, AckError, Args, BroadcastAckError, BroadcastOperator, Data, DisconnectReason, Event, Failure,
+    HandlerId, Handshake, Namespace, Options, RemoteSocket, Server, Socket, Value,
 };
 
 /// The server of the feature suites
@@ -100,6 +101,17 @@ struct State {
     data: RefCell<serde_json::Map<String, serde_json::Value>>,
     #[serde(skip)]
     counted: RefCell<Vec<i64>>,
+    #[serde(skip)]
+    log: RefCell<Log>,
+    #[serde(skip)]
+    loggers: Cell<Option<(HandlerId, HandlerId)>>,
+}
+
+/// The events that any-listeners have seen.
+#[derive(Default, Serialize)]
+struct Log {
+    incoming: Vec<String>,
+    outgoing: Vec<String>,
 }
 
 fn state(socket: Socket) -> std::rc::Rc<State> {
@@ -164,6 +176,7 @@ fn serve(io: &Server, nsp: &Namespace) {
     emits(io, nsp);
     echoes(nsp);
     listeners(nsp);
+    errors(nsp, &observers);
     states(io, nsp);
     let (leaving, left) = (observers.clone(), observers.clone());
     nsp.sockets_on("disconnecting", move |socket: Socket, reason: DisconnectReason| {
@@ -437,16 +450,129 @@ fn listeners(nsp: &Namespace) {
             socket.emit("multi-back", (i, value))
         });
     }
-    nsp.sockets_on("remove-handler", |socket: Socket, ack: Ack| {
-        socket.off("removable");
+    nsp.sockets_on("any-start", |socket: Socket, ack: Ack| {
+        let incoming = socket.on_any(|socket: Socket, Event(name): Event| {
+            state(socket).log.borrow_mut().incoming.push(name);
+        });
+        let outgoing = socket.on_any_outgoing(|socket: Socket, Event(name): Event| {
+            state(socket).log.borrow_mut().outgoing.push(name);
+        });
+        state(socket).loggers.set(Some((incoming, outgoing)));
         ack.send(())
+    });
+    nsp.sockets_on("any-stop", |socket: Socket, ack: Ack| {
+        if let Some((incoming, outgoing)) = state(socket).loggers.take() {
+            socket.off_any(incoming);
+            socket.off_any_outgoing(outgoing);
+        }
+        ack.send(state(socket).log.take())
     });
 }
 
 /// Handlers of one socket.
 fn listen(socket: Socket) {
     socket.once("only-once", |socket: Socket| socket.emit("once-back", ()));
-    socket.on("removable", |socket: Socket| socket.emit("removable-back", ()));
+    let removable = socket.on("removable", |socket: Socket| socket.emit("removable-back", ()));
+    socket.on("remove-handler", move |socket: Socket, ack: Ack| {
+        socket.off(removable);
+        ack.send(())
+    });
+    middlewares(socket);
+    emitter(socket);
+}
+
+fn middlewares(socket: Socket) {
+    let order = Rc::new(RefCell::new(Vec::new()));
+    let (first, third, log) = (order.clone(), order.clone(), order);
+    socket.middleware(move |Event(name): Event| match &*name {
+        "mw-log" => {
+            first.replace(vec!["first"]);
+            Ok(())
+        }
+        "forbidden" => Err(Failure::new("event forbidden")),
+        _ => Ok(()),
+    });
+    socket.middleware(|Event(name): Event| async move {
+        if name == "mw-slow" {
+            sleep(100).await;
+        }
+    });
+    socket.middleware(move |Event(name): Event| {
+        third.borrow_mut().push("third");
+        match &*name {
+            "mw-data" => Err(Failure::new("no data").data(&serde_json::json!({ "code": 7 }))),
+            _ => Ok(()),
+        }
+    });
+    socket.on("mw-log", move |ack: Ack| ack.send(log.take()));
+    for event in ["mw-slow", "mw-fast"] {
+        socket.on(event, |Data(value): Data<Value>, ack: Ack| ack.send(value));
+    }
+    socket.on("mw-data", |socket: Socket| socket.emit("middleware-data", "passed"));
+}
+
+#[derive(Serialize)]
+struct Failed {
+    nsp: String,
+    id: String,
+    message: String,
+}
+
+fn errors(nsp: &Namespace, observers: &Namespace) {
+    let observers = observers.clone();
+    nsp.sockets_on("error", move |socket: Socket, failure: Failure| {
+        if let Some(data) = failure.details() {
+            return socket.emit("middleware-data", data);
+        }
+        socket.emit("middleware-error", failure.message())?;
+        let message = failure.message().to_owned();
+        observers.emit("failed", Failed { nsp: socket.nsp(), id: socket.id().to_string(), message })
+    });
+}
+
+fn emitter(socket: Socket) {
+    let order = Rc::new(RefCell::new(Vec::new()));
+    let started = order.clone();
+    socket.on("any-order-start", move |socket: Socket, ack: Ack| {
+        let push = |what: &'static str| {
+            let order = started.clone();
+            move || order.borrow_mut().push(what)
+        };
+        socket.on_any(push("in-1"));
+        socket.prepend_any(push("in-2"));
+        socket.on_any_outgoing(push("out-1"));
+        socket.prepend_any_outgoing(push("out-2"));
+        ack.send(())
+    });
+    socket.on("any-order-stop", move |socket: Socket, ack: Ack| {
+        socket.off_any(None);
+        socket.off_any_outgoing(None);
+        let left = socket.listeners_any().len() + socket.listeners_any_outgoing().len();
+        ack.send(serde_json::json!({ "order": order.take(), "left": left }))
+    });
+    let trio = Rc::new(Cell::new([None; 5]));
+    let added = trio.clone();
+    socket.on("trio-on", move |socket: Socket, ack: Ack| {
+        let back = |i: u32| move |socket: Socket| socket.emit("trio-back", i);
+        let ids = [
+            socket.on("trio", back(1)),
+            socket.on("trio", back(2)),
+            socket.prepend_listener("trio", back(3)),
+            socket.once("trio", back(4)),
+            socket.prepend_once_listener("trio", back(5)),
+        ];
+        added.set(ids.map(Some));
+        ack.send(socket.listeners("trio").len())
+    });
+    socket.on("trio-off", move |socket: Socket, Data(i): Data<Option<usize>>, ack: Ack| {
+        match i {
+            None => socket.off("trio"),
+            Some(i) => trio.get().get(i - 1).copied().flatten().into_iter().for_each(|id| socket.off(id)),
+        }
+        ack.send(socket.event_names().iter().any(|name| name == "trio"))
+    });
+    socket.on("ack-twice", |ack: Ack| ack.send(1));
+    socket.on("ack-twice", |ack: Ack| ack.send(2));
 }
 
 #[derive(Serialize)]

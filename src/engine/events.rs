@@ -30,8 +30,8 @@ pub trait Events: 'static {
     fn message(&self, socket: Socket, message: Message<'_>);
     /// Everything that waited for a slow client has left.
     fn drain(&self, socket: Socket);
-    /// A session has ended; the handle is void.
-    fn close(&self, socket: Socket, reason: CloseReason);
+    /// A session has ended, with details of the reason, which may be empty; the handle is void.
+    fn close(&self, socket: Socket, reason: CloseReason, details: &str);
     /// A request was refused.
     fn connection_error(&self, error: &ConnectionError<'_>) {
         let _ = error;
@@ -156,7 +156,7 @@ impl Events for Handlers {
         (self.drain)(socket);
     }
 
-    fn close(&self, socket: Socket, reason: CloseReason) {
+    fn close(&self, socket: Socket, reason: CloseReason, _: &str) {
         (self.close)(socket, reason);
     }
 

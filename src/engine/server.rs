@@ -516,7 +516,7 @@ impl Inner {
 
     /// A session has ended.
     fn closed(&self, socket: Socket, reason: CloseReason, details: &str) {
-        self.events.close(socket, reason);
+        self.events.close(socket, reason, details);
         self.hooks.each(|hooks| &hooks.close, |hook| hook(socket, reason, details));
     }
 

@@ -233,6 +233,16 @@ impl Frame {
         any.then(|| Self::raw(wire))
     }
 
+    /// Its messages in order, each with whether it is binary. A raw frame has none.
+    ///
+    /// ```
+    /// use sockring::fanout::Frame;
+    /// assert_eq!(Frame::binary(&[1, 2]).messages().collect::<Vec<_>>(), [(true, &[1, 2][..])]);
+    /// ```
+    pub fn messages(&self) -> impl Iterator<Item = (bool, &[u8])> {
+        self.0.pieces.iter().map(|piece| (piece.binary, &self.0.wire[piece.start..piece.end]))
+    }
+
     /// Whether a binary message is part of it.
     pub fn has_binary(&self) -> bool {
         self.0.pieces.iter().any(|piece| piece.binary)

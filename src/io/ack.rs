@@ -1,6 +1,6 @@
 //! Acknowledgements, in both directions.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -11,17 +11,16 @@ use std::task::{Context, Poll, Waker};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Socket;
 use super::broadcast_ack::is_broadcast;
 use super::namespace::NspInner;
 use super::server::by_index;
 use super::socket::with_nsp;
+use super::{Socket, SocketOperator};
 use crate::fanout::{Delivery, Frame};
 use crate::protocol::sio::{self, ArgsError, EncodeError, Value, from_args};
-use crate::time::Millis;
 
-/// The acknowledgement that a client waits for; an extractor of event handlers. It can be sent once, now or
-/// later.
+/// The acknowledgement that a client waits for; an extractor of event handlers. It can be sent now or later.
+/// Where several handlers take it, the first to send it answers the client.
 ///
 /// ```no_run
 /// # use sockring::io::{Ack, Data, Socket};
@@ -35,15 +34,13 @@ use crate::time::Millis;
 pub struct Ack {
     socket: Socket,
     id: Option<u64>,
+    /// Shared by all that were made for one event.
+    sent: Rc<Cell<bool>>,
 }
 
 impl Ack {
-    pub(super) fn new(socket: Socket, id: u64) -> Self {
-        Self { socket, id: Some(id) }
-    }
-
-    pub(super) fn none(socket: Socket) -> Self {
-        Self { socket, id: None }
+    pub(super) fn new(socket: Socket, id: Option<u64>, sent: Rc<Cell<bool>>) -> Self {
+        Self { socket, id, sent }
     }
 
     /// Whether the client asked for one.
@@ -52,16 +49,17 @@ impl Ack {
     }
 
     /// Sends it. A tuple is the list of arguments, anything else is one argument. Does nothing if the client
-    /// did not ask for one.
+    /// did not ask for one, or has got it from another handler.
     ///
     /// # Errors
     ///
     /// Arguments that cannot be written as JSON.
     pub fn send<T: Serialize>(self, args: T) -> Result<Delivery, EncodeError> {
-        let Some(id) = self.id else { return Ok(Delivery::Dropped) };
+        let Some(id) = self.id.filter(|_| !self.sent.get()) else { return Ok(Delivery::Dropped) };
         let sent = with_nsp(self.socket, |nsp| {
             let encoded = sio::ack(&nsp.scope.nsp, id, &args)?;
             let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
+            self.sent.set(true);
             Ok(if nsp.is_connected(self.socket) { nsp.send(self.socket, &frame) } else { Delivery::Dropped })
         });
         sent.unwrap_or(Ok(Delivery::Dropped))
@@ -106,15 +104,15 @@ pub(super) struct PendingAck {
 const PENDING_PER_SOCKET: usize = 10_000;
 
 impl NspInner {
-    /// Emits an event and waits for its acknowledgement, at most for `timeout`.
+    /// Emits an event and waits for its acknowledgement, at most for the operator's timeout.
     pub(super) fn emit_with_ack<T: Serialize>(
-        &self,
-        socket: Socket,
+        self: &Rc<Self>,
+        operator: SocketOperator,
         event: &str,
         args: &T,
-        timeout: Option<Millis>,
         done: Callback,
     ) -> Result<Delivery, EncodeError> {
+        let SocketOperator { socket, timeout, volatile, plain } = operator;
         let id = self.next_ack.get();
         let encoded = sio::event(&self.scope.nsp, Some(id), event, args)?;
         let connected = self.is_connected(socket);
@@ -136,7 +134,10 @@ impl NspInner {
             let deadline = self.core.now().saturating_add(timeout);
             server.await_ack(deadline, self.index, id);
         }
-        Ok(self.send(socket, &Frame::message(&[b"4", &encoded.text], &encoded.attachments)))
+        let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
+        let frame = if plain { frame.uncompressed() } else { frame };
+        self.tell_outgoing_of(socket, &frame);
+        Ok(self.send_watched(socket, &frame, volatile))
     }
 
     /// A client has answered. Late, repeated and foreign answers are ignored.

@@ -224,7 +224,7 @@ impl NspInner {
     /// Owes a frame to the selected sockets of this core and expects an answer of each; of how many. As with
     /// the reference, who leaves meanwhile is still expected to answer.
     fn ask(
-        &self,
+        self: &Rc<Self>,
         selection: &Selection,
         frame: &Frame,
         id: u64,

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::namespace::NspInner;
 use super::server::Inner;
-use super::{DisconnectReason, Socket};
+use super::{DisconnectReason, Failure, Socket, recovery};
 use crate::engine::{self, CloseReason, Message};
 use crate::protocol::query::Query;
 use crate::protocol::sio::{Body, Decoder, Packet, Value};
@@ -67,7 +67,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn client_closed(&self, conn: engine::Socket, reason: CloseReason) {
+    pub(super) fn client_closed(&self, conn: engine::Socket, reason: CloseReason, details: &str) {
         let client = {
             let mut clients = self.clients.borrow_mut();
             match clients.get_mut(conn.slot as usize) {
@@ -77,7 +77,7 @@ impl Inner {
         };
         for socket in client.map(|client| client.sockets).unwrap_or_default() {
             if let Some(nsp) = self.namespace_at(socket.nsp) {
-                nsp.leave(socket, reason.into());
+                nsp.leave(socket, reason.into(), details);
             }
         }
     }
@@ -103,6 +103,13 @@ impl Inner {
             Ok(None) => {}
             Err(error) => {
                 tracing::debug!("a client is closed: {error}");
+                let failure = Failure::new(error.to_string());
+                let sockets = self.client(conn, |client| client.sockets.clone()).unwrap_or_default();
+                for socket in sockets {
+                    if let Some(nsp) = self.namespace_at(socket.nsp) {
+                        nsp.failed(socket, &failure);
+                    }
+                }
                 conn.close();
             }
         }
@@ -143,7 +150,7 @@ impl Inner {
             }
             Body::Disconnect => {
                 self.client(conn, |client| client.sockets.retain(|known| *known != socket));
-                nsp.leave(socket, DisconnectReason::ClientNamespaceDisconnect);
+                nsp.leave(socket, DisconnectReason::ClientNamespaceDisconnect, "");
             }
             Body::Connect(_) | Body::ConnectError(_) => return false,
         }
@@ -161,9 +168,13 @@ impl Inner {
         }
         let Some(random) = self.ids.borrow_mut().take() else { return false };
         let Some(request) = conn.request() else { return true };
+        let claim = nsp.recovery.as_ref().and_then(|_| recovery::claim(auth.as_ref()));
         let Some(socket) = nsp.admit(conn, random, request, auth) else { return true };
         self.client(conn, |client| client.sockets.push(socket));
-        nsp.run_middlewares(socket);
+        match claim {
+            Some((pid, offset)) => nsp.recover(socket, pid, offset),
+            None => nsp.run_middlewares(socket),
+        }
         true
     }
 }

@@ -49,7 +49,8 @@ impl Failure {
         self.data.as_ref().filter(truthy).cloned().unwrap_or_else(|| Value::from(self.message.as_str()))
     }
 
-    pub(super) fn details(&self) -> Option<&Value> {
+    /// What [`data`](Self::data) has added.
+    pub fn details(&self) -> Option<&Value> {
         self.data.as_ref()
     }
 }

@@ -1,10 +1,11 @@
 //! Handlers take what they need: extractors, sync and async handlers.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::rc::Rc;
 
 use serde::de::DeserializeOwned;
 use serde::ser::{Serialize, SerializeTuple, Serializer};
@@ -30,8 +31,23 @@ pub struct EventContext<'a> {
     pub event: &'a str,
     /// The arguments, without the acknowledgement.
     pub args: &'a [Value],
-    pub(super) ack: &'a Cell<Option<Ack>>,
-    pub(super) reason: Option<DisconnectReason>,
+    /// The id of the acknowledgement, if the client wants one.
+    pub(super) ack: Option<u64>,
+    /// Whether that was sent.
+    pub(super) sent: Sent,
+    /// Why the socket has left, with details.
+    pub(super) left: Option<(DisconnectReason, &'a str)>,
+    /// What the event `error` is about.
+    pub(super) failure: Option<&'a Failure>,
+}
+
+/// Made when the first handler asks for the acknowledgement.
+pub(super) type Sent = OnceCell<Rc<Cell<bool>>>;
+
+impl<'a> EventContext<'a> {
+    pub(super) fn new(socket: Socket, event: &'a str, args: &'a [Value]) -> Self {
+        Self { socket, event, args, ack: None, sent: Sent::new(), left: None, failure: None }
+    }
 }
 
 impl fmt::Debug for EventContext<'_> {
@@ -153,16 +169,36 @@ impl FromEvent for Event {
 }
 
 impl FromEvent for Ack {
-    /// The first handler of an event that asks for it gets the acknowledgement; others get one that sends
-    /// nothing.
     fn from_event(context: &EventContext<'_>) -> Result<Self, Failure> {
-        Ok(context.ack.take().unwrap_or_else(|| Self::none(context.socket)))
+        let sent = context.sent.get_or_init(Rc::default).clone();
+        Ok(Self::new(context.socket, context.ack, sent))
     }
 }
 
 impl FromEvent for DisconnectReason {
     fn from_event(context: &EventContext<'_>) -> Result<Self, Failure> {
-        context.reason.ok_or_else(|| Failure::new("only a disconnection has a reason"))
+        let reason = context.left.map(|(reason, _)| reason);
+        reason.ok_or_else(|| Failure::new("only a disconnection has a reason"))
+    }
+}
+
+/// What is known of a disconnection beside its [`DisconnectReason`]: the reference's `description`. Often
+/// nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description(pub Option<String>);
+
+impl FromEvent for Description {
+    fn from_event(context: &EventContext<'_>) -> Result<Self, Failure> {
+        let details = context.left.map(|(_, details)| details).filter(|details| !details.is_empty());
+        Ok(Self(details.map(str::to_owned)))
+    }
+}
+
+/// What the server's own event `error` is about. An event of that name that a client has sent has none: take
+/// [`Data`] for that.
+impl FromEvent for Failure {
+    fn from_event(context: &EventContext<'_>) -> Result<Self, Failure> {
+        context.failure.cloned().ok_or_else(|| Self::new("only the server's own event `error` has a failure"))
     }
 }
 

@@ -31,6 +31,7 @@ mod broadcast_ack;
 mod client;
 mod client_bundles;
 mod client_files;
+mod dispatch;
 mod error;
 mod extract;
 mod handle;
@@ -40,6 +41,7 @@ mod namespace;
 mod options;
 mod parent;
 mod reason;
+mod recovery;
 mod registry;
 mod remote;
 mod server;
@@ -51,14 +53,17 @@ pub use broadcast::{BroadcastOperator, RoomNames};
 pub use broadcast_ack::{BroadcastAckError, BroadcastAckFuture};
 pub use error::{EventError, Failure};
 pub use extract::{
-    Args, AsyncFn, Called, Data, Event, EventContext, FromEvent, Handler, Outcome, SyncFn, TryData,
+    Args, AsyncFn, Called, Data, Description, Event, EventContext, FromEvent, Handler, Outcome, SyncFn,
+    TryData,
 };
 pub use handle::Handle;
 pub use handshake::Handshake;
+pub use listeners::{HandlerId, Off};
 pub use namespace::Namespace;
 pub use options::Options;
 pub use parent::{ParentNamespace, ParentOperator, Permission, Permit};
 pub use reason::DisconnectReason;
+pub use recovery::{ConnectionStateRecovery, ExpiredSession};
 pub use remote::{RemoteOperator, RemoteSocket};
 pub use server::Server;
 pub use socket::{Socket, SocketData, SocketId, SocketOperator};

@@ -13,10 +13,11 @@ use serde::{Serialize, Serializer};
 
 use super::ack::AckFuture;
 use super::broadcast::{BroadcastOperator, RoomNames};
-use super::extract::{Handler, boxed};
-use super::namespace::{NspInner, push};
+use super::extract::{BoxedHandler, Handler, boxed};
+use super::listeners::{General, HandlerId, Listeners, Off, Place};
+use super::namespace::{Entry, NspInner, push};
 use super::server::by_index;
-use super::{AckError, Handshake};
+use super::{AckError, ArgsError, Handshake};
 use crate::engine::{self, SocketSid};
 use crate::fanout::{Delivery, Frame};
 use crate::protocol::sio::{self, EncodeError, Value};
@@ -196,6 +197,24 @@ impl Socket {
         (data as Rc<dyn Any>).downcast().ok()
     }
 
+    /// Whether it was there before, lost its connection, and has come back: see
+    /// [`ConnectionStateRecovery`](super::ConnectionStateRecovery). It is in its rooms then.
+    pub fn recovered(self) -> bool {
+        with_nsp(self, |nsp| nsp.with(self, |entry| entry.recovered)).flatten().unwrap_or(false)
+    }
+
+    /// What [`set_data`](Self::set_data) had attached to a socket that has come back: it was serialised when
+    /// the connection was lost, and is read as any other type here. [`data`](Self::data) has it as a
+    /// [`Value`] until something else is attached. `None` for a socket that is new, or had no data.
+    ///
+    /// # Errors
+    ///
+    /// What was attached does not fit the type.
+    pub fn recovered_data<T: DeserializeOwned>(self) -> Option<Result<T, ArgsError>> {
+        let data = self.data::<Value>().filter(|data| self.recovered() && !data.is_null())?;
+        Some(sio::from_args::<(T,)>(&[(*data).clone()]).map(|(data,)| data))
+    }
+
     /// Joins rooms.
     pub fn join(self, rooms: impl RoomNames) {
         with_nsp(self, |nsp| rooms.each(|room| nsp.join(self, room)));
@@ -215,50 +234,149 @@ impl Socket {
     /// `disconnecting` (the socket is still in its rooms) and `disconnect` (it is in none) are the server's
     /// own; their handlers may take a [`DisconnectReason`](super::DisconnectReason), and data, id, handshake
     /// and broadcasts from the socket still work in them.
-    pub fn on<M>(self, event: &str, handler: impl Handler<M>) {
-        self.add_listener(event, boxed(handler), false);
+    pub fn on<M>(self, event: &str, handler: impl Handler<M>) -> HandlerId {
+        self.add_listener(event, boxed(handler), Place::default())
     }
 
     /// Registers a handler for the next event of that name only.
-    pub fn once<M>(self, event: &str, handler: impl Handler<M>) {
-        self.add_listener(event, boxed(handler), true);
+    pub fn once<M>(self, event: &str, handler: impl Handler<M>) -> HandlerId {
+        self.add_listener(event, boxed(handler), Place { once: true, first: false })
     }
 
-    fn add_listener(self, event: &str, handler: super::extract::BoxedHandler, once: bool) {
-        with_nsp(self, |nsp| {
-            nsp.with(self, |entry| entry.listeners.get_or_insert_default().add(event, handler, once))
-        });
+    /// Like [`on`](Self::on), before the handlers that are there.
+    pub fn prepend_listener<M>(self, event: &str, handler: impl Handler<M>) -> HandlerId {
+        self.add_listener(event, boxed(handler), Place { once: false, first: true })
     }
 
-    /// Removes this socket's handlers of an event.
-    pub fn off(self, event: &str) {
-        with_nsp(self, |nsp| {
-            nsp.with(self, |entry| {
-                let listeners = entry.listeners.as_mut()?;
-                let removed = listeners.remove(event);
-                if listeners.is_empty() {
-                    entry.listeners = None;
-                }
-                // Handlers may own what calls back when it is dropped: not while the table is borrowed.
-                Some(removed)
-            })
-        });
+    /// Like [`once`](Self::once), before the handlers that are there.
+    pub fn prepend_once_listener<M>(self, event: &str, handler: impl Handler<M>) -> HandlerId {
+        self.add_listener(event, boxed(handler), Place { once: true, first: true })
     }
 
-    /// Removes all of this socket's handlers.
+    fn add_listener(self, event: &str, handler: BoxedHandler, place: Place) -> HandlerId {
+        let added = self
+            .with_entry(|entry| entry.listeners.get_or_insert_default().add(event, handler.clone(), place));
+        added.unwrap_or_else(HandlerId::next)
+    }
+
+    fn with_entry<T>(self, f: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        with_nsp(self, |nsp| nsp.with(self, f)).flatten()
+    }
+
+    /// Removes this socket's handlers of an event, or the one that a [`HandlerId`] names.
+    #[doc(alias = "remove_listener")]
+    pub fn off<'a>(self, which: impl Into<Off<'a>>) {
+        self.remove_listeners(|listeners| listeners.remove(which.into()));
+    }
+
+    /// Removes all of this socket's handlers of events. Those of all events and middlewares stay.
     pub fn remove_all_listeners(self) {
-        with_nsp(self, |nsp| nsp.with(self, |entry| entry.listeners.take()));
+        self.remove_listeners(Listeners::clear);
     }
 
-    /// The events that this socket has handlers for.
-    pub fn event_names(self) -> Vec<String> {
-        let names = with_nsp(self, |nsp| {
-            nsp.with(self, |entry| {
-                let listeners = entry.listeners.as_deref();
-                listeners.map(|l| l.names().map(str::to_owned).collect()).unwrap_or_default()
-            })
+    fn remove_listeners(self, remove: impl FnOnce(&mut Listeners) -> Vec<BoxedHandler>) {
+        // Handlers may own what calls back when it is dropped: not while the table is borrowed.
+        let _removed = self.with_entry(|entry| {
+            let listeners = entry.listeners.as_mut()?;
+            let removed = remove(listeners);
+            if listeners.is_empty() {
+                entry.listeners = None;
+            }
+            Some(removed)
         });
+    }
+
+    /// The events that this socket has handlers for, each once.
+    pub fn event_names(self) -> Vec<String> {
+        let names = self.with_entry(|entry| entry.listeners.as_ref().map(|listeners| listeners.names()));
         names.flatten().unwrap_or_default()
+    }
+
+    /// This socket's handlers of an event.
+    #[doc(alias = "listener_count")]
+    pub fn listeners(self, event: &str) -> Vec<HandlerId> {
+        let ids = self.with_entry(|entry| entry.listeners.as_ref().map(|listeners| listeners.of(event)));
+        ids.flatten().unwrap_or_default()
+    }
+
+    /// Runs `handler` for every event that comes, before all others and before the socket's middlewares;
+    /// [`Event`](super::Event) and [`Args`](super::Args) tell which it is.
+    pub fn on_any<M>(self, handler: impl Handler<M>) -> HandlerId {
+        self.add_general(handler, |general, handler| general.any.add(handler, false))
+    }
+
+    /// Like [`on_any`](Self::on_any), before those that are there.
+    pub fn prepend_any<M>(self, handler: impl Handler<M>) -> HandlerId {
+        self.add_general(handler, |general, handler| general.any.add(handler, true))
+    }
+
+    /// Removes one handler of every event that comes; all of them with `None`.
+    pub fn off_any(self, which: impl Into<Option<HandlerId>>) {
+        self.change_general(|general| general.any.remove(which.into()));
+    }
+
+    /// The handlers of every event that comes.
+    pub fn listeners_any(self) -> Vec<HandlerId> {
+        self.general(|general| general.any.ids())
+    }
+
+    /// Runs `handler` for every event that this socket is sent, broadcasts included, before it leaves.
+    /// Acknowledgements are no events. A handler that emits to its own socket is called for that as well.
+    pub fn on_any_outgoing<M>(self, handler: impl Handler<M>) -> HandlerId {
+        self.add_general(handler, |general, handler| general.outgoing.add(handler, false))
+    }
+
+    /// Like [`on_any_outgoing`](Self::on_any_outgoing), before those that are there.
+    pub fn prepend_any_outgoing<M>(self, handler: impl Handler<M>) -> HandlerId {
+        self.add_general(handler, |general, handler| general.outgoing.add(handler, true))
+    }
+
+    /// Removes one handler of every event that is sent; all of them with `None`.
+    pub fn off_any_outgoing(self, which: impl Into<Option<HandlerId>>) {
+        self.change_general(|general| general.outgoing.remove(which.into()));
+    }
+
+    /// The handlers of every event that is sent.
+    pub fn listeners_any_outgoing(self) -> Vec<HandlerId> {
+        self.general(|general| general.outgoing.ids())
+    }
+
+    /// Runs `handler` for each event of this socket before the handlers of that event, in the order in which
+    /// middlewares were added (the reference's `use`). An `Err` keeps the event from its handlers, and those
+    /// of `error` are told: they may take the [`Failure`](super::Failure). Events do not wait for the
+    /// async middleware of an earlier one.
+    ///
+    /// ```no_run
+    /// # use sockring::io::{Event, Failure, Socket};
+    /// # fn on_connection(socket: Socket) {
+    /// socket.middleware(|Event(name): Event| match &*name {
+    ///     "launch" => Err(Failure::new("not yet")),
+    ///     _ => Ok(()),
+    /// });
+    /// socket.on("error", |socket: Socket, failure: Failure| socket.emit("refused", failure.message()));
+    /// # }
+    /// ```
+    #[doc(alias = "use")]
+    pub fn middleware<M>(self, handler: impl Handler<M>) {
+        self.add_general(handler, |general, handler| general.middlewares.add(handler, false));
+    }
+
+    fn add_general<M>(
+        self,
+        handler: impl Handler<M>,
+        add: impl FnOnce(&mut General, BoxedHandler) -> HandlerId,
+    ) -> HandlerId {
+        let handler = boxed(handler);
+        self.change_general(|general| add(general, handler.clone())).unwrap_or_else(HandlerId::next)
+    }
+
+    fn change_general<T>(self, change: impl FnOnce(&mut General) -> T) -> Option<T> {
+        with_nsp(self, |nsp| nsp.change_general(self, change)).flatten()
+    }
+
+    fn general<T: Default>(self, read: impl FnOnce(&General) -> T) -> T {
+        let read = self.with_entry(|entry| entry.listeners.as_ref()?.general().map(read));
+        read.flatten().unwrap_or_default()
     }
 
     /// Emits an event to this client. A tuple is the list of arguments, anything else is one argument; what
@@ -386,10 +504,10 @@ impl Socket {
 #[derive(Clone, Copy, Debug)]
 #[must_use = "an operator does nothing until it emits"]
 pub struct SocketOperator {
-    socket: Socket,
-    timeout: Option<Millis>,
-    volatile: bool,
-    plain: bool,
+    pub(super) socket: Socket,
+    pub(super) timeout: Option<Millis>,
+    pub(super) volatile: bool,
+    pub(super) plain: bool,
 }
 
 impl SocketOperator {
@@ -415,12 +533,20 @@ impl SocketOperator {
     /// A reserved name, or arguments that cannot be written as JSON.
     pub fn emit<T: Serialize>(self, event: &str, args: T) -> Result<Delivery, EncodeError> {
         let sent = with_nsp(self.socket, |nsp| {
-            let encoded = sio::event(&nsp.scope.nsp, None, event, &args)?;
+            let mut encoded = sio::event(&nsp.scope.nsp, None, event, &args)?;
+            let offset = nsp.scope.offset(self.volatile);
+            if let Some(offset) = offset {
+                encoded.push(&offset.to_string());
+            }
             let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
             let frame = if self.plain { frame.uncompressed() } else { frame };
             let outlet =
                 nsp.with(self.socket, |entry| entry.outlet).filter(|_| nsp.is_connected(self.socket));
             let Some(outlet) = outlet else { return Ok(Delivery::Dropped) };
+            if let (Some(offset), Some(id)) = (offset, nsp.id(self.socket)) {
+                nsp.keep_own(offset, &id, &frame);
+            }
+            nsp.tell_outgoing_of(self.socket, &frame);
             if engine::is_watched() {
                 return Ok(nsp.send_watched(self.socket, &frame, self.volatile));
             }
@@ -463,9 +589,7 @@ impl SocketOperator {
         args: A,
         done: impl FnOnce(Result<Vec<Value>, AckError>) + 'static,
     ) -> Result<Delivery, EncodeError> {
-        let sent = with_nsp(self.socket, |nsp| {
-            nsp.emit_with_ack(self.socket, event, &args, self.timeout, Box::new(done))
-        });
+        let sent = with_nsp(self.socket, |nsp| nsp.emit_with_ack(self, event, &args, Box::new(done)));
         sent.unwrap_or(Ok(Delivery::Dropped))
     }
 }

@@ -152,8 +152,64 @@ function listeners(socket) {
     socket.offAnyOutgoing(outgoing);
     ack({ incoming: log.incoming.splice(0), outgoing: log.outgoing.splice(0) });
   });
-  socket.use(([event], next) => next(event === "forbidden" ? new Error("event forbidden") : undefined));
-  socket.on("error", (error) => socket.emit("middleware-error", error.message));
+  middlewares(socket);
+  emitter(socket);
+}
+
+function middlewares(socket) {
+  let order = [];
+  socket.use(([event], next) => {
+    if (event === "mw-log") order = ["first"];
+    next(event === "forbidden" ? new Error("event forbidden") : undefined);
+  });
+  socket.use(async ([event], next) => {
+    if (event === "mw-slow") await sleep(100);
+    next();
+  });
+  socket.use(([event], next) => {
+    order.push("third");
+    next(event === "mw-data" ? Object.assign(new Error("no data"), { data: { code: 7 } }) : undefined);
+  });
+  socket.on("mw-log", (ack) => ack(order));
+  for (const event of ["mw-slow", "mw-fast"]) socket.on(event, (value, ack) => ack(value));
+  socket.on("mw-data", () => socket.emit("middleware-data", "passed"));
+  socket.on("error", (error) => {
+    if (error.data) return socket.emit("middleware-data", error.data);
+    socket.emit("middleware-error", error.message);
+    observers.emit("failed", { nsp: socket.nsp.name, id: socket.id, message: error.message });
+  });
+}
+
+function emitter(socket) {
+  let order = [];
+  socket.on("any-order-start", (ack) => {
+    socket.onAny(() => order.push("in-1"));
+    socket.prependAny(() => order.push("in-2"));
+    socket.onAnyOutgoing(() => order.push("out-1"));
+    socket.prependAnyOutgoing(() => order.push("out-2"));
+    ack();
+  });
+  socket.on("any-order-stop", (ack) => {
+    socket.offAny();
+    socket.offAnyOutgoing();
+    ack({ order: order.splice(0), left: socket.listenersAny().length + socket.listenersAnyOutgoing().length });
+  });
+  const trio = [1, 2, 3, 4, 5].map((i) => () => socket.emit("trio-back", i));
+  socket.on("trio-on", (ack) => {
+    socket.on("trio", trio[0]);
+    socket.on("trio", trio[1]);
+    socket.prependListener("trio", trio[2]);
+    socket.once("trio", trio[3]);
+    socket.prependOnceListener("trio", trio[4]);
+    ack(socket.listeners("trio").length);
+  });
+  socket.on("trio-off", (i, ack) => {
+    if (i === null) socket.removeAllListeners("trio");
+    else socket.off("trio", trio[i - 1]);
+    ack(socket.eventNames().includes("trio"));
+  });
+  socket.on("ack-twice", (ack) => ack(1));
+  socket.on("ack-twice", (ack) => ack(2));
 }
 
 function state(socket) {

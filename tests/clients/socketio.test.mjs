@@ -18,7 +18,7 @@ const HANDSHAKE = ["address", "auth", "headers", "issued", "query", "secure", "t
 async function observer(t, clients) {
   const socket = await clients.connect(t, "/observer");
   const seen = [];
-  for (const type of ["joined", "leaving", "left"]) {
+  for (const type of ["joined", "leaving", "left", "failed"]) {
     socket.on(type, (record) => seen.push({ type, ...record }));
   }
   const of = (id, type) => seen.filter((record) => record.id === id && record.type === type);
@@ -702,6 +702,7 @@ function leaving(check, clients, name) {
     const gone = next(socket, "disconnect");
     socket.io.engine.send("2{not json");
     await gone;
+    await until(() => observed.of(id, "failed")[0], "the error event");
     assert.match((await observed.left(id)).reason, /^(forced close|parse error|transport close)$/);
   });
 
@@ -752,6 +753,85 @@ function listeners(check, clients) {
     assert.deepEqual(log.outgoing, ["echo-back", "by-broadcast"]);
     socket.emit("echo", 1);
     assert.deepEqual(await call(socket, "any-stop"), [{ incoming: [], outgoing: [] }]);
+  });
+
+  check("prepended any-listeners are told first, and all of them go at once", async (t) => {
+    const socket = await clients.connect(t);
+    await call(socket, "any-order-start");
+    const back = next(socket, "echo-back");
+    socket.emit("echo", 1);
+    await back;
+    const incoming = ["in-2", "in-1"];
+    const order = [...incoming, "out-2", "out-1", ...incoming];
+    assert.deepEqual(await call(socket, "any-order-stop"), [{ order, left: 0 }]);
+    assert.deepEqual(await call(socket, "any-order-stop"), [{ order: [], left: 0 }]);
+  });
+
+  check("any-listeners of sockets on all cores see a broadcast with binary and an acknowledgement", async (t) => {
+    const sockets = await Promise.all(numbers(4).map(() => clients.connect(t)));
+    const [room, event] = [fresh("any"), fresh("event")];
+    for (const socket of sockets) {
+      await call(socket, "join", room);
+      await call(socket, "any-start");
+      socket.on(event, (data, ack) => ack(data.length));
+    }
+    const spec = { to: [room], event, args: [bytes(1, 2)], timeout_ms: 10_000, style: "promise" };
+    const [{ error, reply }] = await call(sockets[0], "emit-to-with-ack", spec);
+    assert.deepEqual({ error, reply }, { error: null, reply: [2, 2, 2, 2] });
+    for (const socket of sockets) assert.deepEqual((await call(socket, "any-stop"))[0].outgoing, [event]);
+  });
+
+  check("handlers are prepended, run once, and are removed one by one or together", async (t) => {
+    const socket = await clients.connect(t);
+    const seen = silent(socket, "trio-back");
+    const round = async () => {
+      socket.emit("trio");
+      await call(socket, "echo");
+      return seen.splice(0).flat();
+    };
+    assert.deepEqual(await call(socket, "trio-on"), [5]);
+    assert.deepEqual(await round(), [5, 3, 1, 2, 4]);
+    assert.deepEqual(await round(), [3, 1, 2]);
+    assert.deepEqual(await call(socket, "trio-off", 1), [true]);
+    assert.deepEqual(await round(), [3, 2]);
+    assert.deepEqual(await call(socket, "trio-off", null), [false]);
+    assert.deepEqual(await round(), []);
+  });
+
+  check("the first of two acknowledgements counts", async (t) => {
+    const socket = await clients.connect(t);
+    assert.deepEqual(await call(socket, "ack-twice"), [1]);
+    assert.deepEqual(await call(socket, "echo", 1), [1]);
+  });
+
+  check("per-socket middlewares run in order, may be slow, and refuse with data", async (t) => {
+    const socket = await clients.connect(t);
+    assert.deepEqual(await call(socket, "mw-log"), [["first", "third"]]);
+    const order = [];
+    const slow = call(socket, "mw-slow", { a: bytes(1) }).then((reply) => order.push(reply));
+    const fast = call(socket, "mw-fast", 2).then((reply) => order.push(reply));
+    await Promise.all([slow, fast]);
+    assert.deepEqual(order, [[2], [{ a: bytes(1) }]]);
+    const data = next(socket, "middleware-data");
+    socket.emit("mw-data");
+    assert.deepEqual(await data, [{ code: 7 }]);
+  });
+
+  check("a socket that leaves while its middleware is slow is not told of the event", async (t) => {
+    const observed = await observer(t, clients);
+    const socket = await clients.connect(t);
+    const { id } = socket;
+    socket.emit("mw-slow", 1, () => assert.fail("acknowledged"));
+    socket.disconnect();
+    await observed.left(id);
+    await sleep(150);
+    assert.equal(observed.of(id, "left").length, 1);
+  });
+
+  check("a client may send an event of the name error", async (t) => {
+    const socket = await clients.connect(t);
+    socket.emit("error", { message: "mine" });
+    assert.deepEqual(await call(socket, "echo", 1), [1]);
   });
 
   check("a per-socket middleware refuses an event and the error listener hears of it", async (t) => {

@@ -1,0 +1,239 @@
+//! From an event to its handlers.
+
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use super::broadcast::Selection;
+use super::extract::{BoxedHandler, Called, EventContext, Sent};
+use super::listeners::General;
+use super::namespace::NspInner;
+use super::{EventError, Failure, Socket};
+use crate::fanout::Frame;
+use crate::protocol::sio::{Body, Decoder, EventName, Limits, Packet, Parser, Value};
+use crate::runtime;
+
+type Handlers = SmallVec<[BoxedHandler; 4]>;
+
+impl NspInner {
+    /// An event came: first those are told who listen to all events, then the socket's middlewares decide.
+    pub(super) fn event(self: &Rc<Self>, socket: Socket, name: &str, args: &[Value], id: Option<u64>) {
+        let context = EventContext { ack: id, ..EventContext::new(socket, name, args) };
+        let general = self.with(socket, |entry| {
+            let general = entry.listeners.as_ref()?.general()?;
+            Some((general.any.handlers(), general.middlewares.handlers()))
+        });
+        let Some((any, middlewares)) = general.flatten() else { return self.dispatch(&context) };
+        any.iter().for_each(|handler| self.run(handler, &context));
+        self.filter(&context, &middlewares);
+    }
+
+    /// Lets an event through a socket's middlewares, to its handlers or to those of `error`.
+    fn filter(self: &Rc<Self>, context: &EventContext<'_>, middlewares: &[BoxedHandler]) {
+        for (i, middleware) in middlewares.iter().enumerate() {
+            match middleware(context) {
+                Called::Done(Ok(())) => {}
+                Called::Done(Err(failure)) => return self.failed(context.socket, &failure),
+                Called::Later(first) => {
+                    let (nsp, event) = (self.clone(), Waiting::new(context));
+                    let rest = middlewares[i + 1..].to_vec();
+                    return self.core.spawn(async move {
+                        let mut passed = first.await;
+                        for middleware in rest {
+                            if passed.is_err() {
+                                break;
+                            }
+                            passed = match middleware(&event.context()) {
+                                Called::Done(result) => result,
+                                Called::Later(later) => later.await,
+                            };
+                        }
+                        nsp.filtered(&event.context(), passed);
+                    });
+                }
+            }
+        }
+        self.filtered(context, Ok(()));
+    }
+
+    fn filtered(self: &Rc<Self>, context: &EventContext<'_>, passed: Result<(), Failure>) {
+        match passed {
+            // A middleware may have disconnected the socket, or taken longer than it stayed.
+            Ok(()) if self.is_connected(context.socket) => self.dispatch(context),
+            Ok(()) => {}
+            Err(failure) => self.failed(context.socket, &failure),
+        }
+    }
+
+    /// A middleware has refused a packet, or the client has sent what is none: tells the handlers of `error`.
+    pub(super) fn failed(self: &Rc<Self>, socket: Socket, failure: &Failure) {
+        if self.is_connected(socket) {
+            tracing::debug!("a packet is refused: {failure}");
+            self.dispatch(&EventContext {
+                failure: Some(failure),
+                ..EventContext::new(socket, "error", &[])
+            });
+        }
+    }
+
+    /// Runs all handlers of an event.
+    pub(super) fn dispatch(self: &Rc<Self>, context: &EventContext<'_>) {
+        let mut handlers = Handlers::new();
+        self.listeners.borrow_mut().take(context.event, &mut handlers);
+        self.with(context.socket, |entry| {
+            if let Some(listeners) = &mut entry.listeners {
+                listeners.take(context.event, &mut handlers);
+            }
+        });
+        handlers.iter().for_each(|handler| self.run(handler, context));
+    }
+
+    /// Calls a handler and sees to its failure, now or later.
+    pub(super) fn run(self: &Rc<Self>, handler: &BoxedHandler, context: &EventContext<'_>) {
+        match handler(context) {
+            Called::Done(result) => self.note(context.socket, context.event, result),
+            Called::Later(future) => {
+                let (nsp, socket, event) = (self.clone(), context.socket, context.event.to_owned());
+                self.core.spawn(async move {
+                    let result = future.await;
+                    nsp.note(socket, &event, result);
+                });
+            }
+        }
+    }
+
+    fn note(&self, socket: Socket, event: &str, result: Result<(), Failure>) {
+        let Err(failure) = result else { return };
+        let error = EventError { event: event.to_owned(), failure };
+        let handler = self.on_error.borrow().clone();
+        match handler {
+            Some(handler) => handler(socket, &error),
+            None => tracing::debug!("a handler has failed: {error}"),
+        }
+    }
+
+    /// Changes a socket's middlewares and its handlers of all events. What comes out is dropped by the
+    /// caller: not while the table is borrowed.
+    pub(super) fn change_general<T>(
+        &self,
+        socket: Socket,
+        change: impl FnOnce(&mut General) -> T,
+    ) -> Option<T> {
+        self.with(socket, |entry| {
+            let listeners = entry.listeners.get_or_insert_default();
+            let (changed, before, after) = listeners.change(|general| {
+                let before = general.outgoing.is_empty();
+                (change(general), before, general.outgoing.is_empty())
+            });
+            if listeners.is_empty() {
+                entry.listeners = None;
+            }
+            match (before, after) {
+                (true, false) => self.outgoing.set(self.outgoing.get() + 1),
+                (false, true) => self.outgoing.set(self.outgoing.get() - 1),
+                _ => {}
+            }
+            changed
+        })
+    }
+
+    /// Tells the selected sockets that listen to what they are sent. Costs a comparison where none does.
+    pub(super) fn tell_outgoing(self: &Rc<Self>, selection: &Selection, frame: &Frame) {
+        if self.outgoing.get() > 0 {
+            self.tell(&self.selected(selection), frame);
+        }
+    }
+
+    /// The same for one socket.
+    pub(super) fn tell_outgoing_of(self: &Rc<Self>, socket: Socket, frame: &Frame) {
+        if self.outgoing.get() > 0 {
+            self.tell(&[socket], frame);
+        }
+    }
+
+    #[cold]
+    fn tell(self: &Rc<Self>, sockets: &[Socket], frame: &Frame) {
+        let handlers = |socket: &Socket| {
+            let handlers = self.with(*socket, |entry| {
+                let general = entry.listeners.as_ref()?.general()?;
+                Some(general.outgoing.handlers())
+            });
+            handlers.flatten().map(|handlers| (*socket, handlers))
+        };
+        let listening: Vec<(Socket, Handlers)> = sockets.iter().filter_map(handlers).collect();
+        if listening.is_empty() {
+            return;
+        }
+        let Some((name, args)) = sent(frame) else { return };
+        for (socket, handlers) in listening {
+            let context = EventContext::new(socket, &name, &args);
+            // One listener's panic must not keep a broadcast from all others.
+            runtime::survived(|| handlers.iter().for_each(|handler| self.run(handler, &context)));
+        }
+    }
+}
+
+/// The event that a frame carries. It was encoded here, so no limit of ours applies to it.
+fn sent(frame: &Frame) -> Option<(EventName, Vec<Value>)> {
+    let limits = Limits { attachments: usize::MAX, attachment_bytes: usize::MAX, ..Limits::default() };
+    let (mut decoder, mut parser) = (Decoder::new(), Parser::new());
+    for (binary, message) in frame.messages() {
+        let decoded = if binary {
+            decoder.binary(message, &limits)
+        } else {
+            // Behind Engine.IO's type.
+            let text = std::str::from_utf8(message).ok()?.get(1..)?;
+            decoder.text(text, &mut parser, &limits)
+        };
+        if let Some(Packet { body: Body::Event { name, args }, .. }) = decoded.ok()? {
+            return Some((name, args));
+        }
+    }
+    None
+}
+
+/// An event that waits for a middleware.
+struct Waiting {
+    socket: Socket,
+    event: String,
+    args: Vec<Value>,
+    ack: Option<u64>,
+    sent: Sent,
+}
+
+impl Waiting {
+    fn new(context: &EventContext<'_>) -> Self {
+        Self {
+            socket: context.socket,
+            event: context.event.to_owned(),
+            args: context.args.to_vec(),
+            ack: context.ack,
+            sent: context.sent.clone(),
+        }
+    }
+
+    fn context(&self) -> EventContext<'_> {
+        let sent = self.sent.clone();
+        EventContext { ack: self.ack, sent, ..EventContext::new(self.socket, &self.event, &self.args) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::protocol::sio;
+
+    #[test]
+    fn a_frame_tells_its_event() {
+        let args = ("x", Bytes::from_static(b"abc"), vec![Bytes::from_static(b"d"); 20]);
+        let encoded = sio::event("/chat", Some(7), "file", &args).unwrap();
+        let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
+        let (name, read) = sent(&frame).unwrap();
+        assert_eq!(&*name, "file");
+        assert_eq!(read.len(), 3);
+        assert_eq!(read[1], Value::from(Bytes::from_static(b"abc")));
+        assert!(sent(&Frame::message(&[b"4", &sio::disconnect("/chat")], &[])).is_none());
+    }
+}
