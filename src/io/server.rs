@@ -1,5 +1,6 @@
 //! A Socket.IO server on one core.
 
+use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
@@ -92,6 +93,8 @@ pub(super) struct Inner {
     ack_deadlines: RefCell<BinaryHeap<Reverse<(Millis, u16, u64)>>>,
     /// Broadcasts of this core that await answers.
     pub(super) watches: Watches,
+    /// What the application shares between handlers, by type.
+    pub(super) state: RefCell<HashMap<TypeId, Rc<dyn Any>, RandomState>>,
     engine: RefCell<Option<engine::Server>>,
 }
 
@@ -136,6 +139,7 @@ impl Server {
             unjoined: RefCell::default(),
             ack_deadlines: RefCell::default(),
             watches: Watches::default(),
+            state: RefCell::default(),
             engine: RefCell::default(),
         });
         SERVERS.with_borrow_mut(|servers| servers.push(inner.clone()));
@@ -356,6 +360,11 @@ impl Inner {
         ParentNamespace(parent)
     }
 
+    /// A namespace that nobody is in: a name with a comma cannot be asked for.
+    pub(super) fn nowhere(&self) -> Arc<Scope> {
+        self.scope(NspName::from(","))
+    }
+
     fn scope(&self, name: NspName) -> Arc<Scope> {
         let shared = self.core.shared().clone();
         Arc::new(Scope::new(shared, self.path.clone(), self.registry.clone(), name))
@@ -432,6 +441,7 @@ impl Layer for Upward {
         // The engine's events lead back here, and handlers may hold servers and namespaces.
         self.0.engine.take();
         self.0.watches.clear();
+        drop(self.0.state.take());
         self.0.new_namespace.take();
         for parent in self.0.parents.take() {
             parent.template.retire();
