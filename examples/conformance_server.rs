@@ -13,7 +13,9 @@ use clap::{Parser, ValueEnum};
 use serde_json::json;
 use sockring::app::{App, Request};
 use sockring::engine::{self, Cors, Handlers, Message};
-use sockring::io::{Ack, Args, Data, Failure, Namespace, Options, Server, Socket, Value};
+use sockring::io::{
+    Ack, Args, ConnectionStateRecovery, Data, Failure, Namespace, Options, Server, Socket, Value,
+};
 
 /// The servers that outside conformance suites expect
 #[derive(Parser)]
@@ -43,10 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             (|app| engine(app, engine::Options { allow_eio3: true, ..quick("/engine.io") }), 3000)
         }
         Profile::Socketio => (socketio, 3000),
-        Profile::Client => {
-            println!("not built yet: connection state recovery");
-            (client, 3210)
-        }
+        Profile::Client => (client, 3210),
     };
     let builder = flags.listen.builder(port)?;
     common::serve(builder, setup)
@@ -139,6 +138,7 @@ fn client(app: &App) {
                 monoio::time::sleep(Duration::from_millis(10)).await;
                 Ok(())
             }),
+        connection_state_recovery: Some(ConnectionStateRecovery::default()),
         ..Options::default()
     };
     let io = Server::attach_app(app, options);

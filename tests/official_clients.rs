@@ -88,6 +88,12 @@ suites! {
     client_profile: "conformance_server" CLIENT, 1 => "client.test.mjs" [];
     client_profile_on_3_workers: "conformance_server" CLIENT, 3 => "client.test.mjs" [];
 
+    recovery: "recovery" [], 1 => "recovery.test.mjs" [];
+    recovery_on_3_workers: "recovery" [], 3 => "recovery.test.mjs" [];
+    recovery_that_expires: "recovery" ["--window", "700"], 3 => "recovery.test.mjs" [("WINDOW", "700")];
+    recovery_that_asks_middlewares: "recovery" ["--ask-middlewares"], 3 => "recovery.test.mjs" [("ASK", "1")];
+    recovery_under_traffic: "recovery" ["--tick", "2"], 3 => "recovery.test.mjs" [("TICK", "2")];
+
     features_over_websocket_on_normal_descriptors: "feature_server" NORMAL, 3 =>
         "socketio.test.mjs" [("TRANSPORT", "websocket")];
     spread_while_clients_upgrade_on_normal_descriptors: "fanout_server" NORMAL, 3 =>

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use sockring::app::{App, Builder};
-use sockring::runtime;
+use sockring::runtime::{self, Running, StartError};
 use sockring::tls::{Tls, TlsError};
 
 /// The library leaves the choice of an allocator to the program. This one suits many small objects that are
@@ -68,15 +68,25 @@ impl Listen {
     }
 }
 
-/// Prints where the server listens, the line that test harnesses wait for, and serves until SIGTERM.
-pub(crate) fn serve(
+/// Starts a server and prints where it listens, the line that test harnesses wait for.
+#[allow(dead_code, reason = "some examples only serve")]
+pub(crate) fn start(
     builder: Builder,
     setup: impl Fn(&App) + Send + Sync + 'static,
-) -> Result<(), Box<dyn std::error::Error>> {
+) -> Result<Running, StartError> {
     let running = builder.start(setup)?;
     for endpoint in running.endpoints() {
         println!("listening on {endpoint}");
     }
-    running.run_until_signal()?;
+    Ok(running)
+}
+
+/// Starts a server and serves until SIGTERM.
+#[allow(dead_code, reason = "some examples have work beside")]
+pub(crate) fn serve(
+    builder: Builder,
+    setup: impl Fn(&App) + Send + Sync + 'static,
+) -> Result<(), Box<dyn std::error::Error>> {
+    start(builder, setup)?.run_until_signal()?;
     Ok(())
 }

@@ -155,6 +155,11 @@ impl Outlets {
         }
     }
 
+    /// Bytes that may wait for one client.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Opens an outlet, ready to take frames.
     pub fn open(&mut self, via: Via) -> OutletId {
         let slot = self.free.pop().unwrap_or_else(|| {

@@ -125,6 +125,11 @@ impl Rooms {
         room.filter(|room| room.born <= moment).map_or(&[], |room| &room.members)
     }
 
+    /// Since when broadcasts of others find a room on this core, if it has members.
+    pub fn born(&self, name: &str) -> Option<Moment> {
+        self.by_name.get(name).map(|room| self.rooms[*room as usize].born)
+    }
+
     /// Whether a member is in a room.
     pub fn contains(&self, member: u32, name: &str) -> bool {
         self.by_name.get(name).is_some_and(|room| self.find(member, *room).is_some())

@@ -9,6 +9,7 @@ use serde::Serialize;
 use smallvec::SmallVec;
 
 use super::namespace::{NspInner, escape};
+use super::recovery::{Audience, Offset};
 use super::registry::Registry;
 use super::server::by_path;
 use super::{BroadcastOptions, SocketId};
@@ -208,10 +209,14 @@ impl BroadcastOperator {
     ///
     /// A reserved name, or arguments that cannot be written as JSON.
     pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
-        let encoded = sio::event(&self.scope.nsp, None, event, &args)?;
+        let mut encoded = sio::event(&self.scope.nsp, None, event, &args)?;
+        let offset = self.scope.offset(self.selection.volatile);
+        if let Some(offset) = offset {
+            encoded.push(&offset.to_string());
+        }
         let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
         let frame = if self.selection.plain { frame.uncompressed() } else { frame };
-        let delivery = self.send(&frame);
+        let delivery = self.send(&frame, offset);
         if let (Some(adapter), false) = (self.scope.registry.adapter(), self.local) {
             adapter.broadcast(&self.scope.nsp, &frame, &self.options());
         }
@@ -265,12 +270,20 @@ impl BroadcastOperator {
         });
     }
 
-    /// Sends what is encoded already.
-    pub(super) fn send(&self, frame: &Frame) -> Delivery {
+    /// Sends what is encoded already. With an offset, it is kept for those who may come back.
+    pub(super) fn send(&self, frame: &Frame, offset: Option<Offset>) -> Delivery {
         let frame = frame.clone();
         let bytes = frame.wire().len();
-        let deliver = move |nsp: &Rc<NspInner>, selection: &Selection| nsp.deliver(selection, &frame);
-        let refused = self.on_cores_holding(self.cores(), bytes, deliver);
+        let _outside =
+            (offset.is_some() && runtime::current().is_none()).then(|| self.scope.shared.outside());
+        let (cores, moment) = self.cores();
+        let deliver = move |nsp: &Rc<NspInner>, selection: &Selection| {
+            nsp.deliver(selection, &frame);
+            if let (Some(offset), Some(recovery)) = (offset, &nsp.recovery) {
+                recovery.emitted(nsp.core.now(), offset, selection.audience(), frame.clone(), moment);
+            }
+        };
+        let refused = self.on_cores_holding((cores, moment), bytes, deliver);
         if refused.is_empty() { Delivery::Sent } else { Delivery::Dropped }
     }
 
@@ -350,21 +363,32 @@ impl BroadcastOperator {
     }
 }
 
+impl Selection {
+    fn audience(&self) -> Audience {
+        Audience { rooms: self.rooms.clone(), except: self.except.clone() }
+    }
+}
+
 impl Scope {
+    /// The offset of a packet that is emitted, if clients may come back for it.
+    pub(super) fn offset(&self, volatile: bool) -> Option<Offset> {
+        if self.registry.has_recovery() && !volatile { Offset::next() } else { None }
+    }
+
     pub(super) fn on_this_core(&self) -> Option<Rc<NspInner>> {
         by_path(&self.path)?.namespace(&self.nsp)
     }
 }
 
 /// A join of a room that is on its way to a core.
-struct Announced {
-    room: String,
-    core: usize,
-    moment: Moment,
+pub(super) struct Announced {
+    pub(super) room: String,
+    pub(super) core: usize,
+    pub(super) moment: Moment,
 }
 
 /// The announced joins of some cores were carried out, or came to nothing.
-fn arrived(scope: &Scope, announced: &[Announced], on: impl Fn(usize) -> bool) {
+pub(super) fn arrived(scope: &Scope, announced: &[Announced], on: impl Fn(usize) -> bool) {
     for Announced { room, core, moment } in announced.iter().filter(|announced| on(announced.core)) {
         scope.shared.directory.arrived(RoomKey { space: scope.space.number(), room }, *core, *moment);
     }

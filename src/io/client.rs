@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::namespace::NspInner;
 use super::server::Inner;
-use super::{DisconnectReason, Failure, Socket};
+use super::{DisconnectReason, Failure, Socket, recovery};
 use crate::engine::{self, CloseReason, Message};
 use crate::protocol::query::Query;
 use crate::protocol::sio::{Body, Decoder, Packet, Value};
@@ -168,9 +168,13 @@ impl Inner {
         }
         let Some(random) = self.ids.borrow_mut().take() else { return false };
         let Some(request) = conn.request() else { return true };
+        let claim = nsp.recovery.as_ref().and_then(|_| recovery::claim(auth.as_ref()));
         let Some(socket) = nsp.admit(conn, random, request, auth) else { return true };
         self.client(conn, |client| client.sockets.push(socket));
-        nsp.run_middlewares(socket);
+        match claim {
+            Some((pid, offset)) => nsp.recover(socket, pid, offset),
+            None => nsp.run_middlewares(socket),
+        }
         true
     }
 }

@@ -57,7 +57,7 @@ impl Handle {
     pub fn deliver(&self, frame: &Frame, options: &BroadcastOptions) -> Delivery {
         let operator = self.operator().to(&options.rooms).except(&options.except);
         let operator = if options.volatile { operator.volatile() } else { operator };
-        operator.send(frame)
+        operator.send(frame, None)
     }
 
     fn operator(&self) -> BroadcastOperator {

@@ -21,11 +21,14 @@ use super::broadcast_ack::AskedById;
 use super::extract::{BoxedHandler, Called, EventContext, Handler, boxed};
 use super::listeners::{Listeners, Place};
 use super::parent::Parent;
+use super::recovery::{self, Recovery};
 use super::server::{Inner, by_index};
-use super::{DisconnectReason, EventError, Failure, Handle, Handshake, Socket, SocketData, SocketId};
+use super::{
+    DisconnectReason, EventError, ExpiredSession, Failure, Handle, Handshake, Socket, SocketData, SocketId,
+};
 use crate::app::Request;
 use crate::engine::{self, SocketSid};
-use crate::fanout::{Delivery, Frame, Outlets, RoomKey, Rooms};
+use crate::fanout::{Delivery, Frame, Moment, Outlets, RoomKey, Rooms};
 use crate::protocol::sio::{self, Value};
 use crate::runtime::{self, Core};
 use crate::time::Millis;
@@ -89,6 +92,16 @@ impl Namespace {
         self
     }
 
+    /// Runs `handler` when a socket that had lost its connection can come back no more: with
+    /// [`ConnectionStateRecovery`](super::ConnectionStateRecovery), the moment to tell others that it is
+    /// gone. It runs on the core where the socket was.
+    pub fn on_session_expired(&self, handler: impl Fn(&ExpiredSession) + 'static) -> &Self {
+        if let Some(recovery) = &self.0.recovery {
+            recovery.on_expired(handler);
+        }
+        self
+    }
+
     /// How many sockets this core has in the namespace.
     pub fn local_sockets(&self) -> usize {
         self.0.rooms.borrow().members(ALL).len()
@@ -134,12 +147,13 @@ pub(super) struct NspInner {
     /// How many sockets of this core listen to what they are sent.
     pub(super) outgoing: Cell<usize>,
     marks: RefCell<Marks>,
-    /// The ids of sockets of Socket.IO v2, by their slots.
-    v2_ids: RefCell<HashMap<u32, SocketId, RandomState>>,
+    /// The ids of sockets that are [named](Entry::named), by their slots.
+    ids: RefCell<HashMap<u32, SocketId, RandomState>>,
     /// The server's: an index that was used before must not make an old handle valid again.
     generation: Rc<Cell<u32>>,
     /// What the first socket's handle could have been told apart by.
     born: u32,
+    pub(super) recovery: Option<Recovery>,
     /// The number of the parent, if it has one.
     pub(super) parent: Option<u16>,
     /// Whether it was made because a client asked for it.
@@ -150,9 +164,13 @@ pub(super) struct NspInner {
 pub(super) struct Entry {
     /// The id, unless it is one of Socket.IO v2.
     sid: SocketSid,
-    /// Whether the client speaks Socket.IO v2: then its id is in a table of those, and the room of that id is
-    /// one like any other.
+    /// Whether the client speaks Socket.IO v2.
     v2: bool,
+    /// Whether its id does not name its slot, but stands in a table: one of Socket.IO v2, or of a socket that
+    /// has come back. The room of such an id is one like any other.
+    named: bool,
+    /// Whether it is a socket that was there before, and has come back or is about to.
+    pub(super) recovered: bool,
     pub(super) generation: u32,
     state: State,
     /// Whether it has left the room of its own id, which it joins without a record.
@@ -177,8 +195,16 @@ impl Entry {
 
     /// Whether a room is that of its own id, which it joins without a record.
     fn is_own(&self, room: &str) -> bool {
-        !self.v2 && SocketSid::parse(room) == Some(self.sid)
+        !self.named && SocketSid::parse(room) == Some(self.sid)
     }
+}
+
+/// What a socket is to others.
+pub(super) struct Identity {
+    pub(super) id: SocketId,
+    /// The name of its own room, if it has no record of being in that.
+    pub(super) own: Option<String>,
+    pub(super) data: Option<Rc<dyn SocketData>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,6 +224,7 @@ impl NspInner {
         Self {
             server: server.index,
             index,
+            recovery: server.recovery(&scope),
             scope,
             core: server.core.clone(),
             sockets: RefCell::default(),
@@ -211,7 +238,7 @@ impl NspInner {
             on_error: RefCell::default(),
             outgoing: Cell::new(0),
             marks: RefCell::default(),
-            v2_ids: RefCell::default(),
+            ids: RefCell::default(),
             generation: server.generation.clone(),
             born: server.generation.get(),
             parent: None,
@@ -234,7 +261,7 @@ impl NspInner {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.sockets.borrow().is_empty()
+        self.sockets.borrow().is_empty() && !self.recovery.as_ref().is_some_and(Recovery::is_awaiting)
     }
 
     /// Lets a child go that no socket is in, if the options say so.
@@ -250,6 +277,7 @@ impl NspInner {
 
     /// Drops all handlers: they may hold handles on this very namespace.
     pub(super) fn retire(&self) {
+        self.retire_sessions();
         self.connection.take();
         self.middlewares.take();
         self.listeners.take();
@@ -259,7 +287,7 @@ impl NspInner {
         self.sockets.take();
     }
 
-    fn socket(&self, slot: u32, generation: u32) -> Socket {
+    pub(super) fn socket(&self, slot: u32, generation: u32) -> Socket {
         Socket { server: self.server, nsp: self.index, slot, generation, local: PhantomData }
     }
 
@@ -272,8 +300,8 @@ impl NspInner {
 
     /// The id of a socket that has not left.
     pub(super) fn id(&self, socket: Socket) -> Option<SocketId> {
-        let (sid, v2) = self.with(socket, |entry| (entry.sid, entry.v2))?;
-        if v2 { self.v2_ids.borrow().get(&socket.slot).cloned() } else { Some(SocketId::own(sid)) }
+        let (sid, named) = self.with(socket, |entry| (entry.sid, entry.named))?;
+        if named { self.ids.borrow().get(&socket.slot).cloned() } else { Some(SocketId::own(sid)) }
     }
 
     /// Whether a socket's handle is of this namespace, and not of one before it at the same index.
@@ -314,6 +342,8 @@ impl NspInner {
         vacant.insert(Entry {
             sid: SocketSid::from_parts(random, self.core.index() as u8, slot),
             v2,
+            named: v2,
+            recovered: false,
             generation,
             state: State::Connecting,
             left_own: v2,
@@ -328,7 +358,7 @@ impl NspInner {
         });
         if v2 {
             let id = SocketId::v2(&self.scope.nsp, &conn.id());
-            self.v2_ids.borrow_mut().insert(slot, id);
+            self.ids.borrow_mut().insert(slot, id);
         }
         Some(self.socket(slot, generation))
     }
@@ -390,25 +420,75 @@ impl NspInner {
         })
     }
 
-    fn accept(self: &Rc<Self>, socket: Socket) {
+    /// Lets a socket in, as the one that it was or as a new one.
+    pub(super) fn accept(self: &Rc<Self>, socket: Socket) {
+        if self.accept_recovered(socket).is_none() && self.accept_new(socket).is_none() {
+            return;
+        }
+        let handlers: SmallVec<[BoxedHandler; 2]> = self.connection.borrow().iter().cloned().collect();
+        let auth = self.auth(socket);
+        for handler in handlers {
+            self.run(&handler, &EventContext::new(socket, "connection", &auth));
+        }
+    }
+
+    fn accept_new(&self, socket: Socket) -> Option<()> {
         let accepted = self.with(socket, |entry| {
-            entry.state = State::Connected;
+            (entry.state, entry.recovered) = (State::Connected, false);
             (entry.outlet, entry.v2)
         });
-        let (Some((outlet, v2)), Some(id)) = (accepted, self.id(socket)) else { return };
-        let id = id.to_string();
+        let ((outlet, v2), id) = (accepted?, self.id(socket)?.to_string());
         self.join_room(socket.slot, outlet, ALL);
         let text = if v2 {
             self.join_room(socket.slot, outlet, &escape(&id));
             sio::connect_v2(&self.scope.nsp)
         } else {
-            sio::connect(&self.scope.nsp, &id, None)
+            let random = || by_index(self.server)?.ids.borrow_mut().take();
+            let pid = self.recovery.as_ref().and_then(|_| self.begin_session(socket.slot, random()?));
+            sio::connect(&self.scope.nsp, &id, pid.map(|pid| pid.to_string()).as_deref())
         };
         let _ = self.send(socket, &Frame::message(&[b"4", &text], &[]));
-        let handlers: SmallVec<[BoxedHandler; 2]> = self.connection.borrow().iter().cloned().collect();
-        let auth = self.auth(socket);
-        for handler in handlers {
-            self.run(&handler, &EventContext::new(socket, "connection", &auth));
+        Some(())
+    }
+
+    /// A socket becomes one that was there before. Its outlet.
+    pub(super) fn assume(&self, socket: Socket, was: &recovery::State) -> Option<u32> {
+        let data: Rc<dyn SocketData> = Rc::new(was.data.clone());
+        let outlet = self.with(socket, |entry| {
+            (entry.state, entry.named, entry.recovered, entry.left_own) =
+                (State::Connected, true, true, true);
+            entry.data = Some(data);
+            entry.outlet
+        })?;
+        self.ids.borrow_mut().insert(socket.slot, was.id.clone());
+        Some(outlet)
+    }
+
+    /// What a socket is that leaves.
+    pub(super) fn identity(&self, socket: Socket) -> Option<Identity> {
+        let id = self.id(socket)?;
+        let (own, data) = self.with(socket, |entry| (!entry.left_own, entry.data.clone()))?;
+        Some(Identity { own: own.then(|| id.to_string()), id, data })
+    }
+
+    pub(super) fn is_connecting(&self, socket: Socket) -> bool {
+        self.with(socket, |entry| entry.state == State::Connecting).unwrap_or(false)
+    }
+
+    /// The socket in a slot.
+    pub(super) fn socket_at(&self, slot: u32) -> Option<Socket> {
+        let generation = self.sockets.borrow().get(slot as usize)?.generation;
+        Some(self.socket(slot, generation))
+    }
+
+    pub(super) fn room_key<'a>(&self, room: &'a str) -> RoomKey<'a> {
+        RoomKey { space: self.scope.space.number(), room }
+    }
+
+    /// The client of a socket does not count it any more.
+    pub(super) fn drop_client(&self, socket: Socket) {
+        if let (Some(server), Some(conn)) = (by_index(self.server), self.with(socket, |entry| entry.conn)) {
+            server.client(conn, |client| client.sockets.retain(|known| *known != socket));
         }
     }
 
@@ -420,9 +500,7 @@ impl NspInner {
             sio::connect_error(&self.scope.nsp, failure.message(), failure.details())
         };
         let _ = conn.send(&Frame::message(&[b"4", &text], &[]));
-        if let Some(server) = by_index(self.server) {
-            server.client(conn, |client| client.sockets.retain(|known| *known != socket));
-        }
+        self.drop_client(socket);
         self.forget(socket);
     }
 
@@ -438,6 +516,7 @@ impl NspInner {
         let left = Some((reason, details));
         let told = |event| self.dispatch(&EventContext { left, ..EventContext::new(socket, event, &[]) });
         runtime::survived(|| told("disconnecting"));
+        self.leave_session(socket, reason);
         self.leave_rooms(socket);
         self.with(socket, |entry| entry.state = State::Left);
         runtime::survived(|| told("disconnect"));
@@ -445,14 +524,21 @@ impl NspInner {
     }
 
     fn leave_rooms(&self, socket: Socket) {
-        let core = self.core.index();
-        let directory = &self.core.shared().directory;
-        let space = self.scope.space.number();
-        let emptied = |room: &str| {
-            directory.exit(RoomKey { space, room }, core);
-        };
+        let emptied = |room: &str| self.emptied(room);
         self.rooms.borrow_mut().leave_all(socket.slot, emptied);
         self.with(socket, |entry| entry.left_own = true);
+    }
+
+    /// A room has lost its last member here.
+    fn emptied(&self, room: &str) {
+        if self.held(room).is_none() {
+            self.core.shared().directory.exit(self.room_key(room), self.core.index());
+        }
+    }
+
+    /// Since when broadcasts find a room here for the sake of sockets that may come back to it.
+    fn held(&self, room: &str) -> Option<Moment> {
+        self.recovery.as_ref()?.held(room)
     }
 
     fn forget(self: &Rc<Self>, socket: Socket) {
@@ -466,8 +552,11 @@ impl NspInner {
         if listeners.and_then(|listeners| listeners.general()).is_some_and(|g| !g.outgoing.is_empty()) {
             self.outgoing.set(self.outgoing.get() - 1);
         }
-        if entry.as_ref().is_some_and(|entry| entry.v2) {
-            self.v2_ids.borrow_mut().remove(&socket.slot);
+        if entry.as_ref().is_some_and(|entry| entry.named) {
+            self.ids.borrow_mut().remove(&socket.slot);
+        }
+        if let Some(recovery) = &self.recovery {
+            recovery.forget(socket.slot);
         }
         for id in entry.and_then(|entry| entry.acks).into_iter().flat_map(|acks| *acks) {
             runtime::survived(|| self.ack_lost(id));
@@ -482,9 +571,7 @@ impl NspInner {
             let text = sio::disconnect(&self.scope.nsp);
             let _ = conn.send(&Frame::message(&[b"4", &text], &[]));
         }
-        if let Some(server) = by_index(self.server) {
-            server.client(conn, |client| client.sockets.retain(|known| *known != socket));
-        }
+        self.drop_client(socket);
         self.leave(socket, DisconnectReason::ServerNamespaceDisconnect, "");
     }
 
@@ -505,8 +592,8 @@ impl NspInner {
     }
 
     pub(super) fn join_room(&self, slot: u32, outlet: u32, room: &str) {
-        let key = RoomKey { space: self.scope.space.number(), room };
-        let born = || self.core.shared().directory.enter(key, self.core.index());
+        let enter = || self.core.shared().directory.enter(self.room_key(room), self.core.index());
+        let born = || self.held(room).unwrap_or_else(enter);
         self.rooms.borrow_mut().join(slot, outlet, room, born);
     }
 
@@ -532,8 +619,7 @@ impl NspInner {
         });
         let room = &*escape(room);
         if known.is_some() && self.rooms.borrow_mut().leave(socket.slot, room) == Some(true) {
-            let key = RoomKey { space: self.scope.space.number(), room };
-            self.core.shared().directory.exit(key, self.core.index());
+            self.emptied(room);
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Adapter;
+use super::{Adapter, ConnectionStateRecovery};
 use crate::engine;
 use crate::protocol::sio::Limits;
 
@@ -42,6 +42,8 @@ pub struct Options {
     /// name, and clients choose the names. At the limit those go that no socket is in, also without the
     /// option above; if there are none, a client that asks for another is refused. At most 60,000.
     pub dynamic_namespaces: usize,
+    /// Whether clients that lose their connection may come back as who they were; `None`, the default: no.
+    pub connection_state_recovery: Option<ConnectionStateRecovery>,
     /// Joins other servers; `None` for one process alone.
     pub adapter: Option<Arc<dyn Adapter>>,
 }
@@ -56,6 +58,7 @@ impl Default for Options {
             client_dist: None,
             cleanup_empty_child_namespaces: false,
             dynamic_namespaces: 10_000,
+            connection_state_recovery: None,
             adapter: None,
         }
     }

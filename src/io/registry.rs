@@ -17,6 +17,7 @@ use crate::runtime::Shared;
 #[derive(Default)]
 pub(super) struct Registry {
     adapter: OnceLock<Option<Arc<dyn Adapter>>>,
+    recovery: OnceLock<bool>,
     namespaces: Mutex<HashMap<NspName, Known, RandomState>>,
 }
 
@@ -48,6 +49,15 @@ impl Registry {
 
     pub(super) fn adapter(&self) -> Option<&Arc<dyn Adapter>> {
         self.adapter.get()?.as_ref()
+    }
+
+    /// Sets whether packets get offsets, by which clients can come back. As the adapter, by the first core.
+    pub(super) fn set_recovery(&self, recovery: bool) {
+        let _ = self.recovery.set(recovery);
+    }
+
+    pub(super) fn has_recovery(&self) -> bool {
+        self.recovery.get() == Some(&true)
     }
 
     /// A core has made a namespace.

@@ -20,6 +20,7 @@ use super::client::Client;
 use super::extract::Handler;
 use super::namespace::{Namespace, NspInner};
 use super::parent::{Parent, ParentNamespace, Permit, Rule};
+use super::recovery::{Recovery, Usage};
 use super::registry::Registry;
 use super::{Handle, Handshake, Options, Socket, client_files};
 use crate::app::{App, Layer};
@@ -83,6 +84,9 @@ pub(super) struct Inner {
     /// awaited may still have deadlines.
     pub(super) first_ack: Cell<u64>,
     pub(super) registry: Arc<Registry>,
+    /// When to look next for sockets that have been gone for too long.
+    next_sweep: Cell<Millis>,
+    recovery_usage: Rc<Usage>,
     pub(super) ids: RefCell<IdPool>,
     pub(super) parser: RefCell<Parser>,
     /// By the slot of the engine's session.
@@ -107,6 +111,8 @@ struct Namespaces {
     by_name: HashMap<NspName, u16, RandomState>,
 }
 
+/// Sockets that may come back do so for this much longer than they should.
+const RECOVERY_SWEEP: Millis = 100;
 /// Namespaces that one core can have: an index has 16 bits.
 const NAMESPACES_MAX: usize = u16::MAX as usize;
 /// Of them, those that clients can make at most: the application has some for itself.
@@ -119,6 +125,7 @@ impl Server {
         let prefix = options.engine.prefix();
         let registry = Registry::of(app.core().shared(), &prefix);
         registry.set_adapter(options.adapter.clone());
+        registry.set_recovery(options.connection_state_recovery.is_some());
         client_files::serve(app, &prefix, &options);
         let engine_options = options.engine.clone();
         let inner = Rc::new(Inner {
@@ -133,6 +140,8 @@ impl Server {
             generation: Rc::default(),
             first_ack: Cell::new(0),
             registry,
+            next_sweep: Cell::new(0),
+            recovery_usage: Rc::default(),
             ids: RefCell::default(),
             parser: RefCell::default(),
             clients: RefCell::new(Vec::with_capacity(app.core().table_reserve())),
@@ -259,6 +268,12 @@ impl Server {
         self
     }
 
+    /// See [`Namespace::on_session_expired`].
+    pub fn on_session_expired(&self, handler: impl Fn(&super::ExpiredSession) + 'static) -> &Self {
+        self.sockets().on_session_expired(handler);
+        self
+    }
+
     /// See [`Namespace::on_error`].
     pub fn on_error(&self, handler: impl Fn(Socket, &super::EventError) + 'static) -> &Self {
         self.sockets().on_error(handler);
@@ -365,6 +380,16 @@ impl Inner {
         self.scope(NspName::from(","))
     }
 
+    /// What a namespace remembers of those who may come back, if the options say so.
+    pub(super) fn recovery(&self, scope: &Scope) -> Option<Recovery> {
+        let options = self.options.connection_state_recovery.as_ref()?;
+        Some(Recovery::new(
+            scope,
+            options,
+            options.sessions(&self.options.engine, self.recovery_usage.clone()),
+        ))
+    }
+
     fn scope(&self, name: NspName) -> Arc<Scope> {
         let shared = self.core.shared().clone();
         Arc::new(Scope::new(shared, self.path.clone(), self.registry.clone(), name))
@@ -389,6 +414,10 @@ impl Inner {
     }
 
     fn expire(&self, now: Millis) {
+        if self.options.connection_state_recovery.is_some() && self.next_sweep.get() <= now {
+            self.next_sweep.set(now + RECOVERY_SWEEP);
+            self.all_namespaces().iter().for_each(NspInner::expire_sessions);
+        }
         self.watches.expire(now);
         loop {
             let due = self.unjoined.borrow_mut().pop_front_if(|(deadline, _)| *deadline <= now);

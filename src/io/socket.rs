@@ -17,7 +17,7 @@ use super::extract::{BoxedHandler, Handler, boxed};
 use super::listeners::{General, HandlerId, Listeners, Off, Place};
 use super::namespace::{Entry, NspInner, push};
 use super::server::by_index;
-use super::{AckError, Client, Handshake, Namespace, Server};
+use super::{AckError, ArgsError, Client, Handshake, Namespace, Server};
 use crate::app::Request;
 use crate::engine::{self, SocketSid};
 use crate::fanout::{Delivery, Frame};
@@ -212,6 +212,24 @@ impl Socket {
     pub fn data<T: Any>(self) -> Option<Rc<T>> {
         let data = with_nsp(self, |nsp| nsp.with(self, |entry| entry.data.clone())).flatten().flatten()?;
         (data as Rc<dyn Any>).downcast().ok()
+    }
+
+    /// Whether it was there before, lost its connection, and has come back: see
+    /// [`ConnectionStateRecovery`](super::ConnectionStateRecovery). It is in its rooms then.
+    pub fn recovered(self) -> bool {
+        with_nsp(self, |nsp| nsp.with(self, |entry| entry.recovered)).flatten().unwrap_or(false)
+    }
+
+    /// What [`set_data`](Self::set_data) had attached to a socket that has come back: it was serialised when
+    /// the connection was lost, and is read as any other type here. [`data`](Self::data) has it as a
+    /// [`Value`] until something else is attached. `None` for a socket that is new, or had no data.
+    ///
+    /// # Errors
+    ///
+    /// What was attached does not fit the type.
+    pub fn recovered_data<T: DeserializeOwned>(self) -> Option<Result<T, ArgsError>> {
+        let data = self.data::<Value>().filter(|data| self.recovered() && !data.is_null())?;
+        Some(sio::from_args::<(T,)>(&[(*data).clone()]).map(|(data,)| data))
     }
 
     /// Joins rooms.
@@ -533,12 +551,19 @@ impl SocketOperator {
     /// A reserved name, or arguments that cannot be written as JSON.
     pub fn emit<T: Serialize>(self, event: &str, args: T) -> Result<Delivery, EncodeError> {
         let sent = with_nsp(self.socket, |nsp| {
-            let encoded = sio::event(&nsp.scope.nsp, None, event, &args)?;
+            let mut encoded = sio::event(&nsp.scope.nsp, None, event, &args)?;
+            let offset = nsp.scope.offset(self.volatile);
+            if let Some(offset) = offset {
+                encoded.push(&offset.to_string());
+            }
             let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
             let frame = if self.plain { frame.uncompressed() } else { frame };
             let outlet =
                 nsp.with(self.socket, |entry| entry.outlet).filter(|_| nsp.is_connected(self.socket));
             let Some(outlet) = outlet else { return Ok(Delivery::Dropped) };
+            if let (Some(offset), Some(id)) = (offset, nsp.id(self.socket)) {
+                nsp.keep_own(offset, &id, &frame);
+            }
             nsp.tell_outgoing_of(self.socket, &frame);
             if engine::is_watched() {
                 return Ok(nsp.send_watched(self.socket, &frame, self.volatile));

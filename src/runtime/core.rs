@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
@@ -72,6 +72,7 @@ pub struct Shared {
     /// The cores that the process may use, as they were when the server started.
     pub(super) cpus: OnceLock<Vec<usize>>,
     extensions: Mutex<Vec<(String, Arc<dyn Any + Send + Sync>)>>,
+    outside: RwLock<()>,
 }
 
 impl fmt::Debug for Shared {
@@ -91,11 +92,23 @@ impl Shared {
             stopping: AtomicBool::new(false),
             cpus: OnceLock::new(),
             extensions: Mutex::default(),
+            outside: RwLock::default(),
         }
     }
 
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// To be held by a thread that is no core, from when it looks cores up until it has posted to them:
+    /// [`Core::fence`] waits for that.
+    pub fn outside(&self) -> RwLockReadGuard<'_, ()> {
+        self.outside.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when every thread that is no core has posted what it had looked cores up for.
+    pub(super) fn wait_for_outside(&self) {
+        drop(self.outside.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// What a layer's cores share beyond this, by a name of the layer's: made when the first core asks.
@@ -283,6 +296,11 @@ impl Core {
         if thread.spawn(move || run_once(&theirs)).is_err() {
             run_once(&work);
         }
+    }
+
+    /// How many bytes may wait for one client.
+    pub fn backpressure_bytes(&self) -> usize {
+        self.outlets.borrow().limit()
     }
 
     /// Asks a core to do something, in the order in which this core asks it; on this core itself, in its

@@ -13,6 +13,7 @@ mod connection;
 mod core;
 mod doorbell;
 mod error;
+mod fence;
 mod hangup;
 mod listener;
 mod moving;

@@ -10,7 +10,7 @@ const suites = ["engine.test.mjs", "engine3.test.mjs", "engine_client.test.mjs",
 suites.push("client.test.mjs", "socketio.test.mjs", "namespaces.test.mjs", "versions.test.mjs", "bundles.test.mjs", "ws_app.test.mjs");
 suites.push("one_port.test.mjs", "spread.test.mjs", "python_client.py", "garbage.mjs", "churn.mjs");
 if (existsSync(page)) suites.push("chat.test.mjs");
-suites.push("browser.test.mjs");
+suites.push("recovery.test.mjs", "browser.test.mjs");
 
 let failed = 0;
 for (const suite of suites) {

@@ -33,6 +33,24 @@ pub struct Encoded {
     pub attachments: Vec<Bytes>,
 }
 
+impl Encoded {
+    /// Adds an argument to an event, behind all others: the offset of connection state recovery.
+    ///
+    /// ```
+    /// use sockring::protocol::sio;
+    /// let mut encoded = sio::event("/", None, "a", &1)?;
+    /// encoded.push("AAAA");
+    /// assert_eq!(encoded.text, br#"2["a",1,"AAAA"]"#);
+    /// # Ok::<(), sio::EncodeError>(())
+    /// ```
+    pub fn push(&mut self, argument: &str) {
+        self.text.pop();
+        self.text.push(b',');
+        json(&mut self.text, argument);
+        self.text.push(b']');
+    }
+}
+
 /// Arguments that cannot be put on the wire. The application is at fault.
 ///
 /// ```

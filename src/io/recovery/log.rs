@@ -1,0 +1,309 @@
+//! What was emitted on a core lately, in the order in which its sockets were owed it.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::rc::Rc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use super::Offset;
+use crate::fanout::{Frame, Moment};
+use crate::time::Millis;
+
+/// To whom a packet went: members of any of the rooms (all sockets, if there is none), and of none of the
+/// excepted ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::io) struct Audience {
+    pub(in crate::io) rooms: SmallVec<[Box<str>; 1]>,
+    pub(in crate::io) except: SmallVec<[Box<str>; 1]>,
+}
+
+impl Audience {
+    /// Whether a socket in these rooms is one of them. `member` says whether it is in a room.
+    fn includes(&self, member: impl Fn(&str) -> bool) -> bool {
+        (self.rooms.is_empty() || self.rooms.iter().any(|room| member(room)))
+            && !self.except.iter().any(|room| member(room))
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    offset: Offset,
+    audience: Audience,
+    frame: Frame,
+    /// When its cores were looked up.
+    moment: Moment,
+    at: Millis,
+}
+
+/// What all namespaces of one core keep together: clients may bring many into being.
+#[derive(Debug, Default)]
+pub(in crate::io) struct Usage {
+    bytes: Cell<usize>,
+    pub(super) parked: Cell<usize>,
+}
+
+/// How much a log keeps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Older packets are forgotten.
+    pub(super) age: Millis,
+    /// Of this log.
+    pub(super) packets: usize,
+    /// Of all logs of the core. The one that grows beyond gives its oldest packets up.
+    pub(super) bytes: usize,
+}
+
+/// Offsets of forgotten packets that are still known. What was forgotten for its age every client has
+/// received that may come back, so a client whose last packet is an old one has missed nothing before the
+/// log's beginning. They cost some 40 bytes each.
+const OFFSETS_KEPT: usize = 65_536;
+
+/// What each entry costs beside its frame's bytes.
+const ENTRY_BYTES: usize = 160;
+
+/// The packets of one namespace on one core. Entries have consecutive numbers, their *places*.
+#[derive(Debug)]
+pub(super) struct Log {
+    bounds: Bounds,
+    usage: Rc<Usage>,
+    entries: VecDeque<Entry>,
+    /// Of the usage, this log's own part.
+    bytes: usize,
+    /// The place of the first entry.
+    first: u64,
+    /// Entries before this place were dropped for want of room.
+    whole_from: u64,
+    places: HashMap<Offset, u64, RandomState>,
+    /// Offsets of entries that were forgotten for their age, oldest first; the last is at `first - 1`.
+    forgotten: VecDeque<Offset>,
+}
+
+impl Log {
+    pub(super) fn new(bounds: Bounds, usage: Rc<Usage>) -> Self {
+        let (entries, places, forgotten) = Default::default();
+        Self { bounds, usage, entries, bytes: 0, first: 0, whole_from: 0, places, forgotten }
+    }
+
+    pub(super) fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// The place of the next entry.
+    pub(super) fn end(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    /// Whether nothing from this place on was dropped for want of room.
+    pub(super) fn is_whole(&self, from: u64) -> bool {
+        self.whole_from <= from
+    }
+
+    /// Where a packet stands, or stood before it became too old. Nothing after it was dropped for want of
+    /// room.
+    pub(super) fn place(&self, offset: Offset) -> Option<u64> {
+        self.places.get(&offset).copied()
+    }
+
+    pub(super) fn push(
+        &mut self,
+        now: Millis,
+        offset: Offset,
+        audience: Audience,
+        frame: Frame,
+        moment: Moment,
+    ) {
+        self.account(self.bytes + frame.wire().len() + ENTRY_BYTES);
+        self.places.insert(offset, self.end());
+        self.entries.push_back(Entry { offset, audience, frame, moment, at: now });
+        self.prune(now);
+        while self.usage.bytes.get() > self.bounds.bytes || self.entries.len() > self.bounds.packets {
+            // Somebody may have missed it: whose last packet is an earlier one cannot come back.
+            for offset in self.forgotten.drain(..) {
+                self.places.remove(&offset);
+            }
+            let Some(offset) = self.pop() else { break };
+            self.places.remove(&offset);
+            self.whole_from = self.first;
+        }
+    }
+
+    /// Forgets what is too old.
+    pub(super) fn prune(&mut self, now: Millis) {
+        while self.entries.front().is_some_and(|entry| entry.at.saturating_add(self.bounds.age) < now) {
+            let Some(offset) = self.pop() else { break };
+            self.forgotten.push_back(offset);
+            if self.forgotten.len() > OFFSETS_KEPT
+                && let Some(offset) = self.forgotten.pop_front()
+            {
+                self.places.remove(&offset);
+            }
+        }
+    }
+
+    fn pop(&mut self) -> Option<Offset> {
+        let entry = self.entries.pop_front()?;
+        self.account(self.bytes - entry.frame.wire().len() - ENTRY_BYTES);
+        self.first += 1;
+        Some(entry.offset)
+    }
+
+    fn account(&mut self, bytes: usize) {
+        self.usage.bytes.set(self.usage.bytes.get() + bytes - self.bytes);
+        self.bytes = bytes;
+    }
+
+    /// What went to a socket in these rooms, from a place on, of that which was emitted between two moments.
+    pub(super) fn since<'a>(
+        &'a self,
+        place: u64,
+        moments: Range<Moment>,
+        member: impl Fn(&str) -> bool + 'a,
+    ) -> impl Iterator<Item = (Offset, &'a Frame)> {
+        let skipped = usize::try_from(place.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let entries = self.entries.range(skipped.min(self.entries.len())..);
+        let missed =
+            move |entry: &&Entry| moments.contains(&entry.moment) && entry.audience.includes(&member);
+        entries.filter(missed).map(|entry| (entry.offset, &entry.frame))
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.account(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fanout::Directory;
+
+    const BOUNDS: Bounds = Bounds { age: 1000, packets: 10, bytes: 1 << 20 };
+
+    fn audience(rooms: &[&str], except: &[&str]) -> Audience {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).into()).collect();
+        Audience { rooms: names(rooms), except: names(except) }
+    }
+
+    fn push(log: &mut Log, now: Millis, offset: u64, audience: Audience) {
+        log.push(now, Offset(offset), audience, Frame::message(&[b"4x"], &[]), Moment::default());
+    }
+
+    fn since(log: &Log, place: u64, rooms: &[&str]) -> Vec<u64> {
+        let member = |room: &str| rooms.contains(&room);
+        log.since(place, Moment::default()..Moment::LAST, member).map(|(offset, _)| offset.0).collect()
+    }
+
+    #[test]
+    fn a_session_gets_what_went_to_its_rooms() {
+        let mut log = Log::new(BOUNDS, Rc::default());
+        push(&mut log, 0, 1, audience(&[], &[]));
+        push(&mut log, 0, 2, audience(&["a", "b"], &[]));
+        push(&mut log, 0, 3, audience(&["c"], &[]));
+        push(&mut log, 0, 4, audience(&[], &["a"]));
+        push(&mut log, 0, 5, audience(&["b"], &["c"]));
+        assert_eq!(since(&log, 0, &["a", "b"]), [1, 2, 5]);
+        assert_eq!(since(&log, 2, &["c"]), [3, 4]);
+        assert_eq!(since(&log, 9, &["c"]), [0; 0]);
+    }
+
+    #[test]
+    fn what_was_meant_for_others_before_is_left_out() {
+        let directory = Directory::default();
+        let mut log = Log::new(BOUNDS, Rc::default());
+        let old = directory.now();
+        let key = crate::fanout::RoomKey { space: 0, room: "a" };
+        let moved = directory.enter(key, 0);
+        let frame = Frame::message(&[b"4x"], &[]);
+        log.push(0, Offset(1), Audience::default(), frame.clone(), moved);
+        log.push(0, Offset(2), Audience::default(), frame, old);
+        let between =
+            |moments| log.since(0, moments, |_| true).map(|(offset, _)| offset.0).collect::<Vec<_>>();
+        assert_eq!(between(moved..Moment::LAST), [1], "the second was on its way since before");
+        assert_eq!(between(Moment::default()..moved), [2]);
+    }
+
+    #[test]
+    fn what_is_old_is_forgotten_but_known() {
+        let mut log = Log::new(BOUNDS, Rc::default());
+        push(&mut log, 0, 1, audience(&[], &[]));
+        push(&mut log, 900, 2, audience(&[], &[]));
+        log.prune(1001);
+        assert_eq!(log.place(Offset(1)), Some(0));
+        assert!(log.is_whole(0));
+        assert_eq!(since(&log, 1, &[]), [2]);
+    }
+
+    #[test]
+    fn what_had_no_room_is_not_known() {
+        let mut log = Log::new(BOUNDS, Rc::default());
+        push(&mut log, 0, 1, audience(&[], &[]));
+        log.prune(2000);
+        for offset in 2..=12 {
+            push(&mut log, 2000, offset, audience(&[], &[]));
+        }
+        assert_eq!(log.place(Offset(1)), None, "2 is missing behind it");
+        assert_eq!(log.place(Offset(2)), None);
+        assert_eq!(log.place(Offset(3)), Some(2));
+        assert!(!log.is_whole(1) && log.is_whole(2));
+        assert_eq!(log.end(), 12);
+    }
+
+    #[test]
+    fn many_logs_have_one_bound() {
+        let usage = Rc::new(Usage::default());
+        let bounds = Bounds { bytes: 5 * (ENTRY_BYTES + 10), packets: usize::MAX, ..BOUNDS };
+        let mut logs = [(); 3].map(|()| Log::new(bounds, usage.clone()));
+        for offset in 0..30 {
+            push(&mut logs[offset as usize % 2], 0, offset, audience(&[], &[]));
+        }
+        let kept: usize = logs.iter().map(|log| log.entries.len()).sum();
+        assert!((1..=5).contains(&kept) && usage.bytes.get() <= bounds.bytes, "{kept} are kept");
+        push(&mut logs[2], 0, 30, audience(&[], &[]));
+        assert!(usage.bytes.get() <= bounds.bytes);
+        drop(logs);
+        assert_eq!(usage.bytes.get(), 0);
+    }
+
+    #[test]
+    fn offsets_of_old_packets_are_bounded() {
+        let mut log = Log::new(Bounds { packets: usize::MAX, ..BOUNDS }, Rc::default());
+        for offset in 0..OFFSETS_KEPT as u64 + 10 {
+            push(&mut log, 0, offset, audience(&[], &[]));
+            log.prune(5000);
+        }
+        assert_eq!(log.place(Offset(9)), None);
+        assert_eq!(log.place(Offset(10)), Some(10));
+        assert_eq!(log.places.len(), OFFSETS_KEPT);
+    }
+
+    proptest! {
+        #[test]
+        fn bounds_hold(sizes in prop::collection::vec((0..3000usize, 0..400u64), 0..60)) {
+            let bounds = Bounds { age: 1000, packets: 10, bytes: 8000 };
+            let mut log = Log::new(bounds, Rc::default());
+            let mut now = 0;
+            for (offset, (size, pause)) in sizes.into_iter().enumerate() {
+                now += pause;
+                let frame = Frame::message(&[&vec![b'x'; size]], &[]);
+                log.push(now, Offset(offset as u64), Audience::default(), frame, Moment::default());
+                let size = |entry: &Entry| entry.frame.wire().len() + ENTRY_BYTES;
+                let bytes: usize = log.entries.iter().map(size).sum();
+                prop_assert_eq!(bytes, log.bytes);
+                prop_assert!(bytes <= bounds.bytes && log.entries.len() <= bounds.packets);
+                prop_assert!(log.entries.iter().all(|entry| entry.at + bounds.age >= now));
+                for known in 0..=offset as u64 {
+                    let Some(place) = log.place(Offset(known)) else { continue };
+                    prop_assert_eq!(place, known);
+                    prop_assert!(log.is_whole(place + 1));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! How a socket goes and comes back, on this core or on another.
+//!
+//! The way of a session from core X to core Y, so that nothing is lost and nothing comes twice:
+//!
+//! 1. Y notes where its log ends and asks X.
+//! 2. X announces the session's rooms for Y. Whoever looks cores up from this moment on finds Y.
+//! 3. X waits until both cores have everything that was looked up before:
+//!    [`Core::fence`](crate::runtime::Core).
+//! 4. X gives the session away, with what it has missed and what was emitted before the moment of the
+//!    announcement.
+//! 5. Y holds the session's rooms. Its log has what was emitted since that moment.
+//!
+//! From there on it is a session of Y, which its client may resume, now or later.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use super::sessions::Moved;
+use super::{Audience, ExpiredSession, Offset, Pid, Sessions, State};
+use crate::fanout::{Frame, Moment, RoomKey, Space, Task};
+use crate::io::broadcast::{Announced, Scope, arrived};
+use crate::io::namespace::{ALL, Identity, NspInner};
+use crate::io::{ConnectionStateRecovery, DisconnectReason, Socket, SocketId};
+use crate::protocol::sio::{self, Value};
+use crate::runtime;
+use crate::time::Millis;
+
+type OnExpired = Rc<dyn Fn(&ExpiredSession)>;
+
+/// Recovery in one namespace of this core.
+pub(in crate::io) struct Recovery {
+    sessions: RefCell<Sessions>,
+    /// Sockets whose middlewares run, and as whom they want to come back.
+    waiting: RefCell<HashMap<u32, (Pid, Offset), RandomState>>,
+    /// The directory says here where a session is that has left the core on which it began.
+    pids: Space,
+    skip_middlewares: bool,
+    on_expired: RefCell<Vec<OnExpired>>,
+}
+
+impl fmt::Debug for Recovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recovery").finish_non_exhaustive()
+    }
+}
+
+impl Recovery {
+    pub(in crate::io) fn new(scope: &Scope, options: &ConnectionStateRecovery, sessions: Sessions) -> Self {
+        Self {
+            sessions: RefCell::new(sessions),
+            waiting: RefCell::default(),
+            pids: scope.shared.directory.space(&format!("{}\0{}\0pids", scope.path, scope.nsp)),
+            skip_middlewares: options.skip_middlewares,
+            on_expired: RefCell::default(),
+        }
+    }
+
+    pub(in crate::io) fn on_expired(&self, handler: impl Fn(&ExpiredSession) + 'static) {
+        self.on_expired.borrow_mut().push(Rc::new(handler));
+    }
+
+    pub(in crate::io) fn emitted(
+        &self,
+        now: Millis,
+        offset: Offset,
+        audience: Audience,
+        frame: Frame,
+        moment: Moment,
+    ) {
+        self.sessions.borrow_mut().emitted(now, offset, audience, frame, moment);
+    }
+
+    /// Since when broadcasts find a room here for the sake of sockets that are gone.
+    pub(in crate::io) fn held(&self, room: &str) -> Option<Moment> {
+        self.sessions.borrow().held(room)
+    }
+
+    /// A socket that is not let in wants nothing any more.
+    pub(in crate::io) fn forget(&self, slot: u32) {
+        self.waiting.borrow_mut().remove(&slot);
+    }
+
+    /// Whether somebody may come back.
+    pub(in crate::io) fn is_awaiting(&self) -> bool {
+        self.sessions.borrow().parked() > 0
+    }
+
+    fn pid_key<'a>(&self, pid: &'a str) -> RoomKey<'a> {
+        RoomKey { space: self.pids.number(), room: pid }
+    }
+}
+
+/// What a client says of itself that wants to come back.
+pub(in crate::io) fn claim(auth: Option<&Value>) -> Option<(Pid, Offset)> {
+    let text = |name: &str| auth?.get(name)?.as_str();
+    Some((Pid::parse(text("pid")?)?, Offset::parse(text("offset")?)?))
+}
+
+impl NspInner {
+    /// A packet was emitted to one socket of this core.
+    pub(in crate::io) fn keep_own(&self, offset: Offset, id: &SocketId, frame: &Frame) {
+        let Some(recovery) = &self.recovery else { return };
+        let audience = Audience { rooms: [id.to_string().into()].into(), ..Audience::default() };
+        let moment = self.core.shared().directory.now();
+        recovery.emitted(self.core.now(), offset, audience, frame.clone(), moment);
+    }
+
+    /// A socket is in: its session begins. The private id, for its client.
+    pub(in crate::io) fn begin_session(&self, slot: u32, random: [u8; 12]) -> Option<Pid> {
+        let recovery = self.recovery.as_ref()?;
+        let pid = Pid::from_parts(random, self.core.index() as u8, slot);
+        recovery.sessions.borrow_mut().begin(slot, pid);
+        Some(pid)
+    }
+
+    /// A socket leaves. Before it leaves its rooms: it may come back to them.
+    pub(in crate::io) fn leave_session(&self, socket: Socket, reason: DisconnectReason) {
+        let Some(recovery) = &self.recovery else { return };
+        if !super::is_recoverable(reason) {
+            let ended = recovery.sessions.borrow_mut().end_of(socket.slot);
+            return ended.into_iter().for_each(|pid| self.forget_pid(recovery, pid));
+        }
+        let Some(Identity { id, own, data }) = self.identity(socket) else { return };
+        let mut data_value = Value::Null;
+        if let Some(data) = data {
+            // A user's `Serialize` that panics must not keep the socket in its rooms.
+            runtime::survived(|| data_value = data.to_value());
+        }
+        let rooms = self.rooms.borrow();
+        let mut names: Vec<Box<str>> = rooms.of(socket.slot).map(Into::into).collect();
+        if let Some(own) = own {
+            // From now on nobody here has this id, so that only the directory leads here.
+            self.core.shared().directory.enter(self.room_key(&own), self.core.index());
+            names.push(own.into());
+        }
+        let state = State { id, rooms: names, data: data_value };
+        let born = |room: &str| rooms.born(room).unwrap_or_default();
+        recovery.sessions.borrow_mut().park(self.core.now(), socket.slot, state, born);
+    }
+
+    /// Those who have been gone for too long are gone.
+    pub(in crate::io) fn expire_sessions(self: &Rc<Self>) {
+        let Some(recovery) = &self.recovery else { return };
+        loop {
+            let expired = recovery.sessions.borrow_mut().expire(self.core.now());
+            let Some((pid, state)) = expired else { break };
+            self.release(&state.rooms);
+            self.forget_pid(recovery, pid);
+            let handlers = recovery.on_expired.borrow().clone();
+            if !handlers.is_empty() {
+                let rooms = state.rooms.iter().filter(|room| ***room != *ALL).map(|room| room.to_string());
+                let expired = ExpiredSession { id: state.id, rooms: rooms.collect(), data: state.data };
+                for handler in handlers {
+                    runtime::survived(|| handler(&expired));
+                }
+            }
+            self.tidy();
+        }
+    }
+
+    /// The namespace ends: nobody comes back to it.
+    pub(in crate::io) fn retire_sessions(&self) {
+        let Some(recovery) = &self.recovery else { return };
+        recovery.on_expired.take();
+        for (pid, state) in recovery.sessions.borrow_mut().take_all() {
+            self.forget_pid(recovery, pid);
+            for room in state.iter().flat_map(|state| &state.rooms) {
+                self.core.shared().directory.exit(self.room_key(room), self.core.index());
+            }
+        }
+    }
+
+    /// A new socket wants to be one that was there: it is let in as that one, or as a new one.
+    pub(in crate::io) fn recover(self: &Rc<Self>, socket: Socket, pid: Pid, offset: Offset) {
+        let Some(recovery) = &self.recovery else { return self.run_middlewares(socket) };
+        let directory = &self.core.shared().directory;
+        let moved = directory.cores(recovery.pid_key(&pid.to_string()));
+        let home = moved.iter().next().unwrap_or(pid.core());
+        if home >= self.core.shared().mesh.cores() {
+            return self.run_middlewares(socket);
+        }
+        if home == self.core.index() {
+            self.end_stale(recovery, pid);
+            return self.come_back(socket, pid, offset);
+        }
+        let request = Request {
+            scope: self.scope.clone(),
+            core: self.core.index(),
+            slot: socket.slot,
+            generation: socket.generation,
+            pid,
+            offset,
+            from: recovery.sessions.borrow().end(),
+            arrival: None,
+        };
+        // Should it come to nothing anywhere, the request answers when it is dropped.
+        let ask = move || {
+            if let Some(nsp) = request.scope.on_this_core() {
+                nsp.requested(request);
+            }
+        };
+        self.core.post(home, Task::new(ask));
+    }
+
+    /// On the core of a session: another core has its client.
+    fn requested(self: &Rc<Self>, request: Request) {
+        let Some(recovery) = &self.recovery else { return };
+        self.end_stale(recovery, request.pid);
+        let rooms = recovery.sessions.borrow().rooms(request.pid, request.offset);
+        let Some(rooms) = rooms else { return };
+        let directory = &self.core.shared().directory;
+        let announce = |room: Box<str>| {
+            let moment = directory.announce(self.room_key(&room), request.core);
+            Announced { room: room.into(), core: request.core, moment }
+        };
+        let announced: Vec<Announced> = rooms.into_iter().map(announce).collect();
+        let moment = directory.now();
+        self.core.fence(request.core, move |whole| match request.scope.on_this_core() {
+            Some(nsp) if whole => nsp.send_session(request, moment, announced),
+            _ => arrived(&request.scope, &announced, |_| true),
+        });
+    }
+
+    fn send_session(&self, mut request: Request, moment: Moment, announced: Vec<Announced>) {
+        let Some(recovery) = &self.recovery else { return };
+        let Request { pid, offset, from, core, .. } = request;
+        let moved = recovery.sessions.borrow_mut().depart(pid, offset, from, moment);
+        let Some(moved) = moved else { return arrived(&self.scope, &announced, |_| true) };
+        let (directory, name) = (&self.core.shared().directory, pid.to_string());
+        if core != pid.core() {
+            directory.enter(recovery.pid_key(&name), core);
+        }
+        directory.exit(recovery.pid_key(&name), self.core.index());
+        self.release(&moved.state.rooms);
+        request.arrival = Some((moved, announced));
+    }
+
+    /// On the core of a client: its session has come, or does not come.
+    fn answered(
+        self: &Rc<Self>,
+        slot: u32,
+        generation: u32,
+        pid: Pid,
+        offset: Offset,
+        arrival: Option<Arrival>,
+    ) {
+        let Some(recovery) = &self.recovery else { return };
+        if let Some((moved, announced)) = arrival {
+            let rooms = self.rooms.borrow();
+            let born = |room: &str| {
+                let enter = || self.core.shared().directory.enter(self.room_key(room), self.core.index());
+                rooms.born(room).unwrap_or_else(enter)
+            };
+            recovery.sessions.borrow_mut().adopt(self.core.now(), moved, born);
+            arrived(&self.scope, &announced, |_| true);
+        }
+        let socket = self.socket(slot, generation);
+        if self.is_connecting(socket) {
+            self.come_back(socket, pid, offset);
+        }
+    }
+
+    /// The session is here, if it is anywhere.
+    fn come_back(self: &Rc<Self>, socket: Socket, pid: Pid, offset: Offset) {
+        let Some(recovery) = &self.recovery else { return };
+        let known = recovery.sessions.borrow().rooms(pid, offset).is_some();
+        if known {
+            recovery.waiting.borrow_mut().insert(socket.slot, (pid, offset));
+            self.with(socket, |entry| entry.recovered = true);
+        }
+        if known && recovery.skip_middlewares { self.accept(socket) } else { self.run_middlewares(socket) }
+    }
+
+    /// Lets a socket in as the one that it was, if it was one: `None` otherwise. It is told in this order
+    /// what it has missed, and that it is connected; the official clients keep the one for the other.
+    pub(in crate::io) fn accept_recovered(&self, socket: Socket) -> Option<()> {
+        let recovery = self.recovery.as_ref()?;
+        let (pid, offset) = recovery.waiting.borrow_mut().remove(&socket.slot)?;
+        let missed = recovery.sessions.borrow().missed(pid, offset, Moment::LAST)?;
+        let bytes: usize = missed.iter().map(|(_, frame)| frame.wire().len()).sum();
+        if bytes > self.core.backpressure_bytes() / 2 {
+            tracing::debug!("a client has missed {bytes} bytes, more than may wait for it: it is a new one");
+            return None;
+        }
+        let state = recovery.sessions.borrow_mut().resume(pid, socket.slot)?;
+        let outlet = self.assume(socket, &state)?;
+        for room in &state.rooms {
+            self.join_room(socket.slot, outlet, room);
+        }
+        self.release(&state.rooms);
+        for (_, frame) in missed {
+            let _ = self.send(socket, &frame);
+        }
+        let text = sio::connect(&self.scope.nsp, &state.id.to_string(), Some(&pid.to_string()));
+        let _ = self.send(socket, &Frame::message(&[b"4", &text], &[]));
+        Some(())
+    }
+
+    /// The connection of a client that is here again has ended, only that nobody has noticed.
+    fn end_stale(self: &Rc<Self>, recovery: &Recovery, pid: Pid) {
+        let slot = recovery.sessions.borrow().live(pid);
+        let Some(stale) = slot.and_then(|slot| self.socket_at(slot)) else { return };
+        let conn = stale.conn();
+        self.drop_client(stale);
+        self.leave(stale, DisconnectReason::TransportClose, "the client has come back");
+        conn.into_iter().for_each(crate::engine::Socket::close);
+    }
+
+    /// Sessions that were in rooms hold them no more.
+    fn release(&self, rooms: &[Box<str>]) {
+        let Some(recovery) = &self.recovery else { return };
+        for room in rooms {
+            let free = recovery.sessions.borrow_mut().release(room);
+            if free && self.rooms.borrow().members(room).is_empty() {
+                self.core.shared().directory.exit(self.room_key(room), self.core.index());
+            }
+        }
+    }
+
+    fn forget_pid(&self, recovery: &Recovery, pid: Pid) {
+        if pid.core() != self.core.index() {
+            let directory = &self.core.shared().directory;
+            directory.exit(recovery.pid_key(&pid.to_string()), self.core.index());
+        }
+    }
+}
+
+/// A session, and the joins that were announced for it.
+type Arrival = (Moved, Vec<Announced>);
+
+/// What a core asks of another for a socket whose client wants to come back. Answered when it is dropped,
+/// wherever that is.
+struct Request {
+    scope: Arc<Scope>,
+    /// The core of the socket, and the socket.
+    core: usize,
+    slot: u32,
+    generation: u32,
+    pid: Pid,
+    offset: Offset,
+    /// Where that core's log ended.
+    from: u64,
+    arrival: Option<Arrival>,
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        let Self { slot, generation, pid, offset, .. } = *self;
+        let (scope, arrival) = (self.scope.clone(), self.arrival.take());
+        let answer = move || match scope.on_this_core() {
+            Some(nsp) => nsp.answered(slot, generation, pid, offset, arrival),
+            None => arrival.into_iter().for_each(|(_, announced)| arrived(&scope, &announced, |_| true)),
+        };
+        if self.scope.shared.mesh.post(self.core, Task::new(answer)).is_err() {
+            tracing::debug!("a core is stuck: a client that wanted to come back to it cannot");
+        }
+    }
+}
