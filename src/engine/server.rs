@@ -28,6 +28,19 @@ use crate::runtime::{self, Core};
 use crate::time::Millis;
 
 /// An engine on one core. A clone is a reference to the same.
+///
+/// ```no_run
+/// # use sockring::app::App;
+/// use sockring::engine::{Handlers, Options, Server};
+/// # fn set_up(app: &App) {
+/// // Several on one App, below different paths:
+/// for path in ["/chat", "/telemetry"] {
+///     let options = Options { path: path.to_owned(), ..Options::default() };
+///     let engine = Server::attach(app, options, Handlers::default());
+///     engine.on_connection(move |socket| println!("{path}: {}", socket.id()));
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Server(pub(crate) Rc<Inner>);
 

@@ -89,6 +89,16 @@ impl FromStr for SocketId {
 }
 
 /// What [`Socket::set_data`] takes: anything that can be serialised.
+///
+/// ```no_run
+/// # fn set_up(socket: sockring::io::Socket) {
+/// #[derive(serde::Serialize)]
+/// struct User {
+///     name: String,
+/// }
+/// socket.set_data(User { name: "Ada".to_owned() });
+/// # }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a socket's data: it does not implement `serde::Serialize`",
     note = "`fetch_sockets` shows a socket's data to others; give private fields `#[serde(skip)]`"
