@@ -31,6 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         head_timeout: Duration::from_secs(5),
         body_timeout: Duration::from_secs(10),
         keep_alive: Duration::from_secs(14),
+        trust_proxy: flags.listen.trusted()?,
         ..sockring::app::Options::default()
     };
     let builder = flags.listen.builder(3005)?.http(http);

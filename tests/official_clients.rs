@@ -32,6 +32,10 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 const ENGINE: [&str; 2] = ["--profile", "engine"];
 const ENGINE_CLIENT: [&str; 2] = ["--profile", "engine-client"];
 const ENGINE3: [&str; 2] = ["--profile", "engine3"];
+const ENGINE_TLS: [&str; 3] = ["--profile", "engine", "--tls"];
+const ENGINE_CLIENT_TLS: [&str; 3] = ["--profile", "engine-client", "--tls"];
+const ENGINE3_TLS: [&str; 3] = ["--profile", "engine3", "--tls"];
+const TRUSTING: [&str; 2] = ["--trust-proxy", "loopback"];
 const SOCKETIO: [&str; 2] = ["--profile", "socketio"];
 const CLIENT: [&str; 2] = ["--profile", "client"];
 const DEFLATE: [&str; 1] = ["--deflate"];
@@ -88,6 +92,14 @@ suites! {
     client_profile: "conformance_server" CLIENT, 1 => "client.test.mjs" [];
     client_profile_on_3_workers: "conformance_server" CLIENT, 3 => "client.test.mjs" [];
 
+    example_acks: "acks" [], 2 => "examples.test.mjs" [("EXAMPLE", "acks")];
+    example_admin_namespace: "admin_namespace" ["--token", "letmein"], 2 =>
+        "examples.test.mjs" [("EXAMPLE", "admin_namespace"), ("ADMIN_TOKEN", "letmein")];
+    example_binary_upload: "binary_upload" [], 2 => "examples.test.mjs" [("EXAMPLE", "binary_upload")];
+    example_presence: "presence" [], 2 => "examples.test.mjs" [("EXAMPLE", "presence")];
+    example_private_messaging: "private_messaging" [], 2 =>
+        "examples.test.mjs" [("EXAMPLE", "private_messaging")];
+
     recovery: "recovery" [], 1 => "recovery.test.mjs" [];
     recovery_on_3_workers: "recovery" [], 3 => "recovery.test.mjs" [];
     recovery_that_expires: "recovery" ["--window", "700"], 3 => "recovery.test.mjs" [("WINDOW", "700")];
@@ -117,6 +129,13 @@ suites! {
     python_clients_over_tls: "feature_server" TLS, 3 => "python_client.py" [];
     churn_over_tls: "feature_server" TLS, 3 => "churn.mjs" [("COUNT", "2000")];
     chat_in_a_browser_over_tls: "chat" TLS, 3 => "chat.test.mjs" [];
+
+    engine_protocol_over_tls: "conformance_server" ENGINE_TLS, 3 => "engine.test.mjs" [];
+    engine_client_over_tls: "conformance_server" ENGINE_CLIENT_TLS, 3 => "engine_client.test.mjs" [];
+    engine_v3_over_tls: "conformance_server" ENGINE3_TLS, 3 => "engine3.test.mjs" [];
+
+    a_trusted_proxy: "feature_server" TRUSTING, 3 => "proxy.test.mjs" [("TRUSTED", "yes")];
+    a_proxy_that_nobody_trusts: "feature_server" [], 1 => "proxy.test.mjs" [];
 
     websocket_and_http_app: "fanout_server" [], 1 => "ws_app.test.mjs" [];
     websocket_and_http_app_on_3_workers: "fanout_server" [], 3 => "ws_app.test.mjs" [];

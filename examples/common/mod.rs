@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use sockring::app::{App, Builder};
+use sockring::app::{App, Builder, InvalidNetwork, TrustProxy};
 use sockring::runtime::{self, Running, StartError};
-use sockring::tls::{Tls, TlsError};
+use sockring::tls::Tls;
 
 /// The library leaves the choice of an allocator to the program. This one suits many small objects that are
 /// made and dropped by the same thread.
@@ -35,6 +35,9 @@ pub(crate) struct Listen {
     /// The certificate's private key, a PEM file
     #[arg(long, requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Believe what proxies with this address, or in this network, say of their clients
+    #[arg(long, value_name = "NETWORK")]
+    trust_proxy: Vec<String>,
 }
 
 /// A certificate that was renewed is used this much later at most.
@@ -49,15 +52,21 @@ enum Descriptors {
 }
 
 impl Listen {
+    /// Whom to believe by these flags, for examples with HTTP options of their own.
+    pub(crate) fn trusted(&self) -> Result<TrustProxy, InvalidNetwork> {
+        TrustProxy::networks(&self.trust_proxy)
+    }
+
     /// A server by these flags.
-    pub(crate) fn builder(&self, default_port: u16) -> Result<Builder, TlsError> {
+    pub(crate) fn builder(&self, default_port: u16) -> Result<Builder, Box<dyn std::error::Error>> {
         let descriptors = match self.descriptors {
             Descriptors::Auto => runtime::Descriptors::Auto,
             Descriptors::Normal => runtime::Descriptors::Normal,
             Descriptors::Direct => runtime::Descriptors::Direct,
         };
         let address = (self.host, self.port.unwrap_or(default_port));
-        let builder = App::builder().workers(self.workers).descriptors(descriptors);
+        let http = sockring::app::Options { trust_proxy: self.trusted()?, ..Default::default() };
+        let builder = App::builder().workers(self.workers).descriptors(descriptors).http(http);
         Ok(match (&self.tls_cert, &self.tls_key) {
             (Some(certificate), Some(key)) => {
                 let tls = Tls::builder().pem_files(certificate, key).reload_every(RELOAD_EVERY);

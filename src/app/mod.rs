@@ -62,6 +62,19 @@ use routes::{HttpHandler, Route, Target};
 use service::Inner;
 
 /// The routes and sockets of one core. A clone is a reference to the same.
+///
+/// ```no_run
+/// use sockring::app::{App, Behavior};
+/// fn set_up(app: &App) {
+///     app.get("/", |_, response| response.end("hello"))
+///         .ws("/feed", Behavior::<()>::default().open(|ws| {
+///             ws.subscribe("news");
+///         }));
+///     let _ = app.publish_text("news", "somebody has set up a core");
+/// }
+/// App::builder().listen("127.0.0.1:3000").run(set_up)?;
+/// # Ok::<(), sockring::runtime::StartError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct App(pub(crate) Rc<Inner>);
 
@@ -79,6 +92,12 @@ macro_rules! method {
 }
 
 /// Adds routes with a limit of their own for bodies: see [`App::body_limit`].
+///
+/// ```no_run
+/// # fn set_up(app: &sockring::app::App) {
+/// app.body_limit(10).post("/name", |_, response| response.end("a short one"));
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct BodyLimit<'a> {
     app: &'a App,

@@ -12,6 +12,14 @@ use crate::runtime::{self, ConnectionId};
 
 /// What a route handler may return: nothing, or a future of nothing. `M` only tells the two apart; it is
 /// inferred.
+///
+/// ```no_run
+/// # use sockring::app::{App, Request, Response};
+/// # fn set_up(app: &App) {
+/// app.get("/now", |_: Request, response: Response| response.end("at once"));
+/// app.get("/later", |_: Request, response: Response| async move { response.end("or later") });
+/// # }
+/// ```
 pub trait Answering<M>: 'static {
     /// Lets the handler finish.
     fn finish(self);

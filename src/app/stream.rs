@@ -13,6 +13,10 @@ use crate::fanout::Delivery;
 use crate::runtime::ConnectionId;
 
 /// The client of a response is gone: what is written to it reaches nobody.
+///
+/// ```
+/// assert_eq!(sockring::app::Aborted.to_string(), "the client is gone");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the client is gone")]
 pub struct Aborted;

@@ -38,6 +38,12 @@ enum Whom {
 }
 
 /// What was given to [`TrustProxy::networks`] is neither an address, nor a network, nor a known name.
+///
+/// ```
+/// use sockring::app::TrustProxy;
+/// let error = TrustProxy::networks(["10.0.0.0/99"]).unwrap_err();
+/// assert_eq!(error.0, "10.0.0.0/99");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{0:?} is no address, no network such as 10.0.0.0/8, and neither loopback, private nor unix")]
 pub struct InvalidNetwork(pub String);

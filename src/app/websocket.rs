@@ -21,6 +21,16 @@ use crate::runtime::{ConnectionId, Ended};
 use crate::time::Millis;
 
 /// A message of a WebSocket, lent for the length of the call.
+///
+/// ```
+/// use sockring::app::{Behavior, Message};
+/// let sizes = Behavior::<()>::default().message(|ws, message| {
+///     let _ = match message {
+///         Message::Text(text) => ws.send_text(&format!("{} characters", text.chars().count())),
+///         Message::Binary(data) => ws.send_text(&format!("{} bytes", data.len())),
+///     };
+/// });
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
     /// A text message; it is valid UTF-8.
@@ -30,6 +40,13 @@ pub enum Message<'a> {
 }
 
 /// How a WebSocket ended.
+///
+/// ```
+/// use sockring::app::Behavior;
+/// let behavior = Behavior::<()>::default().close(|_, closed| {
+///     println!("a client left with {} {:?}", closed.code, closed.reason);
+/// });
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed<'a> {
     /// The code of the peer's close frame, or of ours if we closed first (RFC 6455 section 7.4);
@@ -174,6 +191,19 @@ impl<U> Drop for Upgrade<U> {
 }
 
 /// An open WebSocket of this core. A small copy that stays void once the socket is closed.
+///
+/// ```
+/// use sockring::app::{Behavior, WebSocket};
+/// fn welcome(ws: WebSocket<String>) {
+///     let name = ws.data().map_or(String::new(), |name| name.to_string());
+///     let _ = ws.send_text(&format!("hello {name}"));
+///     ws.subscribe("all");
+/// }
+/// let behavior = Behavior::new(|request, upgrade| {
+///     upgrade.accept(request.query_param("name").unwrap_or_default().into_owned());
+/// })
+/// .open(welcome);
+/// ```
 pub struct WebSocket<U> {
     id: ConnectionId,
     data: PhantomData<*const U>,

@@ -10,6 +10,11 @@ use crate::app::Request;
 use crate::protocol::http::Head;
 
 /// Which origins may read the answers.
+///
+/// ```
+/// use sockring::engine::Origins;
+/// assert_eq!(format!("{:?}", Origins::Predicate(std::rc::Rc::new(|_| true))), "Predicate");
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Origins {

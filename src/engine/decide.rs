@@ -9,12 +9,28 @@ use crate::runtime::Core;
 
 /// What a closure that decides may return: a `Result`, or a future of one. An error is a message. `M` only
 /// tells the two apart; it is inferred.
+///
+/// ```
+/// use sockring::engine::Options;
+/// // At once, or later:
+/// let now = Options::default().allow_request(|request| match request.header("x-token") {
+///     Some(_) => Ok(()),
+///     None => Err("no token".to_owned()),
+/// });
+/// let later = Options::default().allow_request(|_| async { Ok(()) });
+/// ```
 pub trait Decide<T, M>: 'static {
     /// The decision, or the way to it.
     fn decide(self) -> Decision<T>;
 }
 
 /// A decision, or the way to it.
+///
+/// ```
+/// use sockring::engine::{Decide, Decision};
+/// let made: Result<u8, String> = Ok(1);
+/// assert!(matches!(made.decide(), Decision::Now(Ok(1))));
+/// ```
 pub enum Decision<T> {
     /// It is made.
     Now(Result<T, String>),

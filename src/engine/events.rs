@@ -7,6 +7,22 @@ use crate::app::Request;
 
 /// What a layer above is told of sessions. See [`Handlers`] for closures instead, and the `on_*` methods of
 /// [`Server`](super::Server) for the rarer events.
+///
+/// ```
+/// use sockring::engine::{CloseReason, Events, Message, Socket};
+/// struct Echo;
+/// impl Events for Echo {
+///     fn connection(&self, _: Socket) {}
+///     fn message(&self, socket: Socket, message: Message<'_>) {
+///         let _ = match message {
+///             Message::Text(text) => socket.send_text(text),
+///             Message::Binary(data) => socket.send_binary(data),
+///         };
+///     }
+///     fn drain(&self, _: Socket) {}
+///     fn close(&self, _: Socket, _: CloseReason) {}
+/// }
+/// ```
 pub trait Events: 'static {
     /// A session has opened.
     fn connection(&self, socket: Socket);

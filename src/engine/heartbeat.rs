@@ -31,6 +31,13 @@ enum State {
 }
 
 /// What a deadline of the heartbeat means.
+///
+/// ```
+/// use sockring::engine::{Beat, Heartbeat};
+/// let mut heartbeat = Heartbeat::new(0, 300, 200);
+/// assert_eq!(heartbeat.handle_timeout(300), Some(Beat::Ping));
+/// assert_eq!(heartbeat.handle_timeout(500), Some(Beat::Dead));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beat {
     /// Send a ping.

@@ -28,6 +28,19 @@ use crate::runtime::{self, Core};
 use crate::time::Millis;
 
 /// An engine on one core. A clone is a reference to the same.
+///
+/// ```no_run
+/// # use sockring::app::App;
+/// use sockring::engine::{Handlers, Options, Server};
+/// # fn set_up(app: &App) {
+/// // Several on one App, below different paths:
+/// for path in ["/chat", "/telemetry"] {
+///     let options = Options { path: path.to_owned(), ..Options::default() };
+///     let engine = Server::attach(app, options, Handlers::default());
+///     engine.on_connection(move |socket| println!("{path}: {}", socket.id()));
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Server(pub(crate) Rc<Inner>);
 
@@ -403,7 +416,7 @@ impl Inner {
 
     /// A packet came on the session's own transport. `false`: the session has ended.
     pub(super) fn packet(&self, socket: Socket, packet: &Packet<'_>) -> bool {
-        self.hooks.each(|hooks| &hooks.packet, |hook| hook(socket, packet));
+        self.hooks.each_of(socket, |hooks| &hooks.packet, |hook| hook(socket, packet));
         let now = self.core.now();
         let heard = self.with(socket, |entry| {
             let before = entry.session.deadline();
@@ -454,7 +467,7 @@ impl Inner {
         // The polling form has each packet by itself, and is text whatever it carries.
         let payload = String::from_utf8_lossy(frame.polling());
         for packet in decode_payload(&payload).flatten() {
-            self.hooks.each(|hooks| &hooks.packet_create, |hook| hook(socket, &packet));
+            self.hooks.each_of(socket, |hooks| &hooks.packet_create, |hook| hook(socket, &packet));
         }
     }
 
@@ -504,7 +517,8 @@ impl Inner {
     /// A session has ended.
     fn closed(&self, socket: Socket, reason: CloseReason, details: &str) {
         self.events.close(socket, reason, details);
-        self.hooks.each(|hooks| &hooks.close, |hook| hook(socket, reason, details));
+        self.hooks.each_of(socket, |hooks| &hooks.close, |hook| hook(socket, reason, details));
+        self.hooks.forget(socket);
     }
 
     /// Ends a session from this side, or because of what the client did.

@@ -7,6 +7,12 @@ use crate::protocol::eio::{Packet, PacketType, Revision};
 use crate::time::Millis;
 
 /// How a session's packets travel.
+///
+/// ```
+/// use sockring::engine::{Options, Transport};
+/// let options = Options { transports: vec![Transport::WebSocket], ..Options::default() };
+/// assert_eq!(options.transports[0].as_str(), "websocket");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Transport {
@@ -55,6 +61,13 @@ pub struct Session {
 }
 
 /// What follows from a packet of an open session.
+///
+/// ```
+/// use sockring::engine::{Heard, Session, Transport};
+/// use sockring::protocol::eio::{Revision, decode_text};
+/// let mut session = Session::new(0, Transport::Polling, Revision::V4, 25_000, 20_000);
+/// assert_eq!(session.handle_packet(10, &decode_text("4hello").unwrap()), Heard::Message);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// It was for the session itself.
@@ -68,6 +81,14 @@ pub enum Heard {
 }
 
 /// What is due.
+///
+/// ```
+/// use sockring::engine::{Due, Session, Transport};
+/// use sockring::protocol::eio::Revision;
+/// let mut session = Session::new(0, Transport::Polling, Revision::V4, 25_000, 20_000);
+/// assert_eq!(session.handle_timeout(25_000), Some(Due::Ping));
+/// assert_eq!(session.handle_timeout(45_000), Some(Due::Close));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
     /// Send a ping.

@@ -8,6 +8,15 @@ use crate::app::Request;
 use crate::fanout::{Delivery, Frame, OutletId};
 
 /// A message of a session, lent for the length of the call.
+///
+/// ```
+/// use sockring::engine::{Handlers, Message};
+/// let handlers = Handlers::default().message(|socket, message| {
+///     if let Message::Text("ping?") = message {
+///         let _ = socket.send_text("pong!");
+///     }
+/// });
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
     /// A text message.
@@ -17,6 +26,10 @@ pub enum Message<'a> {
 }
 
 /// Why a session ended, in the reference's words.
+///
+/// ```
+/// assert_eq!(sockring::engine::CloseReason::PingTimeout.as_str(), "ping timeout");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {

@@ -35,6 +35,14 @@ pub enum Upgrade {
 }
 
 /// What follows from a packet on the new transport.
+///
+/// ```
+/// use sockring::engine::{Step, Upgrade};
+/// use sockring::protocol::eio::decode_text;
+/// let mut upgrade = Upgrade::default();
+/// upgrade.begin(0, 10_000);
+/// assert_eq!(upgrade.handle_packet(5, &decode_text("4too early").unwrap()), Step::Abort);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Send `3probe` on the new transport.

@@ -13,6 +13,13 @@ use crate::limits;
 ///
 /// Four bytes stand for the whole sequence, so that owing a frame to one more socket of a room costs one
 /// comparison and one store.
+///
+/// ```
+/// use sockring::fanout::{Batch, Frame, Owed};
+/// let mut batch = Batch::default();
+/// let owed = batch.append(Owed::NOTHING, &Frame::raw("a"));
+/// assert_ne!(owed, Owed::NOTHING);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Owed(u32);
 

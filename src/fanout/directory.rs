@@ -68,6 +68,14 @@ impl Cores {
 }
 
 /// A room of a space; a space is a namespace of one server, or the topics of an App.
+///
+/// ```
+/// use sockring::fanout::{Directory, RoomKey};
+/// let directory = Directory::default();
+/// let topics = directory.space("topics");
+/// let key = RoomKey { space: topics.number(), room: "news" };
+/// assert_eq!(directory.cores(key).iter().count(), 0);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct RoomKey<'a> {
     /// The number of a [`Space`].

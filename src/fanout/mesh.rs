@@ -107,6 +107,18 @@ impl Queue {
 }
 
 /// Wakes a core that sleeps. The runtime rings an eventfd.
+///
+/// ```
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use sockring::fanout::Doorbell;
+/// #[derive(Default)]
+/// struct Counter(AtomicUsize);
+/// impl Doorbell for Counter {
+///     fn ring(&self) {
+///         self.0.fetch_add(1, Ordering::Relaxed);
+///     }
+/// }
+/// ```
 pub trait Doorbell: Send + Sync {
     /// Wakes the core; may be called from any thread, and more often than needed.
     fn ring(&self);

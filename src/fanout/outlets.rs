@@ -9,6 +9,14 @@ use super::{Backlog, Batch, Frame, Owed};
 use crate::protocol::ws::deflate::{Deflater, Settings};
 
 /// What leads from an outlet to its client.
+///
+/// ```
+/// use sockring::fanout::{Outlets, Via};
+/// let mut outlets = Outlets::new(1024, 0);
+/// let id = outlets.open(Via::Layer);
+/// outlets.redirect(id, Via::Connection(3));
+/// assert_eq!(outlets.via(id.slot()), Via::Connection(3));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
     /// A connection of this core, by its slot: the runtime sends the joined bytes.
@@ -18,6 +26,15 @@ pub enum Via {
 }
 
 /// A handle on an outlet that stays void once the outlet is closed, however often its slot is used again.
+///
+/// ```
+/// use sockring::fanout::{Outlets, Via};
+/// let mut outlets = Outlets::new(1024, 0);
+/// let old = outlets.open(Via::Layer);
+/// outlets.close(old);
+/// let new = outlets.open(Via::Layer);
+/// assert!(old.slot() == new.slot() && old != new);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OutletId {
     pub(crate) slot: u32,
@@ -32,6 +49,17 @@ impl OutletId {
 }
 
 /// What became of a message.
+///
+/// ```
+/// use sockring::fanout::{Delivery, Frame, Outlets, Via};
+/// let mut outlets = Outlets::new(1024, 0);
+/// let id = outlets.open(Via::Layer);
+/// assert_eq!(outlets.push(id, &Frame::raw("a")), Delivery::Sent);
+/// outlets.block(id.slot());
+/// assert_eq!(outlets.push(id, &Frame::raw("b")), Delivery::Queued);
+/// outlets.close(id);
+/// assert_eq!(outlets.push(id, &Frame::raw("c")), Delivery::Dropped);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// It leaves at the end of this turn.

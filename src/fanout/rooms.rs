@@ -8,6 +8,14 @@ use smallvec::SmallVec;
 use super::Moment;
 
 /// One member of a room, dense so that a broadcast walks an array.
+///
+/// ```
+/// use sockring::fanout::{Directory, Member, Rooms};
+/// let (mut rooms, born) = (Rooms::default(), Directory::default().now());
+/// rooms.join(7, 100, "lobby", || born);
+/// let &[Member { member, outlet, .. }] = rooms.members("lobby") else { panic!() };
+/// assert_eq!((member, outlet), (7, 100));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     /// The member's slot in the table of its owner (a namespace's sockets, a topic's subscribers).

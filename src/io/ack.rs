@@ -67,6 +67,10 @@ impl Ack {
 }
 
 /// Why an acknowledgement did not come, or was of no use.
+///
+/// ```
+/// assert_eq!(sockring::io::AckError::Timeout.to_string(), "operation has timed out");
+/// ```
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AckError {

@@ -14,6 +14,16 @@ use super::{Ack, DisconnectReason, Failure, Socket};
 use crate::protocol::sio::{ArgsError, Value, from_args};
 
 /// What an event offers to the extractors of its handlers.
+///
+/// ```
+/// use sockring::io::{EventContext, Failure, FromEvent};
+/// struct Name(String);
+/// impl FromEvent for Name {
+///     fn from_event(context: &EventContext<'_>) -> Result<Self, Failure> {
+///         Ok(Self(format!("{} with {} arguments", context.event, context.args.len())))
+///     }
+/// }
+/// ```
 pub struct EventContext<'a> {
     /// The socket.
     pub socket: Socket,
@@ -77,6 +87,13 @@ impl FromEvent for Socket {
 /// A tuple takes all arguments, any other type the first one: `Data<(String, u32)>` reads
 /// `emit("e", "a", 1)`, and `Data<Vec<u32>>` reads `emit("e", [1, 2])`. Binary is read by `bytes::Bytes`,
 /// at any depth.
+///
+/// ```no_run
+/// # fn set_up(socket: sockring::io::Socket) {
+/// use sockring::io::Data;
+/// socket.on("move", |Data((piece, x, y)): Data<(String, u8, u8)>| println!("{piece} to {x}, {y}"));
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Data<T>(pub T);
 
@@ -87,6 +104,16 @@ impl<T: DeserializeOwned> FromEvent for Data<T> {
 }
 
 /// Like [`Data`], for a handler that deals with wrong arguments itself.
+///
+/// ```no_run
+/// # fn set_up(socket: sockring::io::Socket) {
+/// use sockring::io::TryData;
+/// socket.on("age", |TryData(age): TryData<u8>| match age {
+///     Ok(age) => println!("{age}"),
+///     Err(error) => println!("no age: {error}"),
+/// });
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct TryData<T>(pub Result<T, ArgsError>);
 
@@ -97,6 +124,13 @@ impl<T: DeserializeOwned> FromEvent for TryData<T> {
 }
 
 /// All arguments, as they are. Emitted, it is the list of arguments again: `socket.emit("back", args)`.
+///
+/// ```no_run
+/// # fn set_up(socket: sockring::io::Socket) {
+/// use sockring::io::{Args, Socket};
+/// socket.on("echo", |socket: Socket, args: Args| socket.emit("back", args));
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Args(pub Vec<Value>);
 
@@ -116,6 +150,15 @@ impl FromEvent for Args {
 }
 
 /// The event's name.
+///
+/// ```no_run
+/// # fn set_up(socket: sockring::io::Socket) {
+/// use sockring::io::Event;
+/// let handler = |Event(name): Event| println!("{name} came");
+/// socket.on("a", handler);
+/// socket.on("b", handler);
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event(pub String);
 
@@ -160,6 +203,16 @@ impl FromEvent for Failure {
 }
 
 /// What a handler may return, or what its future may give.
+///
+/// ```no_run
+/// # fn set_up(socket: sockring::io::Socket) {
+/// use sockring::io::{Data, Failure};
+/// socket.on("buy", |Data(count): Data<u32>| match count {
+///     0 => Err(Failure::new("nothing to buy")),
+///     _ => Ok(()),
+/// });
+/// # }
+/// ```
 pub trait Outcome {
     /// Success, or the failure that `on_error` (of a middleware: the client) is told.
     fn into_result(self) -> Result<(), Failure>;
@@ -184,6 +237,11 @@ impl Outcome for crate::fanout::Delivery {
 }
 
 /// What came of calling a handler.
+///
+/// ```
+/// use sockring::io::Called;
+/// assert_eq!(format!("{:?}", Called::Later(Box::pin(async { Ok(()) }))), "Later");
+/// ```
 pub enum Called {
     /// It is done.
     Done(Result<(), Failure>),
@@ -202,6 +260,16 @@ impl fmt::Debug for Called {
 
 /// A handler: a function or closure of up to six extractors, sync or async, that returns nothing or a
 /// `Result`. `M` only tells the forms apart; it is inferred.
+///
+/// ```no_run
+/// # fn set_up(socket: sockring::io::Socket) {
+/// use sockring::io::{Data, Socket};
+/// async fn greet(socket: Socket, Data(name): Data<String>) {
+///     let _ = socket.emit("greeting", format!("hello {name}"));
+/// }
+/// socket.on("greet", greet);
+/// # }
+/// ```
 pub trait Handler<M>: 'static {
     /// Runs it for an event.
     fn call(&self, context: &EventContext<'_>) -> Called;

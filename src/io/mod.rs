@@ -31,6 +31,7 @@ mod broadcast_ack;
 mod client;
 mod client_bundles;
 mod client_files;
+mod connection;
 mod dispatch;
 mod error;
 mod extract;
@@ -46,11 +47,13 @@ mod registry;
 mod remote;
 mod server;
 mod socket;
+mod state;
 
 pub use ack::{Ack, AckError, AckFuture};
 pub use adapter::{Adapter, BroadcastOptions, LocalAdapter};
 pub use broadcast::{BroadcastOperator, RoomNames};
 pub use broadcast_ack::{BroadcastAckError, BroadcastAckFuture};
+pub use connection::Client;
 pub use error::{EventError, Failure};
 pub use extract::{
     Args, AsyncFn, Called, Data, Description, Event, EventContext, FromEvent, Handler, Outcome, SyncFn,
@@ -67,6 +70,7 @@ pub use recovery::{ConnectionStateRecovery, ExpiredSession};
 pub use remote::{RemoteOperator, RemoteSocket};
 pub use server::Server;
 pub use socket::{Socket, SocketData, SocketId, SocketOperator};
+pub use state::State;
 
 pub use crate::fanout::Delivery;
 pub use crate::protocol::sio::{ArgsError, EncodeError, Value};

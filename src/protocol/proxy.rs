@@ -7,6 +7,12 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Whose connection it is.
+///
+/// ```
+/// use sockring::protocol::proxy::{Source, parse};
+/// assert_eq!(parse(b"PROXY UNKNOWN\r\n")?.map(|(source, _)| source), Some(Source::Unknown));
+/// # Ok::<(), sockring::protocol::proxy::ProxyError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source {
@@ -20,6 +26,11 @@ pub enum Source {
 }
 
 /// Why a header cannot be read. The connection is to be closed at once (section 2).
+///
+/// ```
+/// use sockring::protocol::proxy::{ProxyError, parse};
+/// assert_eq!(parse(b"GET / HTTP/1.1\r\n"), Err(ProxyError::Missing));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProxyError {

@@ -52,6 +52,15 @@ pub(super) const ADOPTED: u16 = u16::MAX;
 pub struct Adopter(Arc<Shared>);
 
 /// A connection that was not adopted, as it was given.
+///
+/// ```
+/// use sockring::runtime::AdoptError;
+/// fn refused(error: AdoptError) {
+///     eprintln!("{error}"); // and why
+///     let stream = std::net::TcpStream::from(error.stream);
+///     drop((stream, error.read)); // or serve it here
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("the connection was not adopted: {why}")]
 #[non_exhaustive]
@@ -66,6 +75,10 @@ pub struct AdoptError {
 }
 
 /// Why a connection was not adopted.
+///
+/// ```
+/// assert_eq!(sockring::runtime::NotAdopted::Full.to_string(), "the server is full");
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotAdopted {

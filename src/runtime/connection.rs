@@ -11,6 +11,14 @@ use crate::fanout::OutletId;
 use crate::time::Millis;
 
 /// A handle on a connection of this core, void once the connection is closed.
+///
+/// ```
+/// # use sockring::runtime::ConnectionId;
+/// fn close_all(connections: &[ConnectionId]) {
+///     let Some(core) = sockring::runtime::current() else { return };
+///     connections.iter().for_each(|connection| core.close(*connection));
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionId {
     pub(super) slot: u32,
@@ -26,6 +34,11 @@ impl ConnectionId {
 }
 
 /// Why a connection ended by itself.
+///
+/// ```
+/// use sockring::runtime::Ended;
+/// assert_ne!(Ended::Eof, Ended::Reset);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ended {
@@ -40,6 +53,13 @@ pub enum Ended {
 }
 
 /// What travels with a connection that moves to another core.
+///
+/// ```
+/// use sockring::runtime::Parcel;
+/// fn whence(parcel: &Parcel) -> String {
+///     format!("{} bytes of {:?}", parcel.bytes.len(), parcel.peer)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Parcel {
     /// Bytes that were received and belong to a request that the new core is to read.

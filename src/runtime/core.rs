@@ -30,6 +30,39 @@ use crate::time::Millis;
 ///
 /// The runtime calls [`ended`](Self::ended) only for connections that end by themselves; one that the
 /// layer closes, aborts or hands over is gone for it at once.
+///
+/// ```no_run
+/// use std::rc::Rc;
+/// use std::sync::Arc;
+/// use sockring::fanout::{Frame, OutletId};
+/// use sockring::runtime::{ConnectionId, Core, Ended, Listener, Options, Parcel, Service, start};
+///
+/// /// Sends back what comes.
+/// struct Echo(Rc<Core>);
+///
+/// impl Service for Echo {
+///     fn received(&self, connection: ConnectionId, bytes: &mut [u8]) {
+///         let _ = self.0.send(connection, &Frame::raw(bytes.to_vec()));
+///     }
+///     fn half_closed(&self, _: ConnectionId) -> bool {
+///         false
+///     }
+///     fn opened(&self, _: ConnectionId) {}
+///     fn arrived(&self, _: ConnectionId, _: Parcel) {}
+///     fn returned(&self, _: ConnectionId, _: Parcel) {}
+///     fn drained(&self, _: ConnectionId) {}
+///     fn ended(&self, _: ConnectionId, _: Ended) {}
+///     fn owed(&self, _: OutletId) {}
+///     fn overflowed(&self, _: OutletId) {}
+///     fn tick(&self, _: u64) {}
+///     fn shutdown(&self) {}
+///     fn stopped(&self) {}
+/// }
+///
+/// let options = Options { listen: vec![Listener::tcp("127.0.0.1:7")?], ..Options::default() };
+/// start(&options, Arc::new(|core| Rc::new(Echo(core.clone())) as Rc<dyn Service>))?.run_until_signal()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Service {
     /// A connection was accepted.
     fn opened(&self, connection: ConnectionId);
@@ -60,6 +93,16 @@ pub trait Service {
 }
 
 /// What all cores of a server share.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use sockring::runtime::Shared;
+/// fn count(shared: &Shared) -> usize {
+///     let visits: Arc<AtomicUsize> = shared.extension("visits on all cores");
+///     visits.fetch_add(1, Ordering::Relaxed)
+/// }
+/// ```
 pub struct Shared {
     /// The mailboxes of the cores.
     pub mesh: Mesh,
@@ -129,6 +172,16 @@ impl Shared {
 }
 
 /// One core of a running server. It lives on its thread and nowhere else.
+///
+/// ```
+/// // In a handler: what takes long goes elsewhere, and later comes later.
+/// if let Some(core) = sockring::runtime::current() {
+///     println!("on core {} with {} connections", core.index(), core.connections());
+///     core.spawn(async {
+///         monoio::time::sleep(std::time::Duration::from_secs(1)).await;
+///     });
+/// }
+/// ```
 pub struct Core {
     pub(super) index: usize,
     pub(super) shared: Arc<Shared>,

@@ -5,6 +5,12 @@ use std::time::Duration;
 use super::Listener;
 
 /// Where accepted sockets live.
+///
+/// ```
+/// use sockring::app::App;
+/// use sockring::runtime::Descriptors;
+/// let builder = App::builder().descriptors(Descriptors::Normal);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Descriptors {

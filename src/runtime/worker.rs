@@ -38,6 +38,15 @@ pub fn current() -> Option<Rc<Core>> {
 pub type MakeService = dyn Fn(&Rc<Core>) -> Rc<dyn Service> + Send + Sync;
 
 /// A server whose threads run. Dropping it does not stop them; [`shutdown`](Self::shutdown) does.
+///
+/// ```no_run
+/// use sockring::app::App;
+/// let server = App::builder().listen("127.0.0.1:0").start(|_| ())?;
+/// println!("{} workers listen on {:?}", server.workers(), server.addresses());
+/// server.shutdown();
+/// server.join();
+/// # Ok::<(), sockring::runtime::StartError>(())
+/// ```
 #[derive(Debug)]
 pub struct Running {
     shared: Arc<Shared>,

@@ -221,11 +221,24 @@ async def run_check(check, kind, url, transports):
                 await asyncio.wait_for(client.close(), 5)
 
 
+async def run_patiently(check, kind, url, transports):
+    """The blocking client reads and writes one TLS connection from two threads, which this Python does not guard: now and
+    then an answer is lost within it, of the reference (10 of 1,600 runs of `acks`) as of sockring (5 of 2,000)."""
+    shared = kind is SyncClient and url.startswith("https") and transports != ["polling"]
+    for last in (False, False, True) if shared else (True,):
+        try:
+            return await run_check(check, kind, url, transports)
+        except (asyncio.TimeoutError, socketio.exceptions.TimeoutError, RuntimeError) as error:
+            if last:
+                raise
+            print(f"# {check.__name__}: {error!r} of the blocking client over TLS, once more")
+
+
 async def main():
     url, child = suite.start_server("feature_server.js")
     checks = [connects, events, acks, binary, large, namespaces, refusal, rooms, leaving, order]
     each = (
-        (f"{kind.__name__}, {name}: {check.__name__}", run_check(check, kind, url, transports))
+        (f"{kind.__name__}, {name}: {check.__name__}", run_patiently(check, kind, url, transports))
         for kind in (AsyncClient, SyncClient)
         for name, transports in TRANSPORTS.items()
         for check in checks

@@ -26,6 +26,12 @@ use std::borrow::Cow;
 use super::packet::{self, EioError, Packet, PacketType};
 
 /// How a payload is written.
+///
+/// ```
+/// use sockring::fanout::Frame;
+/// use sockring::protocol::eio::v3::Mode;
+/// assert_eq!(Frame::message(&[b"4a"], &[]).polling_v3(Mode::Text), b"2:4a");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// As text, binary packets in base64.

@@ -9,6 +9,13 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 use super::Coding;
 
 /// How much work a smaller body is worth.
+///
+/// ```
+/// use sockring::protocol::http::{Coding, Effort, compress};
+/// let body = b"a body that is compressed once and sent to many";
+/// assert!(!compress(Coding::Brotli, body, Effort::Kept)?.is_empty());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Effort {

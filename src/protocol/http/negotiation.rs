@@ -2,6 +2,12 @@
 //! whether the client has it already (section 13.1.2).
 
 /// A content coding.
+///
+/// ```
+/// use sockring::protocol::http::Coding;
+/// assert_eq!(Coding::Brotli.name(), Some("br"));
+/// assert_eq!(Coding::Identity.name(), None);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Coding {
