@@ -37,8 +37,8 @@ impl Client {
 /// connection could make as many sockets as it has bandwidth for.
 const NAMESPACES_PER_CLIENT: usize = 100;
 
-/// How often one connection may ask again before the middlewares have decided: each leaves a middleware behind
-/// that still runs.
+/// How often one connection may ask again before the middlewares have decided: each leaves a middleware
+/// behind that still runs.
 const SUPERSEDED_MAX: u8 = 100;
 
 impl Inner {
