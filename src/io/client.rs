@@ -164,8 +164,8 @@ impl Inner {
         true
     }
 
-    /// A client wants to join a namespace: its middlewares decide. `false`: it has joined already. If it is not
-    /// decided yet about an earlier wish (a user who clicks twice), the later one counts.
+    /// A client wants to join a namespace: its middlewares decide. `false`: it has joined already. If an
+    /// earlier wish is not decided yet (a user who clicks twice), the later one counts.
     pub(super) fn connect(&self, conn: engine::Socket, nsp: &Rc<NspInner>, auth: Option<Value>) -> bool {
         let earlier = |client: &mut Client| client.sockets.iter().copied().find(|s| s.nsp == nsp.index);
         let earlier = self.client(conn, earlier).flatten();
