@@ -505,7 +505,8 @@ mod tests {
         let mut reader = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (writer, _) = listener.accept().unwrap();
         let expected = |at: usize| (at.wrapping_mul(2_654_435_761) >> 7) as u8;
-        // A reader that is faster than the writer would leave nothing to see: it begins when the socket is full.
+        // A reader that is faster than the writer would leave nothing to see: it begins when the socket is
+        // full.
         let (full, begin) = std::sync::mpsc::channel();
         let reading = thread::spawn(move || {
             let _ = begin.recv();

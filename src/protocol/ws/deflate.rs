@@ -63,8 +63,8 @@ impl Settings {
 /// assert_eq!(Inflater::alone().message(&out, 2000)?, text.as_bytes());
 /// # Ok::<(), sockring::protocol::ws::WsError>(())
 /// ```
-// In a box: zlib-rs 0.6.8 keeps a `&mut` to the memory that it frees when it is dropped. A function that takes
-// such a value as an argument, and drops it, breaks the rules of references (its issue 491; miri tells).
+// In a box: zlib-rs 0.6.8 keeps a `&mut` to the memory that it frees when it is dropped. A function that
+// takes such a value as an argument, and drops it, breaks the rules of references (its issue 491; miri tells).
 pub struct Deflater(Box<Deflate>);
 
 impl std::fmt::Debug for Deflater {
