@@ -215,6 +215,7 @@ fn targets() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "heads of up to 40 KB take miri minutes")]
 fn limits() {
     let limits = HeadLimits::default();
     let long = |target: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(target - 1));
