@@ -226,12 +226,13 @@ fn rooms(nsp: &Namespace) {
         let found = found.clone();
         async move {
             let sockets = match room {
-                Some(room) => found.to(room).fetch_sockets().await,
-                None => found.fetch_sockets().await,
+                Some(room) => found.to(room).fetch_sockets().await?,
+                None => found.fetch_sockets().await?,
             };
             let mut rows: Vec<Row> = sockets.into_iter().map(Row::from).collect();
             rows.sort_by(|a, b| a.id.cmp(&b.id));
-            ack.send(rows)
+            ack.send(rows)?;
+            Ok::<(), Failure>(())
         }
     });
     nsp.sockets_on("rooms", |socket: Socket, ack: Ack| ack.send(sorted(socket.rooms())));
