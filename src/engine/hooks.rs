@@ -3,8 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
 use super::headers::Headers;
 use super::middleware::Next;
+use super::server::with_server;
 use super::{CloseReason, ConnectionError, Server, Socket};
 use crate::app::{Answering, Request};
 use crate::protocol::eio::Packet;
@@ -20,7 +24,13 @@ type OnClose = dyn Fn(Socket, CloseReason, &str);
 
 /// What the `on_*` methods of [`Server`] have added.
 #[derive(Default)]
-pub(super) struct Hooks(RefCell<Lists>);
+pub(super) struct Hooks {
+    all: RefCell<Lists>,
+    /// Those of single sessions.
+    own: RefCell<HashMap<Socket, Lists, RandomState>>,
+    /// Whether a session has had one for what it is sent.
+    own_watched: Cell<bool>,
+}
 
 #[derive(Default)]
 pub(super) struct Lists {
@@ -38,6 +48,13 @@ pub(super) struct Lists {
     pub(super) close: Hook<OnClose>,
 }
 
+impl Lists {
+    /// Whether a closure wants to know what is sent.
+    fn watch(&self) -> bool {
+        !(self.packet_create.is_empty() && self.flush.is_empty() && self.drain.is_empty())
+    }
+}
+
 thread_local! {
     /// Whether an engine of this core has a closure for what is sent.
     static WATCHED: Cell<bool> = const { Cell::new(false) };
@@ -50,15 +67,15 @@ pub(crate) fn is_watched() -> bool {
 }
 
 impl Hooks {
-    /// Whether nobody listens to an event: then nothing has to be prepared for it.
+    /// Whether nobody listens to an event of what is sent: then nothing has to be prepared for it.
     pub(super) fn none<F: ?Sized>(&self, list: impl FnOnce(&Lists) -> &Hook<F>) -> bool {
-        list(&self.0.borrow()).is_empty()
+        list(&self.all.borrow()).is_empty() && !self.own_watched.get()
     }
 
     /// Runs the closures of an event, which may add others meanwhile.
     pub(super) fn each<F: ?Sized>(&self, list: impl FnOnce(&Lists) -> &Hook<F>, run: impl FnMut(&F)) {
         let hooks = {
-            let lists = self.0.borrow();
+            let lists = self.all.borrow();
             let hooks = list(&lists);
             if hooks.is_empty() {
                 return;
@@ -68,22 +85,59 @@ impl Hooks {
         hooks.iter().map(|hook| &**hook).for_each(run);
     }
 
-    /// Runs the closures of an event of a session.
-    pub(super) fn tell(&self, list: impl FnOnce(&Lists) -> &Hook<OnSocket>, socket: Socket) {
-        self.each(list, |hook| hook(socket));
+    /// Runs the closures of an event of a session: the engine's, then its own.
+    pub(super) fn each_of<F: ?Sized>(
+        &self,
+        socket: Socket,
+        list: impl Fn(&Lists) -> &Hook<F>,
+        mut run: impl FnMut(&F),
+    ) {
+        self.each(&list, &mut run);
+        let own = {
+            let own = self.own.borrow();
+            if own.is_empty() {
+                return;
+            }
+            own.get(&socket).map(|lists| list(lists).clone()).unwrap_or_default()
+        };
+        own.iter().map(|hook| &**hook).for_each(run);
+    }
+
+    /// The same where the session is all there is to tell.
+    pub(super) fn tell(&self, list: impl Fn(&Lists) -> &Hook<OnSocket>, socket: Socket) {
+        self.each_of(socket, list, |hook| hook(socket));
     }
 
     fn add(&self, add: impl FnOnce(&mut Lists)) {
-        let mut lists = self.0.borrow_mut();
+        let mut lists = self.all.borrow_mut();
         add(&mut lists);
-        if !(lists.packet_create.is_empty() && lists.flush.is_empty() && lists.drain.is_empty()) {
+        if lists.watch() {
             WATCHED.set(true);
         }
     }
 
+    fn add_own(&self, socket: Socket, add: impl FnOnce(&mut Lists)) {
+        let mut own = self.own.borrow_mut();
+        let lists = own.entry(socket).or_default();
+        add(lists);
+        if lists.watch() {
+            self.own_watched.set(true);
+            WATCHED.set(true);
+        }
+    }
+
+    /// A session has ended, and its closures go.
+    pub(super) fn forget(&self, socket: Socket) {
+        if self.own.borrow().is_empty() {
+            return;
+        }
+        let own = self.own.borrow_mut().remove(&socket);
+        drop(own);
+    }
+
     /// Drops all closures: they may hold the server.
     pub(super) fn clear(&self) {
-        self.0.take();
+        drop((self.all.take(), self.own.take()));
     }
 }
 
@@ -96,6 +150,53 @@ macro_rules! hooks {
             self
         }
     )*};
+}
+
+/// Adds a closure for an event of one session.
+macro_rules! own_hooks {
+    ($($(#[$doc:meta])* $name:ident: $list:ident($($argument:ty),*);)*) => {$(
+        $(#[$doc])*
+        pub fn $name(self, f: impl Fn($($argument),*) + 'static) -> Self {
+            with_server(self, |server| {
+                if server.with(self, |_| ()).is_some() {
+                    server.hooks.add_own(self, |lists| lists.$list.push(Rc::new(f)));
+                }
+            });
+            self
+        }
+    )*};
+}
+
+/// Events of this session. Closures run behind those of the [`Server`] and go with the session; added to one
+/// that has ended, they do nothing.
+///
+/// ```no_run
+/// # use sockring::io::Socket;
+/// # fn on_connection(socket: Socket) {
+/// let Some(conn) = socket.conn() else { return };
+/// conn.on_upgrade(|conn| println!("now over {:?}", conn.transport()));
+/// # }
+/// ```
+impl Socket {
+    own_hooks! {
+        /// Runs when the client has probed another transport.
+        on_upgrading: upgrading(Self);
+        /// Runs when the session has moved to another transport.
+        on_upgrade: upgrade(Self);
+        /// Runs when the client has answered a ping.
+        on_heartbeat: heartbeat(Self);
+        /// Runs for each packet that comes, before it is handled.
+        on_packet: packet(Self, &Packet<'_>);
+        /// Runs for each packet that is sent, before it leaves. From the first such closure on, or one of
+        /// `on_flush` or `on_drain`, each broadcast of this core goes through every session by itself.
+        on_packet_create: packet_create(Self, &Packet<'_>);
+        /// Runs when packets are handed to the transport.
+        on_flush: flush(Self);
+        /// Runs when what was flushed has been handed to the kernel, and nothing waits.
+        on_drain: drain(Self);
+        /// Runs when the session has ended: with the reason, and with details, which may be empty.
+        on_close: close(Self, CloseReason, &str);
+    }
 }
 
 /// Events and middlewares. Closures run in the order in which they were added, on the core of their request

@@ -424,7 +424,7 @@ impl Inner {
 
     /// A packet came on the session's own transport. `false`: the session has ended.
     pub(super) fn packet(&self, socket: Socket, packet: &Packet<'_>) -> bool {
-        self.hooks.each(|hooks| &hooks.packet, |hook| hook(socket, packet));
+        self.hooks.each_of(socket, |hooks| &hooks.packet, |hook| hook(socket, packet));
         let now = self.core.now();
         let heard = self.with(socket, |entry| {
             let before = entry.session.deadline();
@@ -479,7 +479,7 @@ impl Inner {
         // The polling form has each packet by itself, and is text whatever it carries.
         let payload = String::from_utf8_lossy(frame.polling());
         for packet in decode_payload(&payload).flatten() {
-            self.hooks.each(|hooks| &hooks.packet_create, |hook| hook(socket, &packet));
+            self.hooks.each_of(socket, |hooks| &hooks.packet_create, |hook| hook(socket, &packet));
         }
     }
 
@@ -531,7 +531,8 @@ impl Inner {
     fn closed(&self, socket: Socket, reason: CloseReason, details: &str) {
         self.tell(socket, |events| events.close(socket, reason, details));
         self.release(socket);
-        self.hooks.each(|hooks| &hooks.close, |hook| hook(socket, reason, details));
+        self.hooks.each_of(socket, |hooks| &hooks.close, |hook| hook(socket, reason, details));
+        self.hooks.forget(socket);
     }
 
     /// Ends a session from this side, or because of what the client did.

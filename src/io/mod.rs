@@ -33,6 +33,7 @@ mod builder;
 mod client;
 mod client_bundles;
 mod client_files;
+mod connection;
 mod dispatch;
 mod error;
 mod extract;
@@ -50,6 +51,7 @@ mod room_events;
 mod server;
 mod server_side;
 mod socket;
+mod state;
 
 pub use ack::{Ack, AckError, AckFuture};
 pub use adapter::{
@@ -59,6 +61,7 @@ pub use adapter::{
 pub use broadcast::{BroadcastOperator, RoomNames};
 pub use broadcast_ack::{BroadcastAckError, BroadcastAckFuture, BroadcastAcks};
 pub use builder::Builder;
+pub use connection::Client;
 pub use error::{EventError, Failure};
 pub use extract::{
     Args, AsyncFn, Called, Data, Description, Event, EventContext, FromEvent, Handler, Outcome, SyncFn,
@@ -77,6 +80,7 @@ pub use room_events::RoomEvent;
 pub use server::Server;
 pub use server_side::{ClusterFuture, ServerAck, ServerEvent};
 pub use socket::{Socket, SocketData, SocketId, SocketOperator};
+pub use state::State;
 
 pub use crate::fanout::Delivery;
 pub use crate::protocol::sio::{ArgsError, EncodeError, Value};

@@ -182,6 +182,8 @@ pub(super) struct NspInner {
     ids: RefCell<HashMap<u32, SocketId, RandomState>>,
     /// The server's: an index that was used before must not make an old handle valid again.
     generation: Rc<Cell<u32>>,
+    /// What the first socket's handle could have been told apart by.
+    born: u32,
     pub(super) recovery: Option<Recovery>,
     /// The number of the parent, if it has one.
     pub(super) parent: Option<u16>,
@@ -241,8 +243,10 @@ enum State {
     /// Middlewares run.
     Connecting,
     Connected,
-    /// The disconnection is being told.
+    /// `disconnecting` is being told.
     Leaving,
+    /// `disconnect` is being told.
+    Left,
 }
 
 impl NspInner {
@@ -269,6 +273,7 @@ impl NspInner {
             marks: RefCell::default(),
             ids: RefCell::default(),
             generation: server.generation.clone(),
+            born: server.generation.get(),
             parent: None,
             by_client: false,
         }
@@ -333,6 +338,22 @@ impl NspInner {
     pub(super) fn id(&self, socket: Socket) -> Option<SocketId> {
         let (sid, named) = self.with(socket, |entry| (entry.sid, entry.named))?;
         if named { self.ids.borrow().get(&socket.slot).cloned() } else { Some(SocketId::own(sid)) }
+    }
+
+    /// Whether a socket's handle is of this namespace, and not of one before it at the same index.
+    pub(super) fn has(&self, socket: Socket) -> bool {
+        let here = |sockets: &Slab<Entry>| {
+            sockets.get(socket.slot as usize).is_some_and(|entry| entry.generation == socket.generation)
+        };
+        // The numbers start again some day: what they say counts for those who have left only.
+        self.sockets.try_borrow().is_ok_and(|sockets| here(&sockets))
+            || self.born.wrapping_sub(socket.generation).cast_signed() <= 0
+    }
+
+    /// Whether a socket has joined, and `disconnect` is not told yet.
+    pub(super) fn is_present(&self, socket: Socket) -> bool {
+        let present = |entry: &mut Entry| matches!(entry.state, State::Connected | State::Leaving);
+        self.with(socket, present).unwrap_or(false)
     }
 
     pub(super) fn is_connected(&self, socket: Socket) -> bool {
@@ -526,7 +547,7 @@ impl NspInner {
         match was {
             Some(State::Connected) => {}
             Some(State::Connecting) => return self.forget(socket),
-            Some(State::Leaving) | None => return,
+            Some(State::Leaving | State::Left) | None => return,
         }
         // A handler that panics must not keep the socket in its rooms: its outlet will be another's.
         let left = Some((reason, details));
@@ -534,6 +555,7 @@ impl NspInner {
         runtime::survived(|| told("disconnecting"));
         self.leave_session(socket, reason);
         self.leave_rooms(socket);
+        self.with(socket, |entry| entry.state = State::Left);
         runtime::survived(|| told("disconnect"));
         self.forget(socket);
     }
@@ -654,7 +676,7 @@ impl NspInner {
         let entry = self.with(socket, |entry| {
             let own = entry.is_own(room);
             let again = own && std::mem::replace(&mut entry.left_own, false);
-            (entry.outlet, entry.state != State::Leaving, own, again)
+            (entry.outlet, matches!(entry.state, State::Connecting | State::Connected), own, again)
         });
         match entry {
             Some((outlet, true, false, _)) => self.join_room(socket, outlet, &escape(room)),

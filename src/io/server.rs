@@ -1,5 +1,6 @@
 //! A Socket.IO server on one core.
 
+use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
@@ -101,6 +102,8 @@ pub(super) struct Inner {
     ack_deadlines: RefCell<BinaryHeap<Reverse<(Millis, u16, u64)>>>,
     /// Broadcasts of this core that await answers.
     pub(super) watches: Watches,
+    /// What the application shares between handlers, by type.
+    pub(super) state: RefCell<HashMap<TypeId, Rc<dyn Any>, RandomState>>,
     engine: RefCell<Option<engine::Server>>,
 }
 
@@ -162,6 +165,7 @@ impl Server {
             unjoined: RefCell::default(),
             ack_deadlines: RefCell::default(),
             watches: Watches::default(),
+            state: RefCell::default(),
             engine: RefCell::default(),
         });
         SERVERS.with_borrow_mut(|servers| servers.push(inner.clone()));
@@ -405,6 +409,11 @@ impl Inner {
         ParentNamespace(parent)
     }
 
+    /// A namespace that nobody is in: a name with a comma cannot be asked for.
+    pub(super) fn nowhere(&self) -> Arc<Scope> {
+        self.scope(NspName::from(","))
+    }
+
     /// What a namespace remembers of those who may come back, if the options say so.
     pub(super) fn recovery(&self, scope: &Scope) -> Option<Recovery> {
         let options = self.options.connection_state_recovery.as_ref()?;
@@ -501,6 +510,7 @@ impl Layer for Upward {
         // The engine's events lead back here, and handlers may hold servers and namespaces.
         self.0.engine.take();
         self.0.watches.clear();
+        drop(self.0.state.take());
         self.0.new_namespace.take();
         for parent in self.0.parents.take() {
             parent.template.retire();

@@ -17,7 +17,8 @@ use super::extract::{BoxedHandler, Handler, boxed};
 use super::listeners::{General, HandlerId, Listeners, Off, Place};
 use super::namespace::{Entry, NspInner, push};
 use super::server::by_index;
-use super::{AckError, ArgsError, Handshake};
+use super::{AckError, ArgsError, Client, Handshake, Namespace, Server};
+use crate::app::Request;
 use crate::engine::{self, SocketSid};
 use crate::fanout::{Delivery, Frame};
 use crate::protocol::sio::{self, EncodeError, Value};
@@ -150,7 +151,7 @@ impl fmt::Debug for Socket {
 
 /// Runs `f` on the namespace of a handle; `None` on a foreign thread.
 pub(super) fn with_nsp<T>(socket: Socket, f: impl FnOnce(&Rc<NspInner>) -> T) -> Option<T> {
-    let nsp = by_index(socket.server)?.namespace_at(socket.nsp)?;
+    let nsp = by_index(socket.server)?.namespace_at(socket.nsp).filter(|nsp| nsp.has(socket))?;
     Some(f(&nsp))
 }
 
@@ -164,14 +165,40 @@ impl Socket {
         with_nsp(self, |nsp| nsp.id(self)).flatten()
     }
 
-    /// Whether it has joined and not left.
+    /// Whether it has joined and not left: not in middlewares, still in handlers of `disconnecting`, and no
+    /// longer in those of `disconnect`.
     pub fn connected(self) -> bool {
-        with_nsp(self, |nsp| nsp.is_connected(self)).unwrap_or(false)
+        with_nsp(self, |nsp| nsp.is_present(self)).unwrap_or(false)
+    }
+
+    /// The contrary of [`connected`](Self::connected).
+    pub fn disconnected(self) -> bool {
+        !self.connected()
     }
 
     /// The name of its namespace.
     pub fn nsp(self) -> String {
         with_nsp(self, |nsp| nsp.scope.nsp.to_string()).unwrap_or_default()
+    }
+
+    /// Its namespace; `None` once that is gone.
+    pub fn namespace(self) -> Option<Namespace> {
+        with_nsp(self, |nsp| Namespace(nsp.clone()))
+    }
+
+    /// Its server.
+    pub fn server(self) -> Option<Server> {
+        by_index(self.server).map(Server)
+    }
+
+    /// The client whose connection it uses; `None` once it has left.
+    pub fn client(self) -> Option<Client> {
+        self.conn().map(|conn| Client { server: self.server, conn })
+    }
+
+    /// The request that opened the connection; `None` once it has left.
+    pub fn request(self) -> Option<Request> {
+        self.with_entry(|entry| entry.request.clone())
     }
 
     /// What it came with; `None` once it has left.
@@ -394,11 +421,12 @@ impl Socket {
         self.operator().emit(event, args)
     }
 
-    /// Emits the event `message`, as the reference's `send`.
+    /// Emits the event `message`, as the reference's `send` and `write`.
     ///
     /// # Errors
     ///
     /// Arguments that cannot be written as JSON.
+    #[doc(alias = "write")]
     pub fn send<T: Serialize>(self, args: T) -> Result<Delivery, EncodeError> {
         self.emit("message", args)
     }
@@ -448,13 +476,13 @@ impl Socket {
         SocketOperator { socket: self, timeout: None, volatile: false, plain: false }
     }
 
-    /// A broadcast to everybody in the namespace but this socket.
+    /// A broadcast to everybody in the namespace but this socket; to nobody if the namespace is gone.
     pub fn broadcast(self) -> BroadcastOperator {
-        match with_nsp(self, |nsp| BroadcastOperator::new(nsp.scope.clone())) {
-            Some(operator) => operator.except(self.id()),
-            // A handle of a foreign thread does not compile; one that outlives its server has nobody to
-            // reach, and says so where it is used.
-            None => unreachable!("a socket's handle was used outside its core"),
+        let own = with_nsp(self, |nsp| nsp.scope.clone());
+        let scope = own.or_else(|| by_index(self.server).map(|server| server.nowhere()));
+        match scope {
+            Some(scope) => BroadcastOperator::new(scope).except(self.id()),
+            None => unreachable!("a socket's handle belongs to its core, and cores keep their servers"),
         }
     }
 

@@ -1,0 +1,263 @@
+//! What a socket knows of itself, and what handlers take: driven by raw clients.
+
+mod support;
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use sockring::io::{
+    Ack, Data, Description, DisconnectReason, Event, EventError, Namespace, Options, Server, Socket, State,
+};
+use sockring::runtime::{Descriptors, Running};
+use support::Client;
+
+/// What handlers have seen, for the test to look at.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    fn add(&self, line: impl Into<String>) {
+        self.0.lock().unwrap().push(line.into());
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn wait(&self, line: &str) {
+        support::eventually(line, || self.lines().iter().any(|known| known == line));
+    }
+}
+
+fn start(set_up: impl Fn(&Server) + Send + Sync + Clone + 'static) -> Running {
+    let server = support::builder(support::options(Descriptors::Auto, 1)).start(move |app| {
+        let options = Options { cleanup_empty_child_namespaces: true, ..Options::default() };
+        set_up(&Server::attach_app(app, options));
+    });
+    server.expect("a server starts")
+}
+
+fn open(address: SocketAddr) -> Client {
+    let mut client = Client::websocket(address, "/socket.io/?EIO=4&transport=websocket&who=me");
+    assert!(client.text().starts_with("0{"));
+    client
+}
+
+fn join(address: SocketAddr, nsp: &str) -> Client {
+    let mut client = open(address);
+    client.send_text(&format!("40{nsp},"));
+    let text = client.text();
+    assert!(text.starts_with("40"), "{text}");
+    client
+}
+
+struct Visits(Cell<u32>);
+
+#[test]
+fn handlers_take_what_they_name() {
+    let _alone = support::alone();
+    let server = start(|io| {
+        io.set_state(Visits(Cell::new(7)));
+        type All = (Server, Namespace, Event);
+        io.sockets_on(
+            "all",
+            |io: Server, nsp: Namespace, visits: State<Visits>, Event(name): Event, ack: Ack| {
+                let _: All = (io.clone(), nsp.clone(), Event(name.clone()));
+                visits.0.set(visits.0.get() + 1);
+                ack.send((io.path(), nsp.name(), visits.0.get(), name))
+            },
+        );
+        io.sockets_on("none", |_: State<String>, ack: Ack| ack.send("there is no such state"));
+        io.on_error(|socket, error: &EventError| {
+            let _ = socket.emit("failed", (&error.event, error.failure.message()));
+        });
+    });
+    let mut client = join(server.addresses()[0], "/");
+    client.send_text("421[\"all\"]");
+    assert_eq!(client.text(), "431[\"/socket.io/\",\"/\",8,\"all\"]");
+    client.send_text("42[\"none\"]");
+    let text = client.text();
+    assert!(text.starts_with("42[\"failed\",\"none\",\"the server was given no state of type"), "{text}");
+    drop(client);
+    support::end(server);
+}
+
+#[test]
+fn wrong_data_is_told_with_the_events_name() {
+    let _alone = support::alone();
+    let server = start(|io| {
+        io.sockets_on("move", |Data((x, y)): Data<(u8, u8)>, ack: Ack| ack.send(x + y));
+        io.on_error(|socket, error: &EventError| {
+            let _ = socket.emit("failed", (&error.event, error.failure.message()));
+        });
+    });
+    let mut client = join(server.addresses()[0], "/");
+    client.send_text("421[\"move\",1,\"b\"]");
+    assert_eq!(
+        client.text(),
+        "42[\"failed\",\"move\",\"argument 1: invalid type: string \\\"b\\\", expected u8\"]"
+    );
+    client.send_text("42[\"move\",1]");
+    assert_eq!(client.text(), "42[\"failed\",\"move\",\"argument 1 is missing\"]");
+    client.send_text("422[\"move\",1,2]");
+    assert_eq!(client.text(), "432[3]");
+    drop(client);
+    support::end(server);
+}
+
+#[test]
+fn a_client_knows_its_sockets() {
+    let _alone = support::alone();
+    let server = start(|io| {
+        io.of("/b").middleware(|socket: Socket| {
+            // Nobody is in the list before the middlewares have let it in.
+            let joined = socket.client().map(|client| client.sockets().len());
+            assert_eq!(joined, Some(1));
+        });
+        io.sockets_on("who", |socket: Socket, ack: Ack| {
+            let client = socket.client().ok_or("no client")?;
+            let nsps: Vec<String> = client.sockets().into_iter().map(Socket::nsp).collect();
+            let same = client.request().zip(socket.request()).is_some_and(|(a, b)| a.url() == b.url());
+            let who =
+                socket.request().and_then(|request| request.query_param("who").map(|who| who.to_string()));
+            assert_eq!(socket.namespace().map(|nsp| nsp.name().to_owned()), Some(socket.nsp()));
+            assert!(socket.server().is_some() && client.id() == client.conn().id());
+            ack.send((nsps, same, who)).map_err(|error| error.to_string())
+        });
+    });
+    let mut client = join(server.addresses()[0], "/");
+    client.send_text("40/b,");
+    assert!(client.text().starts_with("40/b,{"));
+    client.send_text("421[\"who\"]");
+    assert_eq!(client.text(), "431[[\"/\",\"/b\"],true,\"me\"]");
+    drop(client);
+    support::end(server);
+}
+
+#[test]
+fn connected_is_told_as_in_the_reference() {
+    let _alone = support::alone();
+    let log = Log::default();
+    let seen = log.clone();
+    let server = start(move |io| {
+        let told = |when: &'static str| {
+            let seen = seen.clone();
+            move |socket: Socket| seen.add(format!("{when} {} {}", socket.connected(), socket.disconnected()))
+        };
+        io.middleware(told("middleware"));
+        io.on_connection(told("connection"));
+        io.sockets_on("disconnecting", told("disconnecting"));
+        io.sockets_on("disconnect", told("disconnect"));
+    });
+    let mut client = join(server.addresses()[0], "/");
+    client.send_text("41");
+    log.wait("disconnect false true");
+    let expected = [
+        "middleware false true",
+        "connection true false",
+        "disconnecting true false",
+        "disconnect false true",
+    ];
+    assert_eq!(log.lines(), expected);
+    drop(client);
+    support::end(server);
+}
+
+#[test]
+fn a_disconnection_has_a_description() {
+    let _alone = support::alone();
+    let log = Log::default();
+    let seen = log.clone();
+    let server = start(move |io| {
+        for event in ["disconnecting", "disconnect"] {
+            let seen = seen.clone();
+            io.sockets_on(event, move |reason: DisconnectReason, Description(details): Description| {
+                seen.add(format!("{event}: {reason}: {details:?}"));
+            });
+        }
+    });
+    let mut client = join(server.addresses()[0], "/");
+    // A ping, which only the server may send.
+    client.send(&support::masked(sockring::protocol::ws::frame::OpCode::Text, b"2"));
+    log.wait("disconnect: transport error: Some(\"invalid heartbeat direction\")");
+    let mut other = join(server.addresses()[0], "/");
+    other.send_text("41");
+    log.wait("disconnecting: client namespace disconnect: None");
+    drop((client, other));
+    support::end(server);
+}
+
+#[test]
+fn a_connection_tells_its_own_events() {
+    let _alone = support::alone();
+    let log = Log::default();
+    let seen = log.clone();
+    let server = start(move |io| {
+        let (seen, all) = (seen.clone(), io.clone());
+        io.sockets_on("listen", move |socket: Socket, ack: Ack| {
+            let conn = socket.conn().ok_or("no connection")?;
+            let (packets, created, closed) = (seen.clone(), seen.clone(), seen.clone());
+            conn.on_packet(move |_, packet| packets.add(format!("in {packet:?}")))
+                .on_packet_create(move |_, packet| created.add(format!("out {packet:?}")))
+                .on_close(move |_, reason, _| closed.add(format!("closed: {}", reason.as_str())));
+            ack.send(()).map_err(|error| error.to_string())
+        });
+        io.sockets_on("shout", move |Data(text): Data<String>| all.emit("heard", text));
+    });
+    let address = server.addresses()[0];
+    let (mut one, mut other) = (join(address, "/"), join(address, "/"));
+    one.send_text("421[\"listen\"]");
+    assert_eq!(one.text(), "431[]");
+    other.send_text("42[\"shout\",\"by the other\"]");
+    for client in [&mut one, &mut other] {
+        assert_eq!(client.text(), "42[\"heard\",\"by the other\"]");
+    }
+    one.send_text("42[\"shout\",\"by the one\"]");
+    assert_eq!(one.text(), "42[\"heard\",\"by the one\"]");
+    drop(one);
+    log.wait("closed: transport close");
+    drop(other);
+    support::end(server);
+    let lines = log.lines();
+    let count = |what: &str, text: &str| {
+        lines.iter().filter(|line| line.starts_with(what) && line.contains(text)).count()
+    };
+    assert_eq!((count("in ", "by the other"), count("in ", "by the one")), (0, 1), "{lines:?}");
+    assert_eq!((count("out ", "by the other"), count("out ", "by the one")), (1, 1), "{lines:?}");
+    assert_eq!(count("closed", ""), 1);
+}
+
+#[test]
+fn who_keeps_a_socket_of_a_namespace_that_is_gone_reaches_nobody() {
+    let _alone = support::alone();
+    let server = start(|io| {
+        let tenants = io.of_fn(|_: String, _| true);
+        let kept = std::rc::Rc::new(Cell::new(None::<Socket>));
+        let keep = kept.clone();
+        tenants.on_connection(move |socket: Socket| {
+            if socket.nsp() == "/first" {
+                keep.set(Some(socket));
+            }
+        });
+        io.sockets_on("leak", move |ack: Ack| {
+            let socket = kept.get().ok_or("nothing was kept")?;
+            let _ = socket.broadcast().emit("leaked", ());
+            let _ = socket.to("room").emit("leaked", ());
+            ack.send((socket.nsp(), socket.connected())).map_err(|error| error.to_string())
+        });
+    });
+    let address = server.addresses()[0];
+    let mut main = join(address, "/");
+    let mut first = join(address, "/first");
+    first.send_text("41/first,");
+    // Its place is taken by another namespace, once it is empty and gone.
+    first.send_text("40/second,");
+    assert!(first.text().starts_with("40/second,{"));
+    main.send_text("421[\"leak\"]");
+    assert_eq!(main.text(), "431[\"\",false]");
+    first.send_text("40/third,");
+    assert!(first.text().starts_with("40/third,{"), "the next it hears");
+    drop((main, first));
+    support::end(server);
+}
