@@ -92,6 +92,14 @@ suites! {
     client_profile: "conformance_server" CLIENT, 1 => "client.test.mjs" [];
     client_profile_on_3_workers: "conformance_server" CLIENT, 3 => "client.test.mjs" [];
 
+    example_acks: "acks" [], 2 => "examples.test.mjs" [("EXAMPLE", "acks")];
+    example_admin_namespace: "admin_namespace" ["--token", "letmein"], 2 =>
+        "examples.test.mjs" [("EXAMPLE", "admin_namespace"), ("ADMIN_TOKEN", "letmein")];
+    example_binary_upload: "binary_upload" [], 2 => "examples.test.mjs" [("EXAMPLE", "binary_upload")];
+    example_presence: "presence" [], 2 => "examples.test.mjs" [("EXAMPLE", "presence")];
+    example_private_messaging: "private_messaging" [], 2 =>
+        "examples.test.mjs" [("EXAMPLE", "private_messaging")];
+
     recovery: "recovery" [], 1 => "recovery.test.mjs" [];
     recovery_on_3_workers: "recovery" [], 3 => "recovery.test.mjs" [];
     recovery_that_expires: "recovery" ["--window", "700"], 3 => "recovery.test.mjs" [("WINDOW", "700")];
