@@ -190,6 +190,7 @@ fn serve(io: &Server, nsp: &Namespace) {
             socket.set_data(State::default());
         }
         listen(socket);
+        watch(socket, &observers);
         observers.emit("joined", observed(socket, None))?;
         socket.emit("welcome", (socket.id(), auth))
     });
@@ -368,6 +369,7 @@ fn emits(io: &Server, nsp: &Namespace) {
         };
         from.emit_with_callback(&ask.event, Args(ask.args), answered)
     });
+    asks_remote(nsp);
     #[derive(Deserialize)]
     struct Burst {
         event: String,
@@ -399,6 +401,41 @@ fn emits(io: &Server, nsp: &Namespace) {
     nsp.sockets_on("reserved", |socket: Socket, Data(name): Data<String>, ack: Ack| {
         let refused = socket.emit(&name, ()).err();
         ack.send(refused.map(|error| error.to_string()))
+    });
+}
+
+#[derive(Deserialize)]
+struct AskRemote {
+    id: String,
+    event: String,
+    args: Vec<Value>,
+    timeout_ms: u64,
+}
+
+fn asks_remote(nsp: &Namespace) {
+    nsp.sockets_on("ask-remote", |nsp: Namespace, Data(ask): Data<AskRemote>, ack: Ack| async move {
+        let remote = nsp.to(ask.id).fetch_sockets().await.pop().ok_or("there is no such socket")?;
+        let remote = remote.timeout(Duration::from_millis(ask.timeout_ms));
+        let reply = remote.emit_with_ack::<Value, _>(&ask.event, Args(ask.args)).await;
+        ack.send(answer(reply.map(|value| vec![value]))).map_err(Failure::from)
+    });
+}
+
+#[derive(Serialize)]
+struct Upgraded {
+    nsp: String,
+    id: String,
+    transport: Option<&'static str>,
+}
+
+/// Tells the observers when a connection has moved to another transport.
+fn watch(socket: Socket, observers: &Namespace) {
+    let Some(conn) = socket.conn() else { return };
+    let observers = observers.clone();
+    conn.on_upgrade(move |conn| {
+        let transport = conn.transport().map(|transport| transport.as_str());
+        let _ = observers
+            .emit("upgraded", Upgraded { nsp: socket.nsp(), id: socket.id().to_string(), transport });
     });
 }
 

@@ -261,3 +261,33 @@ fn who_keeps_a_socket_of_a_namespace_that_is_gone_reaches_nobody() {
     drop((main, first));
     support::end(server);
 }
+
+#[test]
+fn who_asks_again_before_it_is_decided_joins_once() {
+    let _alone = support::alone();
+    let log = Log::default();
+    let seen = log.clone();
+    let server = start(move |io| {
+        let seen = seen.clone();
+        io.of("/slow").middleware(|socket: Socket| async move {
+            socket.join("asked");
+            monoio::time::sleep(std::time::Duration::from_millis(100)).await;
+        });
+        io.of("/slow").on_connection(move |_: Socket| seen.add("joined"));
+        let slow = io.of("/slow");
+        io.sockets_on("count", move |ack: Ack| {
+            let slow = slow.clone();
+            async move { ack.send(slow.to("asked").fetch_sockets().await.len()) }
+        });
+    });
+    let mut client = join(server.addresses()[0], "/");
+    (0..3).for_each(|_| client.send_text("40/slow,"));
+    assert!(client.text().starts_with("40/slow,{"));
+    client.send_text("421[\"count\"]");
+    assert_eq!(client.text(), "431[1]");
+    assert_eq!(log.lines(), ["joined"]);
+    // Once it has joined, asking again breaks the protocol.
+    client.send_text("40/slow,");
+    assert!(client.ends());
+    support::end(server);
+}

@@ -22,6 +22,8 @@ pub(super) struct Client {
     pub(super) sockets: SmallVec<[Socket; 1]>,
     /// How many namespaces it has asked for about which parents still decide.
     pub(super) asking: u16,
+    /// How often it has asked for a namespace again before its middlewares had decided.
+    superseded: u8,
 }
 
 impl Client {
@@ -35,11 +37,16 @@ impl Client {
 /// connection could make as many sockets as it has bandwidth for.
 const NAMESPACES_PER_CLIENT: usize = 100;
 
+/// How often one connection may ask again before the middlewares have decided: each leaves a middleware
+/// behind that still runs.
+const SUPERSEDED_MAX: u8 = 100;
+
 impl Inner {
     pub(super) fn client_connected(&self, conn: engine::Socket) {
         let deadline = self.core.now() + self.options.connect_timeout.as_millis() as Millis;
         let v2 = conn.protocol() == Some(3);
-        let client = Client { conn, decoder: Decoder::new(), v2, sockets: SmallVec::new(), asking: 0 };
+        let client =
+            Client { conn, decoder: Decoder::new(), v2, sockets: SmallVec::new(), asking: 0, superseded: 0 };
         if conn.server == self.own.get() {
             let mut clients = self.clients.borrow_mut();
             let slot = conn.slot as usize;
@@ -165,11 +172,17 @@ impl Inner {
         true
     }
 
-    /// A client wants to join a namespace: its middlewares decide. `false`: it has joined already.
+    /// A client wants to join a namespace: its middlewares decide. `false`: it has joined already. If an
+    /// earlier wish is not decided yet (a user who clicks twice), the later one counts.
     pub(super) fn connect(&self, conn: engine::Socket, nsp: &Rc<NspInner>, auth: Option<Value>) -> bool {
-        let known = self.client(conn, |client| {
-            let twice = client.sockets.iter().any(|socket| socket.nsp == nsp.index);
-            twice || client.is_full()
+        let earlier = |client: &mut Client| client.sockets.iter().copied().find(|s| s.nsp == nsp.index);
+        let earlier = self.client(conn, earlier).flatten();
+        let known = self.client(conn, |client| match earlier {
+            Some(earlier) => {
+                client.superseded = client.superseded.saturating_add(1);
+                !nsp.is_connecting(earlier) || client.superseded > SUPERSEDED_MAX
+            }
+            None => client.is_full(),
         });
         if known != Some(false) {
             return false;
@@ -178,7 +191,13 @@ impl Inner {
         let Some(request) = conn.request() else { return true };
         let claim = nsp.recovery.as_ref().and_then(|_| recovery::claim(auth.as_ref()));
         let Some(socket) = nsp.admit(conn, random, request, auth) else { return true };
-        self.client(conn, |client| client.sockets.push(socket));
+        self.client(conn, |client| {
+            client.sockets.retain(|known| Some(*known) != earlier);
+            client.sockets.push(socket);
+        });
+        if let Some(earlier) = earlier {
+            nsp.leave(earlier, DisconnectReason::ClientNamespaceDisconnect, "");
+        }
         match claim {
             Some((pid, offset)) => nsp.recover(socket, pid, offset),
             None => nsp.run_middlewares(socket),

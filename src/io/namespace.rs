@@ -543,7 +543,13 @@ impl NspInner {
 
     /// A socket has left, or its connection has ended.
     pub(super) fn leave(self: &Rc<Self>, socket: Socket, reason: DisconnectReason, details: &str) {
-        let was = self.with(socket, |entry| std::mem::replace(&mut entry.state, State::Leaving));
+        let was = self.with(socket, |entry| {
+            let was = entry.state;
+            if was == State::Connected {
+                entry.state = State::Leaving;
+            }
+            was
+        });
         match was {
             Some(State::Connected) => {}
             Some(State::Connecting) => return self.forget(socket),

@@ -87,6 +87,11 @@ function emits(socket) {
       ack({ error: error ? error.message : null, reply });
     });
   });
+  socket.on("ask-remote", async (spec, ack) => {
+    const [remote] = await socket.nsp.in(spec.id).fetchSockets();
+    const { error, reply } = await outcome(remote.timeout(spec.timeout_ms).emitWithAck(spec.event, ...spec.args));
+    ack({ error, reply: error ? [] : [reply] });
+  });
   socket.on("burst", ({ event, count }) => {
     for (let i = 0; i < count; i++) socket.emit(event, i);
   });
@@ -238,6 +243,9 @@ function closes(socket) {
   socket.on("close-conn", () => socket.conn.close());
   const told = (type, reason) =>
     observers.emit(type, { nsp: socket.nsp.name, id: socket.id, reason, rooms: sorted(socket.rooms) });
+  socket.conn.once("upgrade", (transport) =>
+    observers.emit("upgraded", { nsp: socket.nsp.name, id: socket.id, transport: transport.name }),
+  );
   observers.emit("joined", { nsp: socket.nsp.name, id: socket.id });
   socket.on("disconnecting", (reason) => told("leaving", reason));
   socket.on("disconnect", (reason) => told("left", reason));

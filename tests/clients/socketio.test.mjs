@@ -18,7 +18,7 @@ const HANDSHAKE = ["address", "auth", "headers", "issued", "query", "secure", "t
 async function observer(t, clients) {
   const socket = await clients.connect(t, "/observer");
   const seen = [];
-  for (const type of ["joined", "leaving", "left", "failed"]) {
+  for (const type of ["joined", "leaving", "left", "failed", "upgraded"]) {
     socket.on(type, (record) => seen.push({ type, ...record }));
   }
   const of = (id, type) => seen.filter((record) => record.id === id && record.type === type);
@@ -87,6 +87,18 @@ function connecting(check, clients, name) {
   check("a browser's Origin makes the handshake cross-domain", async (t) => {
     const socket = await clients.connect(t, "/", { extraHeaders: { Origin: "http://elsewhere.test" } });
     assert.equal((await call(socket, "handshake"))[0].xdomain, true);
+  });
+
+  check("the connection tells of its upgrade", async (t) => {
+    const observed = await observer(t, clients);
+    const socket = await clients.connect(t);
+    const { id } = socket;
+    if (name === "upgrade") {
+      const { transport } = await until(() => observed.of(id, "upgraded")[0], "the upgrade", 10_000);
+      assert.equal(transport, "websocket");
+    }
+    await call(socket, "echo");
+    assert.equal(observed.of(id, "upgraded").length, name === "upgrade" ? 1 : 0);
   });
 
   check("info tells id, namespace, own room and transport", async (t) => {
@@ -305,6 +317,16 @@ function acknowledgements(check, clients) {
       assert.deepEqual({ ...some, reply: some.reply.sort() }, { error: "operation has timed out", reply: [10, 12] });
     });
   }
+
+  check("a socket that was fetched is asked, wherever it is", async (t) => {
+    const [a, b] = await Promise.all(numbers(2).map(() => clients.connect(t)));
+    b.on("question", (text, ack) => ack(`${text}!`));
+    const spec = { id: b.id, event: "question", args: ["well"], timeout_ms: 10_000 };
+    assert.deepEqual(await call(a, "ask-remote", spec), [{ error: null, reply: ["well!"] }]);
+    b.off("question");
+    const [{ error }] = await call(a, "ask-remote", { ...spec, timeout_ms: 200 });
+    assert.equal(error, "operation has timed out");
+  });
 
   check("server to client: many values, in a callback", async (t) => {
     const socket = await clients.connect(t);
