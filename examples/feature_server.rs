@@ -414,7 +414,7 @@ struct AskRemote {
 
 fn asks_remote(nsp: &Namespace) {
     nsp.sockets_on("ask-remote", |nsp: Namespace, Data(ask): Data<AskRemote>, ack: Ack| async move {
-        let remote = nsp.to(ask.id).fetch_sockets().await.pop().ok_or("there is no such socket")?;
+        let remote = nsp.to(ask.id).fetch_sockets().await?.pop().ok_or("there is no such socket")?;
         let remote = remote.timeout(Duration::from_millis(ask.timeout_ms));
         let reply = remote.emit_with_ack::<Value, _>(&ask.event, Args(ask.args)).await;
         ack.send(answer(reply.map(|value| vec![value]))).map_err(Failure::from)
