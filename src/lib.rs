@@ -64,3 +64,7 @@ pub use runtime::tls;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/PORTING_BY_EXAMPLE.md")]
+struct PortingByExample;

@@ -20,7 +20,7 @@ use crate::app::Request;
 ///         };
 ///     }
 ///     fn drain(&self, _: Socket) {}
-///     fn close(&self, _: Socket, _: CloseReason) {}
+///     fn close(&self, _: Socket, _: CloseReason, _: &str) {}
 /// }
 /// ```
 pub trait Events: 'static {
