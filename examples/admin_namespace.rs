@@ -52,8 +52,9 @@ fn administrate(io: &Server, admin: &Namespace) {
     admin.sockets_on("sockets", move |ack: Ack| {
         let main = main.clone();
         async move {
-            let ids: Vec<_> = main.fetch_sockets().await.into_iter().map(|socket| socket.id).collect();
-            ack.send(ids)
+            let ids = main.all_sockets().await?;
+            ack.send(ids)?;
+            Ok::<(), Failure>(())
         }
     });
     let main = io.clone();

@@ -227,12 +227,13 @@ fn rooms(nsp: &Namespace) {
         let found = found.clone();
         async move {
             let sockets = match room {
-                Some(room) => found.to(room).fetch_sockets().await,
-                None => found.fetch_sockets().await,
+                Some(room) => found.to(room).fetch_sockets().await?,
+                None => found.fetch_sockets().await?,
             };
             let mut rows: Vec<Row> = sockets.into_iter().map(Row::from).collect();
             rows.sort_by(|a, b| a.id.cmp(&b.id));
-            ack.send(rows)
+            ack.send(rows)?;
+            Ok::<(), Failure>(())
         }
     });
     nsp.sockets_on("rooms", |socket: Socket, ack: Ack| ack.send(sorted(socket.rooms())));
@@ -413,7 +414,7 @@ struct AskRemote {
 
 fn asks_remote(nsp: &Namespace) {
     nsp.sockets_on("ask-remote", |nsp: Namespace, Data(ask): Data<AskRemote>, ack: Ack| async move {
-        let remote = nsp.to(ask.id).fetch_sockets().await.pop().ok_or("there is no such socket")?;
+        let remote = nsp.to(ask.id).fetch_sockets().await?.pop().ok_or("there is no such socket")?;
         let remote = remote.timeout(Duration::from_millis(ask.timeout_ms));
         let reply = remote.emit_with_ack::<Value, _>(&ask.event, Args(ask.args)).await;
         ack.send(answer(reply.map(|value| vec![value]))).map_err(Failure::from)

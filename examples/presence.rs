@@ -55,7 +55,7 @@ fn person(socket: Socket) -> Option<Person> {
 
 /// The answer is who is there already; they are told who has come.
 async fn enter(rooms: Namespace, socket: Socket, room: String, ack: Ack) -> Result<(), Failure> {
-    let there = rooms.to(&room).fetch_sockets().await;
+    let there = rooms.to(&room).fetch_sockets().await?;
     let people: Vec<Value> = there.into_iter().map(|socket| socket.data).collect();
     socket.join(&room);
     let _ = socket.to(&room).emit("entered", (&room, person(socket)))?;

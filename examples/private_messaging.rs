@@ -86,7 +86,7 @@ async fn connected(socket: Socket) -> Result<(), Failure> {
     // All tabs of a user are in the room of the user's id.
     socket.join(&*user.user_id);
     let _ = socket.emit("session", (&user.session_id, &user.user_id))?;
-    let users = socket.local().fetch_sockets().await;
+    let users = socket.local().fetch_sockets().await?;
     let _ = socket.emit("users", users.into_iter().map(|socket| socket.data).collect::<Vec<_>>())?;
     let _ = socket.broadcast().emit("user connected", &user)?;
     Ok(())
@@ -101,7 +101,7 @@ fn private_message(socket: Socket, Data((content, to)): Data<(String, String)>) 
 
 async fn disconnected(io: Server, user: Result<User, Failure>) -> Result<(), Failure> {
     let user = user?;
-    if io.to(&user.user_id).fetch_sockets().await.is_empty() {
+    if io.to(&user.user_id).fetch_sockets().await?.is_empty() {
         let _ = io.emit("user disconnected", &user.user_id)?;
     }
     Ok(())

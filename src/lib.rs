@@ -9,7 +9,7 @@
 //!
 //! | layer | what it is |
 //! |---|---|
-//! | [`adapter`] | clusters: servers that act as one (the trait only, so far) |
+//! | [`adapter`] | clusters: servers that act as one (over any medium) |
 //! | [`io`] | Socket.IO v5: namespaces, sockets, rooms, broadcasts, acknowledgements |
 //! | [`engine`] | Engine.IO v4: sessions over polling and WebSocket, upgrade, heartbeat |
 //! | [`app`] | HTTP routes, raw WebSockets, topics |

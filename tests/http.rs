@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use sockring::app::{App, Request, Response, TrustProxy};
+use sockring::app::{App, Options, Request, Response, TrustProxy};
 use sockring::runtime::{Descriptors, Running};
 use support::{Answer, Client, builder, end, options};
 
@@ -58,9 +58,34 @@ fn routes(app: &App) {
 }
 
 fn serve() -> (Running, SocketAddr) {
-    let server = builder(options(Descriptors::Auto, 1)).start(routes).unwrap();
+    start(Options::default(), routes)
+}
+
+fn start(http: Options, routes: impl Fn(&App) + Send + Sync + 'static) -> (Running, SocketAddr) {
+    let server = builder(options(Descriptors::Auto, 1)).http(http).start(routes).unwrap();
     let address = server.addresses()[0];
     (server, address)
+}
+
+/// A route that tells how many connections are open.
+fn tell_open(app: &App) {
+    app.get("/open", |_, response| {
+        let open = sockring::app::current().map_or(0, |app| app.core().connections());
+        response.end(open.to_string());
+    });
+}
+
+/// How many connections are open, the one that asks included.
+fn open(address: SocketAddr) -> usize {
+    Client::connect(address).get("/open").text().parse().unwrap()
+}
+
+/// Sends all that it will ever send, and says so.
+fn half_closed(address: SocketAddr, bytes: &[u8]) -> Client {
+    let mut client = Client::connect(address);
+    client.send(bytes);
+    client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    client
 }
 
 /// Sends each row on a connection of its own, and says what was different.
@@ -424,24 +449,19 @@ fn a_partial_request_is_not_dispatched() {
     let _alone = support::alone();
     let seen = Arc::new(AtomicUsize::new(0));
     let count = seen.clone();
-    let server = builder(options(Descriptors::Auto, 1))
-        .start(move |app| {
-            let count = count.clone();
-            app.any("/*", move |_: Request, response: Response| {
-                count.fetch_add(1, Ordering::Relaxed);
-                response.end("");
-            });
-        })
-        .unwrap();
+    let (server, address) = start(Options::default(), move |app| {
+        let count = count.clone();
+        app.any("/*", move |_: Request, response: Response| {
+            count.fetch_add(1, Ordering::Relaxed);
+            response.end("");
+        });
+    });
     for bytes in [
         &b"GET / HTTP/1.1\r\nHost: a\r\n"[..],
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nabc",
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
     ] {
-        let mut client = Client::connect(server.addresses()[0]);
-        client.send(bytes);
-        client.stream.shutdown(std::net::Shutdown::Write).unwrap();
-        assert_eq!(client.rest().unwrap(), b"");
+        assert_eq!(half_closed(address, bytes).rest().unwrap(), b"");
     }
     assert_eq!(seen.load(Ordering::Relaxed), 0);
     end(server);
@@ -459,9 +479,7 @@ fn a_half_closed_client_gets_its_late_answers() {
         // What is cut off is dropped without a word, as if nothing had been pending.
         ([&request("GET /later", "", "")[..], b"GET / HTTP/1.1\r\nHo"].concat(), &["late"]),
     ] {
-        let mut client = Client::connect(address);
-        client.send(&bytes);
-        client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut client = half_closed(address, &bytes);
         for expected in answers {
             assert_eq!(client.answer().unwrap().text(), *expected);
         }
@@ -475,50 +493,36 @@ fn an_abort_is_told_once_whether_half_closed_or_reset() {
     let _alone = support::alone();
     let aborts = Arc::new(AtomicUsize::new(0));
     let count = aborts.clone();
-    let server = builder(options(Descriptors::Auto, 1))
-        .start(move |app| {
+    let (server, address) = start(Options::default(), move |app| {
+        let count = count.clone();
+        let kept = Rc::new(RefCell::new(Vec::new()));
+        app.get("/hang", move |_: Request, response: Response| {
             let count = count.clone();
-            let kept = Rc::new(RefCell::new(Vec::new()));
-            app.get("/hang", move |_: Request, response: Response| {
-                let count = count.clone();
-                response.on_abort(move || _ = count.fetch_add(1, Ordering::Relaxed));
-                kept.borrow_mut().push(response);
-            });
-            app.get("/open", |_, response| {
-                let open = sockring::app::current().map_or(0, |app| app.core().connections());
-                response.end(open.to_string());
-            });
-        })
-        .unwrap();
-    let address = server.addresses()[0];
-    let open = || Client::connect(address).get("/open").text().parse::<usize>().unwrap();
+            response.on_abort(move || _ = count.fetch_add(1, Ordering::Relaxed));
+            kept.borrow_mut().push(response);
+        });
+        tell_open(app);
+    });
     let mut clients = Vec::new();
     for _ in 0..3 {
         let mut client = Client::connect(address);
         client.send(&request("GET /hang", "", ""));
         clients.push(client);
     }
-    support::eventually("three hang", || open() >= 4);
+    support::eventually("three hang", || open(address) >= 4);
     let [reset, half_closed, closed] = <[Client; 3]>::try_from(clients).ok().unwrap();
     reset.reset();
     support::eventually("a reset is told", || aborts.load(Ordering::Relaxed) == 1);
     half_closed.stream.shutdown(std::net::Shutdown::Write).unwrap();
     support::eventually("a closed side is told", || aborts.load(Ordering::Relaxed) == 2);
-    assert_eq!(open(), 3, "the half-closed client may still be answered");
+    assert_eq!(open(address), 3, "the half-closed client may still be answered");
     // Nothing is sent to it, and no receive is armed: the poll for its hangup sees the reset.
     half_closed.reset();
-    support::eventually("it is gone", || open() == 2);
+    support::eventually("it is gone", || open(address) == 2);
     drop(closed);
     support::eventually("a close is told", || aborts.load(Ordering::Relaxed) == 3);
     end(server);
     assert_eq!(aborts.load(Ordering::Relaxed), 3);
-}
-
-/// A server with short time limits.
-fn impatient(http: sockring::app::Options) -> (Running, SocketAddr) {
-    let server = builder(options(Descriptors::Auto, 1)).http(http).start(routes).unwrap();
-    let address = server.addresses()[0];
-    (server, address)
 }
 
 /// Sends a byte now and then until the server has had enough; the status that it ends with, and when.
@@ -549,8 +553,8 @@ fn trickle(address: SocketAddr, first: &[u8], more: &[u8]) -> (Option<u16>, Dura
 fn slow_requests_end_in_time() {
     let _alone = support::alone();
     let limit = Duration::from_millis(600);
-    let http = sockring::app::Options { head_timeout: limit, body_timeout: limit, ..Default::default() };
-    let (server, address) = impatient(sockring::app::Options { body_rate: 1000, ..http.clone() });
+    let http = Options { head_timeout: limit, body_timeout: limit, ..Default::default() };
+    let (server, address) = start(Options { body_rate: 1000, ..http.clone() }, routes);
     // Looked at twice a second, so up to half a second late.
     let in_time = |(status, after): (Option<u16>, Duration)| {
         assert_eq!(status, Some(408));
@@ -561,7 +565,7 @@ fn slow_requests_end_in_time() {
     in_time(trickle(address, &request("POST /", "Transfer-Encoding: chunked\r\n", "ff\r\n"), &[b'x'; 200]));
     end(server);
     // 50 bytes a second, and 25 are enough: the bytes that came have earned the time for the rest.
-    let (server, address) = impatient(sockring::app::Options { body_rate: 25, ..http });
+    let (server, address) = start(Options { body_rate: 25, ..http }, routes);
     let (status, after) = trickle(address, &request("POST /", "Content-Length: 80\r\n", ""), &[b'x'; 80]);
     assert_eq!(status, Some(200));
     assert!(after > limit + Duration::from_millis(500), "after {after:?}: nothing was tried");
@@ -572,11 +576,8 @@ fn slow_requests_end_in_time() {
 fn idle_connections_end_in_time() {
     let _alone = support::alone();
     let limit = Duration::from_millis(600);
-    let (server, address) = impatient(sockring::app::Options {
-        head_timeout: limit,
-        keep_alive: 2 * limit,
-        ..Default::default()
-    });
+    let (server, address) =
+        start(Options { head_timeout: limit, keep_alive: 2 * limit, ..Default::default() }, routes);
     let start = Instant::now();
     assert_eq!(Client::connect(address).rest().unwrap(), b"", "a client that says nothing is told nothing");
     assert!(start.elapsed() >= limit && start.elapsed() < 3 * limit, "after {:?}", start.elapsed());
@@ -594,8 +595,7 @@ fn idle_connections_end_in_time() {
 #[test]
 fn a_connection_makes_only_so_many_requests() {
     let _alone = support::alone();
-    let (server, address) =
-        impatient(sockring::app::Options { keep_alive_requests: 3, ..Default::default() });
+    let (server, address) = start(Options { keep_alive_requests: 3, ..Default::default() }, routes);
     let mut client = Client::connect(address);
     client.send(&request("GET /", "", "").repeat(5));
     for last in [false, false, true] {
@@ -610,18 +610,10 @@ fn a_connection_makes_only_so_many_requests() {
 fn a_client_that_does_not_read_is_given_up() {
     let _alone = support::alone();
     let limit = Duration::from_millis(700);
-    let server = builder(options(Descriptors::Auto, 1))
-        .http(sockring::app::Options { write_timeout: limit, ..Default::default() })
-        .start(|app| {
-            app.get("/large", |_, response| response.end(vec![b'l'; 1_200_000]));
-            app.get("/open", |_, response| {
-                let open = sockring::app::current().map_or(0, |app| app.core().connections());
-                response.end(open.to_string());
-            });
-        })
-        .unwrap();
-    let address = server.addresses()[0];
-    let open = || Client::connect(address).get("/open").text().parse::<usize>().unwrap();
+    let (server, address) = start(Options { write_timeout: limit, ..Default::default() }, |app| {
+        app.get("/large", |_, response| response.end(vec![b'l'; 1_200_000]));
+        tell_open(app);
+    });
     for close in ["", "Connection: close\r\n"] {
         let mut stalled = Client::with_receive_buffer(address, 16_384);
         let mut slow = Client::with_receive_buffer(address, 16_384);
@@ -639,14 +631,14 @@ fn a_client_that_does_not_read_is_given_up() {
             }
             read
         });
-        support::eventually("both are served", || open() == 3);
+        support::eventually("both are served", || open(address) == 3);
         let start = Instant::now();
-        support::eventually("the stalled one is given up", || open() <= 2);
+        support::eventually("the stalled one is given up", || open(address) <= 2);
         assert!(start.elapsed() < 3 * limit, "after {:?}", start.elapsed());
         assert!(reader.join().unwrap() >= 1_200_000, "who reads slowly gets everything");
         assert!(start.elapsed() > limit, "nothing was tried");
         drop(stalled);
-        support::eventually("the slow one has left", || open() <= 2);
+        support::eventually("the slow one has left", || open(address) <= 2);
     }
     end(server);
 }
@@ -655,18 +647,16 @@ fn a_client_that_does_not_read_is_given_up() {
 #[test]
 fn forwarded_headers_are_believed_from_proxies_only() {
     let _alone = support::alone();
-    let who = |http: sockring::app::Options, target: &str, fields: &str| {
-        let (server, address) = impatient(http);
+    let who = |http: Options, target: &str, fields: &str| {
+        let (server, address) = start(http, routes);
         let mut client = Client::connect(address);
         client.send(&request(&format!("GET {target}"), fields, ""));
         let seen = client.answer().unwrap().text().to_owned();
         end(server);
         seen
     };
-    let trusting = |list: &[&str]| sockring::app::Options {
-        trust_proxy: TrustProxy::networks(list).unwrap(),
-        ..Default::default()
-    };
+    let trusting =
+        |list: &[&str]| Options { trust_proxy: TrustProxy::networks(list).unwrap(), ..Default::default() };
     const SAID: &str = "X-Forwarded-For: 203.0.113.7, 192.0.2.9\r\nX-Forwarded-Proto: https\r\n\
                         X-Forwarded-Host: public.example\r\nForwarded: for=192.0.2.1;proto=https;host=b\r\n";
     assert_eq!(who(Default::default(), "/who", SAID), "127.0.0.1 http a");

@@ -108,7 +108,7 @@ fn data_that_cannot_be_written(descriptors: Descriptors) {
     }
     let io = Handle::of_server(&server, "/socket.io");
     let (found, sockets) = mpsc::channel();
-    std::thread::spawn(move || found.send(block_on(io.fetch_sockets())));
+    std::thread::spawn(move || found.send(block_on(io.fetch_sockets()).unwrap()));
     let sockets = sockets.recv_timeout(Duration::from_secs(8)).expect("an answer");
     let sound = sockets.iter().filter(|socket| socket.data.as_str() == Some("sound")).count();
     let broken = sockets.iter().filter(|socket| socket.data.is_null()).count();

@@ -263,3 +263,112 @@ fn several_servers_share_an_app() {
     assert_eq!(client.get("/").text(), "mine");
     end(server);
 }
+
+#[test]
+fn three_ways_to_a_server() {
+    let _alone = alone();
+    let hello = |io: &Server| {
+        io.on_connection(|socket: Socket| socket.emit("hello", socket.nsp()));
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let later = Server::builder().options(|| sockring::io::Options {
+        serve_client: false,
+        connect_timeout: std::time::Duration::from_secs(7),
+        ..sockring::io::Options::default()
+    });
+    let later = later.set_up(hello).set_up(|io| {
+        assert!(!io.serve_client() && io.adapter().is_none());
+        assert_eq!((io.path(), io.connect_timeout().as_secs()), ("/socket.io/", 7));
+        io.of("/more");
+    });
+    let beside = later.clone();
+    let servers = [
+        Server::listen("127.0.0.1:0", hello).unwrap(),
+        Server::attach(listener, hello).unwrap(),
+        later.listen("127.0.0.1:0").unwrap(),
+        later.start(builder(options(Descriptors::Auto, 1))).unwrap(),
+        start(1, move |app| {
+            app.get("/", |_, response| response.end("a page"));
+            beside.attach_app(app);
+        })
+        .0,
+    ];
+    for (i, server) in servers.into_iter().enumerate() {
+        let address = server.addresses()[0];
+        let mut client = join(address);
+        assert_eq!(client.text(), "42[\"hello\",\"/\"]");
+        let more = i >= 2;
+        client.send_text("40/more,");
+        assert_eq!(client.text().starts_with("40/more,"), more, "{i}");
+        assert_eq!(Client::connect(address).get("/").status, if i == 4 { 200 } else { 404 });
+        drop(client);
+        end(server);
+    }
+}
+
+/// A server takes sessions of another's engine over: all of them, or one by one.
+#[test]
+fn a_server_is_bound_to_an_engine() {
+    let _alone = alone();
+    for all in [true, false] {
+        let (server, address) = start(1, move |app| {
+            let echo = |socket: engine::Socket, message: Message<'_>| {
+                if let Message::Text(text) = message {
+                    let _ = socket.send_text(&format!("echo {text}"));
+                }
+            };
+            let io = Server::new(app, sockring::io::Options::default());
+            let own = Server::attach_app(
+                app,
+                sockring::io::Options {
+                    engine: engine::Options { path: "/own".into(), ..engine::Options::default() },
+                    ..sockring::io::Options::default()
+                },
+            );
+            own.on_connection(|socket: Socket| socket.emit("own", ()));
+            io.on_connection(|socket: Socket| socket.emit("hello", socket.connected()));
+            io.sockets_on("say", |socket: Socket, Data(text): Data<String>| socket.emit("said", text));
+            let (taker, second) = (io.clone(), own.clone());
+            let handlers = Handlers::default().message(echo).connection(move |socket| {
+                match socket.request().as_ref().and_then(|request| request.query_param("io")).as_deref() {
+                    Some("1") => drop(taker.onconnection(socket)),
+                    Some("2") => drop(second.onconnection(socket)),
+                    _ => {}
+                }
+            });
+            let engine = engine::Server::attach(app, engine::Options::default(), handlers);
+            if all {
+                io.bind(&engine);
+            }
+        });
+        let open = |query: &str| {
+            let path = format!("/engine.io/?EIO=4&transport=websocket{query}");
+            let mut ws = Client::websocket(address, &path);
+            assert!(ws.text().starts_with('0'));
+            ws
+        };
+        let mut taken = open("&io=1");
+        taken.send_text("40");
+        assert!(taken.text().starts_with("40{"));
+        assert_eq!(taken.text(), "42[\"hello\",true]");
+        taken.send_text("42[\"say\",\"x\"]");
+        assert_eq!(taken.text(), "42[\"said\",\"x\"]");
+        if !all {
+            let mut left = open("");
+            left.send_text("4x");
+            assert_eq!(left.text(), "4echo x");
+            // One of a server that has an engine of its own, whose slots are numbered the same.
+            let mut own = Client::websocket(address, "/own/?EIO=4&transport=websocket");
+            assert!(own.text().starts_with('0'));
+            let mut guest = open("&io=2");
+            for client in [&mut own, &mut guest] {
+                client.send_text("40");
+                assert!(client.text().starts_with("40{"));
+                assert_eq!(client.text(), "42[\"own\"]");
+            }
+            drop((left, own, guest));
+        }
+        drop(taken);
+        end(server);
+    }
+}

@@ -277,7 +277,7 @@ fn who_asks_again_before_it_is_decided_joins_once() {
         let slow = io.of("/slow");
         io.sockets_on("count", move |ack: Ack| {
             let slow = slow.clone();
-            async move { ack.send(slow.to("asked").fetch_sockets().await.len()) }
+            async move { ack.send(slow.to("asked").fetch_sockets().await.unwrap().len()) }
         });
     });
     let mut client = join(server.addresses()[0], "/");

@@ -14,6 +14,7 @@ use rustls::{ClientConfig, ClientConnection};
 
 use crate::sys::{self, Epoll};
 use crate::tally::{Broadcasts, Follower, Tally};
+use crate::target::Server;
 use crate::wire::{self, FrameReader, Stamp};
 use crate::{Outcome, fail, report, tls};
 
@@ -175,6 +176,17 @@ impl Swarm {
             errors: Vec::new(),
             plan,
         })
+    }
+
+    /// A swarm of readers whose publisher is in already, so that what a server sets up once, for its first
+    /// connection, is not charged to the readers.
+    pub(crate) fn begun(server: &Server, sockets: usize, join: bool, limit: Duration) -> Outcome<Self> {
+        let (addr, tls) = (server.addr, server.tls);
+        let mut swarm = Self::new(Plan { addr, sockets, join, slow: None, time_deliveries: false, tls })?;
+        if swarm.connect(sockets..sockets + 1, 1, limit, &mut |_| {})?.failed > 0 {
+            return fail(format!("the first connection did not get in: {}", swarm.errors().join("; ")));
+        }
+        Ok(swarm)
     }
 
     /// The publisher's index.

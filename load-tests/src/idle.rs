@@ -6,11 +6,11 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use crate::client::{Plan, Swarm};
+use crate::client::Swarm;
 use crate::meter::{Memory, Meter};
 use crate::report::{self, Quantiles, Table};
 use crate::target::TargetArgs;
-use crate::{Outcome, fail, fanout};
+use crate::{Outcome, fanout};
 
 /// `load-tests idle`
 #[derive(Args, Debug)]
@@ -56,22 +56,8 @@ pub(crate) fn run(args: &IdleArgs) -> Outcome<bool> {
     args.target.cores.pin_client();
     let server = args.target.start()?;
     let meter = Meter::new(server.pid, &args.target.cores.server_cores);
-    let plan = Plan {
-        addr: server.addr,
-        sockets: args.sockets,
-        join: false,
-        slow: None,
-        time_deliveries: false,
-        tls: server.tls,
-    };
-    let mut swarm = Swarm::new(plan)?;
     let limit = Duration::from_secs(args.limit);
-    // One connection first, so that what a server allocates once is not charged to the others.
-    let publisher = swarm.publisher();
-    let warm = swarm.connect(publisher..publisher + 1, 1, limit, &mut |_| {})?;
-    if warm.failed > 0 {
-        return fail(format!("the first connection did not get in: {}", swarm.errors().join("; ")));
-    }
+    let mut swarm = Swarm::begun(&server, args.sockets, false, limit)?;
     fanout::rest(&mut swarm, Duration::from_millis(500))?;
     let before = Memory::of(server.pid)?;
     let start = meter.sample()?;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use crate::client::{Plan, Swarm};
+use crate::client::Swarm;
 use crate::meter::Meter;
 use crate::report::{self, Quantiles, Table};
 use crate::target::TargetArgs;
-use crate::{Outcome, fail, fanout};
+use crate::{Outcome, fanout};
 
 /// `load-tests storm`
 #[derive(Args, Debug)]
@@ -45,20 +45,8 @@ pub(crate) fn run(args: &StormArgs) -> Outcome<bool> {
     args.target.cores.pin_client();
     let server = args.target.start()?;
     let meter = Meter::new(server.pid, &args.target.cores.server_cores);
-    let plan = Plan {
-        addr: server.addr,
-        sockets: args.sockets,
-        join: true,
-        slow: None,
-        time_deliveries: false,
-        tls: server.tls,
-    };
-    let mut swarm = Swarm::new(plan)?;
     let limit = Duration::from_secs(args.limit);
-    let publisher = swarm.publisher();
-    if swarm.connect(publisher..publisher + 1, 1, limit, &mut |_| {})?.failed > 0 {
-        return fail(format!("the first connection did not get in: {}", swarm.errors().join("; ")));
-    }
+    let mut swarm = Swarm::begun(&server, args.sockets, true, limit)?;
     let start = meter.sample()?;
     let bar = report::progress("connecting", args.sockets as u64);
     let connected =
@@ -69,7 +57,7 @@ pub(crate) fn run(args: &StormArgs) -> Outcome<bool> {
     let report = StormReport {
         server: args.target.name(),
         sockets: args.sockets,
-        joined: swarm.ready() - usize::from(swarm.is_open(publisher)),
+        joined: swarm.ready() - usize::from(swarm.is_open(swarm.publisher())),
         failed: connected.failed,
         all_joined_s: connected.wall.as_secs_f64(),
         handshake: Quantiles::of(&connected.latency_us),

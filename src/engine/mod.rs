@@ -45,6 +45,7 @@ mod server;
 mod session;
 mod sid;
 mod socket;
+mod taken;
 mod translate;
 mod upgrade;
 mod verify;

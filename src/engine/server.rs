@@ -17,6 +17,7 @@ use super::middleware::Middleware;
 use super::polling::Polling;
 use super::session::{Due, Heard, Session};
 use super::sid::{Pool, SocketSid};
+use super::taken::Taken;
 use super::translate;
 use super::websocket::{self, Carrier};
 use super::{CloseReason, Closing, Events, Message, Options, ReadyState, Socket, Transport};
@@ -57,6 +58,7 @@ impl Server {
             prefix: path,
             options,
             events: Box::new(events),
+            taken: Taken::default(),
             sessions: RefCell::new(Slab::with_capacity(app.core().table_reserve())),
             generation: Cell::new(0),
             random: RefCell::default(),
@@ -111,6 +113,11 @@ impl Server {
     /// The path below which requests are the engine's.
     pub fn path(&self) -> &str {
         &self.0.prefix
+    }
+
+    /// What its sessions' handles name it by on this core.
+    pub(crate) fn number(&self) -> u16 {
+        self.0.index
     }
 
     /// The options.
@@ -176,6 +183,7 @@ pub(crate) struct Inner {
     prefix: String,
     pub(super) options: Options,
     pub(super) events: Box<dyn Events>,
+    pub(super) taken: Taken,
     pub(super) sessions: RefCell<Slab<Entry>>,
     generation: Cell<u32>,
     random: RefCell<Pool>,
@@ -443,8 +451,12 @@ impl Inner {
             }
             Heard::Message => {
                 match packet {
-                    Packet::Text { data, .. } => self.events.message(socket, Message::Text(data)),
-                    Packet::Binary(data) => self.events.message(socket, Message::Binary(data)),
+                    Packet::Text { data, .. } => {
+                        self.tell(socket, |events| events.message(socket, Message::Text(data)));
+                    }
+                    Packet::Binary(data) => {
+                        self.tell(socket, |events| events.message(socket, Message::Binary(data)));
+                    }
                 }
                 self.with(socket, |_| ()).is_some()
             }
@@ -501,7 +513,7 @@ impl Inner {
 
     /// Everything that a session was owed has left.
     pub(super) fn drained(&self, socket: Socket) {
-        self.events.drain(socket);
+        self.tell(socket, |events| events.drain(socket));
         self.hooks.tell(|hooks| &hooks.drain, socket);
     }
 
@@ -510,13 +522,15 @@ impl Inner {
         if self.with(socket, |_| ()).is_none() {
             return;
         }
-        self.events.connection(socket);
+        self.assign(socket);
+        self.tell(socket, |events| events.connection(socket));
         self.hooks.tell(|hooks| &hooks.connection, socket);
     }
 
     /// A session has ended.
     fn closed(&self, socket: Socket, reason: CloseReason, details: &str) {
-        self.events.close(socket, reason, details);
+        self.tell(socket, |events| events.close(socket, reason, details));
+        self.release(socket);
         self.hooks.each_of(socket, |hooks| &hooks.close, |hook| hook(socket, reason, details));
         self.hooks.forget(socket);
     }
@@ -685,6 +699,7 @@ impl Layer for Inner {
         self.named.take();
         self.count().store(0, Ordering::Relaxed);
         self.hooks.clear();
+        self.taken.clear();
         self.middlewares.take();
     }
 }

@@ -119,7 +119,7 @@ impl ReadyState {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Socket {
-    pub(super) server: u16,
+    pub(crate) server: u16,
     pub(crate) slot: u32,
     pub(super) generation: u32,
     /// Handles belong to the thread of their core.

@@ -207,16 +207,10 @@ impl Directory {
     /// A room has its first member on a core. Gives the moment of its birth there: what has looked its cores
     /// up since then has found this one, without a gap.
     pub fn enter(&self, key: RoomKey<'_>, core: usize) -> Moment {
-        self.enter_as(key, core).0
-    }
-
-    /// Like [`enter`](Self::enter); says also whether no core had members before.
-    pub fn enter_as(&self, key: RoomKey<'_>, core: usize) -> (Moment, bool) {
         self.change(key, |entry| {
-            let first = entry.present.is_empty();
             entry.present.insert(core);
             let announced = entry.announced.iter().filter(|(announced, _)| *announced == core);
-            (announced.map(|(_, moment)| *moment).min().unwrap_or_else(|| self.next()), first)
+            announced.map(|(_, moment)| *moment).min().unwrap_or_else(|| self.next())
         })
     }
 
@@ -302,10 +296,9 @@ mod tests {
         directory.exit(key, 1);
         assert!(between < directory.enter(key, 1), "not what was meant for those who were there before");
         assert!(directory.enter(key, 2) > first);
-        assert!(!directory.enter_as(key, 3).1, "others have members");
+        directory.enter(key, 3);
         assert!(!directory.exit(key, 1) && !directory.exit(key, 2) && directory.exit(key, 3));
         assert!(!directory.exit(key, 3), "nobody was there");
-        assert!(directory.enter_as(key, 3).1);
     }
 
     #[test]

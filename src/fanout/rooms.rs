@@ -149,6 +149,11 @@ impl Rooms {
         links.iter().map(|link| &*self.rooms[link.room as usize].name)
     }
 
+    /// The names of the rooms that have members on this core.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.rooms.iter().map(|(_, room)| &*room.name)
+    }
+
     /// How many rooms have members on this core.
     pub fn len(&self) -> usize {
         self.rooms.len()

@@ -8,11 +8,12 @@ use std::time::Duration;
 use serde::Serialize;
 use smallvec::SmallVec;
 
-use super::namespace::{NspInner, escape};
+use super::namespace::{NspInner, escape, unescape};
 use super::recovery::{Audience, Offset};
 use super::registry::Registry;
 use super::server::by_path;
-use super::{BroadcastOptions, SocketId};
+use super::server_side::named;
+use super::{Adapter, BroadcastOptions, SocketId};
 use crate::engine::SocketSid;
 use crate::fanout::{Cores, Delivery, Frame, Moment, RoomKey, Space, Task};
 use crate::protocol::sio::{self, EncodeError, NspName};
@@ -216,17 +217,19 @@ impl BroadcastOperator {
         }
         let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
         let frame = if self.selection.plain { frame.uncompressed() } else { frame };
-        let delivery = self.send(&frame, offset);
-        if let (Some(adapter), false) = (self.scope.registry.adapter(), self.local) {
-            adapter.broadcast(&self.scope.nsp, &frame, &self.options());
+        if let Some(adapter) = self.adapter() {
+            adapter.broadcast(&self.scope.nsp, named(event, &args)?, &self.options());
         }
-        Ok(delivery)
+        Ok(self.send(&frame, offset))
     }
 
     /// Makes the selected sockets join rooms.
     pub fn sockets_join(&self, rooms: impl RoomNames) {
         let mut names: Vec<String> = Vec::new();
         rooms.each(|room| names.push(room.to_owned()));
+        if let Some(adapter) = self.adapter() {
+            adapter.add_sockets(&self.scope.nsp, &self.options(), names.clone());
+        }
         let (cores, moment) = self.cores();
         // A broadcast that follows from this thread must find the new members on their cores.
         let announced: Arc<[Announced]> = cores.iter().flat_map(|core| self.announce(core, &names)).collect();
@@ -254,6 +257,9 @@ impl BroadcastOperator {
     pub fn sockets_leave(&self, rooms: impl RoomNames) {
         let mut names: Vec<String> = Vec::new();
         rooms.each(|room| names.push(room.to_owned()));
+        if let Some(adapter) = self.adapter() {
+            adapter.del_sockets(&self.scope.nsp, &self.options(), names.clone());
+        }
         self.on_cores(self.cores(), move |nsp, selection| {
             for socket in nsp.selected(selection) {
                 names.iter().for_each(|room| nsp.leave_room(socket, room));
@@ -263,11 +269,19 @@ impl BroadcastOperator {
 
     /// Disconnects the selected sockets; with `close`, their connections too.
     pub fn disconnect_sockets(&self, close: bool) {
+        if let Some(adapter) = self.adapter() {
+            adapter.disconnect_sockets(&self.scope.nsp, &self.options(), close);
+        }
         self.on_cores(self.cores(), move |nsp, selection| {
             for socket in nsp.selected(selection) {
                 socket.disconnect(close);
             }
         });
+    }
+
+    /// The adapter, unless this stays within the process.
+    pub(super) fn adapter(&self) -> Option<&Arc<dyn Adapter>> {
+        self.scope.registry.adapter().filter(|_| !self.local)
     }
 
     /// Sends what is encoded already. With an offset, it is kept for those who may come back.
@@ -287,12 +301,14 @@ impl BroadcastOperator {
         if refused.is_empty() { Delivery::Sent } else { Delivery::Dropped }
     }
 
-    fn options(&self) -> BroadcastOptions {
-        let owned = |names: &[Box<str>]| names.iter().map(|name| (**name).to_owned()).collect();
+    pub(super) fn options(&self) -> BroadcastOptions {
+        let owned = |names: &[Box<str>]| names.iter().map(|name| unescape(name).to_owned()).collect();
         BroadcastOptions {
             rooms: owned(&self.selection.rooms),
             except: owned(&self.selection.except),
             volatile: self.selection.volatile,
+            compress: !self.selection.plain,
+            timeout: self.timeout,
             local: self.local,
         }
     }
@@ -486,9 +502,57 @@ macro_rules! broadcasts {
                 self.operator().disconnect_sockets(close);
             }
 
-            #[doc = concat!("The sockets of ", $all, ", on all cores.")]
-            pub async fn fetch_sockets(&self) -> Vec<$crate::io::RemoteSocket> {
+            #[doc = concat!("The sockets of ", $all, ", on all cores and servers.")]
+            ///
+            /// # Errors
+            ///
+            /// Another server of the cluster has not answered in time.
+            pub async fn fetch_sockets(
+                &self,
+            ) -> Result<Vec<$crate::io::RemoteSocket>, $crate::io::ClusterError<$crate::io::RemoteSocket>>
+            {
                 self.operator().fetch_sockets().await
+            }
+
+            #[doc = concat!("The ids of the sockets of ", $all, ", on all cores and servers.")]
+            ///
+            /// # Errors
+            ///
+            /// Another server of the cluster has not answered in time.
+            pub async fn all_sockets(
+                &self,
+            ) -> Result<Vec<$crate::io::SocketId>, $crate::io::ClusterError<$crate::io::SocketId>> {
+                self.operator().all_sockets().await
+            }
+
+            /// Sends an event to the other servers of the cluster, for those who have registered a handler
+            /// with [`on_server_event`]($crate::io::Namespace::on_server_event). A tuple is the list of
+            /// arguments, anything else is one argument. Without an adapter there are no other servers.
+            ///
+            /// # Errors
+            ///
+            /// A reserved name (`connect`, `connection`, `new_namespace`), or arguments that cannot be
+            /// written as JSON.
+            pub fn server_side_emit<T: serde::Serialize>(
+                &self,
+                event: &str,
+                args: T,
+            ) -> Result<(), $crate::protocol::sio::EncodeError> {
+                self.operator().server_side_emit(event, args)
+            }
+
+            /// Sends an event to the other servers of the cluster and awaits one value of each, for 5
+            /// seconds; the error has those that came.
+            pub fn server_side_emit_with_ack<T, A>(
+                &self,
+                event: &str,
+                args: A,
+            ) -> $crate::io::ClusterFuture<T>
+            where
+                T: serde::de::DeserializeOwned,
+                A: serde::Serialize,
+            {
+                self.operator().server_side_emit_with_ack(event, args)
             }
         }
     };

@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 use super::broadcast::{BroadcastOperator, Selection};
 use super::namespace::NspInner;
 use super::server::{by_index, by_path};
+use super::server_side::named;
 use super::{AckError, Socket};
 use crate::fanout::{Delivery, Frame, Task};
 use crate::protocol::sio::{self, EncodeError, Value, from_args};
@@ -47,7 +48,27 @@ pub(super) fn is_broadcast(id: u64) -> bool {
 }
 
 /// Who is told of the answers to a broadcast: whoever waits for them, in this process or on another server.
-pub(super) trait BroadcastAcks: Send + Sync {
+/// An [`Adapter`](super::Adapter) tells what it hears of other servers.
+///
+/// ```
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use sockring::io::{BroadcastAcks, Value};
+///
+/// #[derive(Default)]
+/// struct Count(AtomicUsize);
+///
+/// impl BroadcastAcks for Count {
+///     fn servers(&self, _count: usize) {}
+///     fn clients(&self, _count: usize) {}
+///     fn answer(&self, _args: Vec<Value>) {
+///         self.0.fetch_add(1, Ordering::Relaxed);
+///     }
+/// }
+/// ```
+pub trait BroadcastAcks: Send + Sync {
+    /// So many other servers are asked. Told once, before anything else of theirs.
+    fn servers(&self, count: usize);
+
     /// A server has sent the broadcast to so many sockets, each of which is expected to answer. Told once for
     /// each server, maybe behind the first answers.
     fn clients(&self, count: usize);
@@ -75,9 +96,9 @@ struct Collected {
 }
 
 impl Collector {
-    /// Waits for so many servers, this one included.
-    pub(super) fn new(servers: usize) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Collected { servers, ..Collected::default() })))
+    /// Waits for this server, and for others that it is told of.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Collected { servers: 1, ..Collected::default() })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Collected> {
@@ -121,6 +142,13 @@ impl Collector {
 }
 
 impl BroadcastAcks for Collector {
+    fn servers(&self, count: usize) {
+        self.change(|collected| {
+            collected.servers += count;
+            None
+        });
+    }
+
     fn clients(&self, count: usize) {
         self.change(|collected| {
             collected.servers = collected.servers.saturating_sub(1);
@@ -312,7 +340,7 @@ impl BroadcastOperator {
         T: DeserializeOwned,
         A: Serialize,
     {
-        let collector = Collector::new(1);
+        let collector = Collector::new();
         if let Err(error) = self.ask_all(event, &args, &collector) {
             collector.fail(AckError::Encode(error.to_string()));
         }
@@ -340,7 +368,7 @@ impl BroadcastOperator {
             done(Err(BroadcastAckError { reason: AckError::NoWorker, answers: Vec::new() }));
             return Ok(Delivery::Dropped);
         };
-        let collector = Collector::new(1);
+        let collector = Collector::new();
         let delivery = self.ask_all(event, &args, &collector)?;
         let future = BroadcastAckFuture { collector, answer: PhantomData };
         core.spawn(async move { done(future.await) });
@@ -356,6 +384,11 @@ impl BroadcastOperator {
     ) -> Result<Delivery, EncodeError> {
         let encode = |id| {
             let encoded = sio::event(&self.scope.nsp, Some(id), event, args)?;
+            // The others are told first: this server's count must not be taken for that of all.
+            if let Some(adapter) = self.adapter() {
+                let (named, options) = (named(event, args)?, self.options());
+                adapter.broadcast_with_ack(&self.scope.nsp, named, &options, collector.clone());
+            }
             Ok(Frame::message(&[b"4", &encoded.text], &encoded.attachments))
         };
         let delivery = self.ask(encode, collector.clone())?;

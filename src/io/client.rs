@@ -47,13 +47,16 @@ impl Inner {
         let v2 = conn.protocol() == Some(3);
         let client =
             Client { conn, decoder: Decoder::new(), v2, sockets: SmallVec::new(), asking: 0, superseded: 0 };
-        let mut clients = self.clients.borrow_mut();
-        let slot = conn.slot as usize;
-        if clients.len() <= slot {
-            clients.resize_with(slot + 1, || None);
+        if conn.server == self.own.get() {
+            let mut clients = self.clients.borrow_mut();
+            let slot = conn.slot as usize;
+            if clients.len() <= slot {
+                clients.resize_with(slot + 1, || None);
+            }
+            clients[slot] = Some(client);
+        } else {
+            self.guests.borrow_mut().insert(conn, client);
         }
-        clients[slot] = Some(client);
-        drop(clients);
         self.unjoined.borrow_mut().push_back((deadline, conn));
         if v2 && !self.connect(conn, &self.main(), None) {
             conn.close();
@@ -62,6 +65,9 @@ impl Inner {
 
     /// Runs `f` on a connection's client.
     pub(super) fn client<T>(&self, conn: engine::Socket, f: impl FnOnce(&mut Client) -> T) -> Option<T> {
+        if conn.server != self.own.get() {
+            return self.guests.borrow_mut().get_mut(&conn).map(f);
+        }
         let mut clients = self.clients.borrow_mut();
         let client = clients.get_mut(conn.slot as usize)?.as_mut()?;
         (client.conn == conn).then(|| f(client))
@@ -75,7 +81,9 @@ impl Inner {
     }
 
     pub(super) fn client_closed(&self, conn: engine::Socket, reason: CloseReason, details: &str) {
-        let client = {
+        let client = if conn.server != self.own.get() {
+            self.guests.borrow_mut().remove(&conn)
+        } else {
             let mut clients = self.clients.borrow_mut();
             match clients.get_mut(conn.slot as usize) {
                 Some(slot) if slot.as_ref().is_some_and(|client| client.conn == conn) => slot.take(),

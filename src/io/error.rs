@@ -99,6 +99,12 @@ impl<T> From<super::BroadcastAckError<T>> for Failure {
     }
 }
 
+impl<T> From<super::ClusterError<T>> for Failure {
+    fn from(error: super::ClusterError<T>) -> Self {
+        Self::new(error.message)
+    }
+}
+
 impl From<Box<dyn std::error::Error>> for Failure {
     fn from(error: Box<dyn std::error::Error>) -> Self {
         Self::new(error.to_string())

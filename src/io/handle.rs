@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::BroadcastOptions;
 use super::broadcast::{BroadcastOperator, Scope, broadcasts};
 use super::registry::Registry;
+use super::{Args, BroadcastAcks, BroadcastOptions, SocketDetails};
 use crate::fanout::{Delivery, Frame};
-use crate::protocol::sio::NspName;
+use crate::protocol::sio::{self, EncodeError, NspName, Value};
 use crate::runtime::Running;
 
 /// A namespace of a running server, usable from any thread: a tokio application, a cron thread, a test.
@@ -28,11 +28,19 @@ use crate::runtime::Running;
 /// # Ok::<(), sockring::runtime::StartError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Handle(Arc<Scope>);
+pub struct Handle {
+    scope: Arc<Scope>,
+    local: bool,
+}
 
 impl Handle {
     pub(super) fn new(scope: Arc<Scope>) -> Self {
-        Self(scope)
+        Self { scope, local: false }
+    }
+
+    /// One for an adapter: what is done through it stays in this process.
+    pub(super) fn for_adapter(scope: Arc<Scope>) -> Self {
+        Self { scope, local: true }
     }
 
     /// The main namespace of the server with a path.
@@ -40,28 +48,100 @@ impl Handle {
         let path: Arc<str> = format!("/{}/", path.trim_matches('/')).into();
         let shared = running.shared().clone();
         let registry = Registry::of(&shared, &path);
-        Self(Arc::new(Scope::new(shared, path, registry, NspName::default())))
+        Self::new(Arc::new(Scope::new(shared, path, registry, NspName::default())))
     }
 
     /// Another namespace of the same server. It need not be there: what is emitted then reaches nobody. What
     /// a name costs is given back with the last handle on it.
     #[must_use]
     pub fn of(&self, name: &str) -> Self {
-        let Scope { shared, path, registry, .. } = &*self.0;
+        let Scope { shared, path, registry, .. } = &*self.scope;
         let name = NspName::from(name);
-        Self(Arc::new(Scope::new(shared.clone(), path.clone(), registry.clone(), name)))
+        let scope = Arc::new(Scope::new(shared.clone(), path.clone(), registry.clone(), name));
+        Self { scope, local: self.local }
     }
 
-    /// Gives the sockets of this process what another server has broadcast: how an
-    /// [`Adapter`](super::Adapter) brings in what it receives. `frame` is a whole packet.
-    pub fn deliver(&self, frame: &Frame, options: &BroadcastOptions) -> Delivery {
+    /// The name of the namespace, with its slash.
+    pub fn name(&self) -> &str {
+        &self.scope.nsp
+    }
+
+    pub(super) fn scope(&self) -> &Arc<Scope> {
+        &self.scope
+    }
+
+    /// The sockets of this process that another server means: how an [`Adapter`](super::Adapter) makes them
+    /// join and leave rooms, and disconnects them.
+    pub fn select(&self, options: &BroadcastOptions) -> BroadcastOperator {
         let operator = self.operator().to(&options.rooms).except(&options.except);
+        let operator = operator.local().compress(options.compress);
         let operator = if options.volatile { operator.volatile() } else { operator };
-        operator.send(frame, None)
+        match options.timeout {
+            Some(timeout) => operator.timeout(timeout),
+            None => operator,
+        }
+    }
+
+    /// Emits to the sockets of this process what another server has broadcast: how an
+    /// [`Adapter`](super::Adapter) brings in what it receives. `args` is the event's name, then its
+    /// arguments.
+    ///
+    /// # Errors
+    ///
+    /// A name that is reserved or no string.
+    pub fn deliver(&self, args: Vec<Value>, options: &BroadcastOptions) -> Result<Delivery, EncodeError> {
+        let (event, args) = split(args)?;
+        self.select(options).emit(&event, Args(args))
+    }
+
+    /// Like [`deliver`](Self::deliver), for a broadcast that is answered: `acks` is told of how many sockets,
+    /// and then what they answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`deliver`](Self::deliver); then `acks` is told of no socket.
+    pub fn deliver_with_ack(
+        &self,
+        args: Vec<Value>,
+        options: &BroadcastOptions,
+        acks: Arc<dyn BroadcastAcks>,
+    ) -> Result<Delivery, EncodeError> {
+        let encode = |id| {
+            let (event, args) = split(args)?;
+            let encoded = sio::event(self.name(), Some(id), &event, &Args(args))?;
+            Ok(Frame::message(&[b"4", &encoded.text], &encoded.attachments))
+        };
+        let asked = self.select(options).ask(encode, acks.clone());
+        if asked.is_err() {
+            acks.clients(0);
+        }
+        asked
+    }
+
+    /// Gives the sockets of this process that another server asks for to `done`, on any thread.
+    pub fn find_sockets(
+        &self,
+        options: &BroadcastOptions,
+        done: impl FnOnce(Vec<SocketDetails>) + Send + 'static,
+    ) {
+        self.select(options).find(false, Box::new(done));
     }
 
     fn operator(&self) -> BroadcastOperator {
-        BroadcastOperator::new(self.0.clone())
+        let operator = BroadcastOperator::new(self.scope.clone());
+        if self.local { operator.local() } else { operator }
+    }
+}
+
+/// The name of an event, and its arguments. A name may be a number on the wire.
+fn split(mut args: Vec<Value>) -> Result<(String, Vec<Value>), EncodeError> {
+    if args.is_empty() {
+        return Err(EncodeError::Value);
+    }
+    match args.remove(0) {
+        Value::String(event) => Ok((event, args)),
+        Value::Number(event) => Ok((event.to_string(), args)),
+        _ => Err(EncodeError::Value),
     }
 }
 

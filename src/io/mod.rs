@@ -26,8 +26,10 @@
 
 mod ack;
 mod adapter;
+mod binding;
 mod broadcast;
 mod broadcast_ack;
+mod builder;
 mod client;
 mod client_bundles;
 mod client_files;
@@ -45,14 +47,20 @@ mod reason;
 mod recovery;
 mod registry;
 mod remote;
+mod room_events;
 mod server;
+mod server_side;
 mod socket;
 mod state;
 
 pub use ack::{Ack, AckError, AckFuture};
-pub use adapter::{Adapter, BroadcastOptions, LocalAdapter};
+pub use adapter::{
+    Adapter, BroadcastOptions, ClusterAnswer, ClusterError, LocalAdapter, RestoreAnswer, RestoredSession,
+    Session, SocketDetails,
+};
 pub use broadcast::{BroadcastOperator, RoomNames};
-pub use broadcast_ack::{BroadcastAckError, BroadcastAckFuture};
+pub use broadcast_ack::{BroadcastAckError, BroadcastAckFuture, BroadcastAcks};
+pub use builder::Builder;
 pub use connection::Client;
 pub use error::{EventError, Failure};
 pub use extract::{
@@ -68,7 +76,9 @@ pub use parent::{ParentNamespace, ParentOperator, Permission, Permit};
 pub use reason::DisconnectReason;
 pub use recovery::{ConnectionStateRecovery, ExpiredSession};
 pub use remote::{RemoteOperator, RemoteSocket};
+pub use room_events::RoomEvent;
 pub use server::Server;
+pub use server_side::{ClusterFuture, ServerAck, ServerEvent};
 pub use socket::{Socket, SocketData, SocketId, SocketOperator};
 pub use state::State;
 

@@ -22,7 +22,9 @@ use super::extract::{BoxedHandler, Called, EventContext, Handler, boxed};
 use super::listeners::{Listeners, Place};
 use super::parent::Parent;
 use super::recovery::{self, Recovery};
+use super::room_events::RoomListeners;
 use super::server::{Inner, by_index};
+use super::server_side::ServerListeners;
 use super::{
     DisconnectReason, EventError, ExpiredSession, Failure, Handle, Handshake, Socket, SocketData, SocketId,
 };
@@ -107,6 +109,28 @@ impl Namespace {
         self.0.rooms.borrow().members(ALL).len()
     }
 
+    /// The sockets that this core has in the namespace.
+    pub fn sockets(&self) -> Vec<Socket> {
+        self.0.selected(&Selection { moment: Moment::LAST, ..Selection::default() })
+    }
+
+    /// The socket of this core with an id.
+    pub fn socket(&self, id: &SocketId) -> Option<Socket> {
+        let text = id.to_string();
+        if let Some((slot, _)) = self.0.owner(&text) {
+            return Some(self.0.socket(slot, self.0.sockets.borrow().get(slot as usize)?.generation));
+        }
+        let named = self.0.ids.borrow().iter().find(|(_, known)| *known == id).map(|(slot, _)| *slot)?;
+        let generation = self.0.sockets.borrow().get(named as usize)?.generation;
+        Some(self.0.socket(named, generation)).filter(|socket| self.0.is_connected(*socket))
+    }
+
+    /// The rooms that sockets of this core are in; those of their own ids are left out.
+    pub fn rooms(&self) -> Vec<String> {
+        let rooms = self.0.rooms.borrow();
+        rooms.names().filter(|room| *room != ALL).map(|room| unescape(room).to_owned()).collect()
+    }
+
     /// A handle for other threads.
     pub fn handle(&self) -> Handle {
         Handle::new(self.0.scope.clone())
@@ -121,6 +145,11 @@ broadcasts!(Namespace, "the namespace");
 
 /// The room of all sockets of a namespace. Nobody else can name it: see [`escape`].
 pub(super) const ALL: &str = "\0all";
+
+/// The name that [`escape`] was given.
+pub(super) fn unescape(room: &str) -> &str {
+    room.strip_suffix('\0').filter(|room| room.starts_with(ALL)).unwrap_or(room)
+}
 
 /// A room's name as the tables know it. Names come from clients, and none of them may be [`ALL`].
 pub(super) fn escape(room: &str) -> Cow<'_, str> {
@@ -146,6 +175,8 @@ pub(super) struct NspInner {
     pub(super) on_error: RefCell<Option<OnError>>,
     /// How many sockets of this core listen to what they are sent.
     pub(super) outgoing: Cell<usize>,
+    pub(super) room_listeners: RoomListeners,
+    pub(super) server_listeners: ServerListeners,
     marks: RefCell<Marks>,
     /// The ids of sockets that are [named](Entry::named), by their slots.
     ids: RefCell<HashMap<u32, SocketId, RandomState>>,
@@ -236,6 +267,8 @@ impl NspInner {
             middlewares: RefCell::default(),
             listeners: RefCell::default(),
             on_error: RefCell::default(),
+            room_listeners: RefCell::default(),
+            server_listeners: RefCell::default(),
             outgoing: Cell::new(0),
             marks: RefCell::default(),
             ids: RefCell::default(),
@@ -254,6 +287,7 @@ impl NspInner {
             middlewares: template.middlewares.clone(),
             listeners: template.listeners.clone(),
             on_error: template.on_error.clone(),
+            room_listeners: template.room_listeners.clone(),
             parent: Some(parent.number),
             by_client,
             ..self
@@ -282,6 +316,8 @@ impl NspInner {
         self.middlewares.take();
         self.listeners.take();
         self.on_error.take();
+        self.room_listeners.take();
+        self.server_listeners.take();
         self.acks.take();
         self.asked.take();
         self.sockets.take();
@@ -438,11 +474,12 @@ impl NspInner {
             (entry.outlet, entry.v2)
         });
         let ((outlet, v2), id) = (accepted?, self.id(socket)?.to_string());
-        self.join_room(socket.slot, outlet, ALL);
+        self.join_room(socket, outlet, ALL);
         let text = if v2 {
-            self.join_room(socket.slot, outlet, &escape(&id));
+            self.join_room(socket, outlet, &escape(&id));
             sio::connect_v2(&self.scope.nsp)
         } else {
+            self.tell_join(socket, &id, true);
             let random = || by_index(self.server)?.ids.borrow_mut().take();
             let pid = self.recovery.as_ref().and_then(|_| self.begin_session(socket.slot, random()?));
             sio::connect(&self.scope.nsp, &id, pid.map(|pid| pid.to_string()).as_deref())
@@ -530,16 +567,46 @@ impl NspInner {
     }
 
     fn leave_rooms(&self, socket: Socket) {
-        let emptied = |room: &str| self.emptied(room);
+        let watched = self.rooms_are_watched().then(|| (self.id(socket), self.known_rooms(socket)));
+        let mut deleted: Vec<String> = Vec::new();
+        let emptied = |room: &str| {
+            if self.emptied(room) && watched.is_some() {
+                deleted.push(room.to_owned());
+            }
+        };
         self.rooms.borrow_mut().leave_all(socket.slot, emptied);
-        self.with(socket, |entry| entry.left_own = true);
+        let own = self.with(socket, |entry| !std::mem::replace(&mut entry.left_own, true));
+        if let Some((Some(id), rooms)) = watched {
+            if own == Some(true) {
+                self.tell_leave(&id, &id.to_string(), true);
+            }
+            for room in rooms {
+                self.tell_leave(&id, &room, deleted.contains(&room));
+            }
+        }
     }
 
-    /// A room has lost its last member here.
-    fn emptied(&self, room: &str) {
-        if self.held(room).is_none() {
-            self.core.shared().directory.exit(self.room_key(room), self.core.index());
+    /// The rooms of a socket by the names that the tables know, without its own that is not recorded.
+    fn known_rooms(&self, socket: Socket) -> Vec<String> {
+        if self.with(socket, |_| ()).is_none() {
+            return Vec::new();
         }
+        self.rooms.borrow().of(socket.slot).map(str::to_owned).collect()
+    }
+
+    /// A room has lost its last member here; whether it has none on other cores either.
+    fn emptied(&self, room: &str) -> bool {
+        match self.held(room) {
+            Some(_) => self.is_nowhere_else(room),
+            None => self.core.shared().directory.exit(self.room_key(room), self.core.index()),
+        }
+    }
+
+    /// Whether no other core has members of a room.
+    fn is_nowhere_else(&self, room: &str) -> bool {
+        let mut cores = self.core.shared().directory.cores(self.room_key(room));
+        cores.remove(self.core.index());
+        cores.is_empty()
     }
 
     /// Since when broadcasts find a room here for the sake of sockets that may come back to it.
@@ -597,35 +664,48 @@ impl NspInner {
         }
     }
 
-    pub(super) fn join_room(&self, slot: u32, outlet: u32, room: &str) {
+    pub(super) fn join_room(&self, socket: Socket, outlet: u32, room: &str) {
+        let (mut first, watched) = (false, self.rooms_are_watched());
         let enter = || self.core.shared().directory.enter(self.room_key(room), self.core.index());
-        let born = || self.held(room).unwrap_or_else(enter);
-        self.rooms.borrow_mut().join(slot, outlet, room, born);
+        let born = || {
+            first = watched && self.is_nowhere_else(room);
+            self.held(room).unwrap_or_else(enter)
+        };
+        let joined = self.rooms.borrow_mut().join(socket.slot, outlet, room, born);
+        if joined && watched {
+            self.tell_join(socket, room, first);
+        }
     }
 
     /// A socket joins a room; in vain once it is leaving.
     pub(super) fn join(&self, socket: Socket, room: &str) {
         let entry = self.with(socket, |entry| {
             let own = entry.is_own(room);
-            if own {
-                entry.left_own = false;
-            }
-            (entry.outlet, matches!(entry.state, State::Connecting | State::Connected) && !own)
+            let again = own && std::mem::replace(&mut entry.left_own, false);
+            (entry.outlet, matches!(entry.state, State::Connecting | State::Connected), own, again)
         });
-        if let Some((outlet, true)) = entry {
-            self.join_room(socket.slot, outlet, &escape(room));
+        match entry {
+            Some((outlet, true, false, _)) => self.join_room(socket, outlet, &escape(room)),
+            Some((_, _, true, true)) => self.tell_join(socket, room, true),
+            _ => {}
         }
     }
 
     pub(super) fn leave_room(&self, socket: Socket, room: &str) {
-        let known = self.with(socket, |entry| {
-            if entry.is_own(room) {
-                entry.left_own = true;
-            }
-        });
+        let own = self
+            .with(socket, |entry| entry.is_own(room).then(|| !std::mem::replace(&mut entry.left_own, true)));
+        let Some(own) = own else { return };
         let room = &*escape(room);
-        if known.is_some() && self.rooms.borrow_mut().leave(socket.slot, room) == Some(true) {
-            self.emptied(room);
+        let left = self.rooms.borrow_mut().leave(socket.slot, room);
+        let mut last = own == Some(true);
+        if left == Some(true) {
+            last = self.emptied(room);
+        }
+        if (left.is_some() || own == Some(true))
+            && self.rooms_are_watched()
+            && let Some(id) = self.id(socket)
+        {
+            self.tell_leave(&id, room, last);
         }
     }
 

@@ -144,7 +144,7 @@ impl ParentNamespace {
         ParentOperator { registry, parent, template: BroadcastOperator::new(scope.clone()) }
     }
 
-    fn template(&self) -> Namespace {
+    pub(super) fn template(&self) -> Namespace {
         Namespace(self.0.template.clone())
     }
 }

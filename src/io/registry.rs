@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::Adapter;
 use super::broadcast::Scope;
+use super::{Adapter, Handle};
 use crate::fanout::Cores;
 use crate::protocol::sio::NspName;
 use crate::runtime::Shared;
@@ -19,6 +19,8 @@ pub(super) struct Registry {
     adapter: OnceLock<Option<Arc<dyn Adapter>>>,
     recovery: OnceLock<bool>,
     namespaces: Mutex<HashMap<NspName, Known, RandomState>>,
+    /// Held while the adapter is told that a namespace has come or gone: it must hear of them in order.
+    telling: Mutex<()>,
 }
 
 /// A namespace that at least one core has.
@@ -62,26 +64,42 @@ impl Registry {
 
     /// A core has made a namespace.
     pub(super) fn enter(&self, scope: &Arc<Scope>, core: usize, parent: Option<u16>) {
-        let mut namespaces = self.lock();
-        let known = namespaces.entry(scope.nsp.clone()).or_insert_with(|| Known {
-            cores: Cores::default(),
-            scope: scope.clone(),
-            parent,
-        });
-        known.cores.insert(core);
+        let telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = {
+            let mut namespaces = self.lock();
+            let known = namespaces.entry(scope.nsp.clone()).or_insert_with(|| Known {
+                cores: Cores::default(),
+                scope: scope.clone(),
+                parent,
+            });
+            let first = known.cores.is_empty();
+            known.cores.insert(core);
+            first
+        };
+        if let (true, Some(adapter)) = (first, self.adapter()) {
+            adapter.init(Handle::for_adapter(scope.clone()));
+        }
+        drop(telling);
     }
 
     /// A core has let a namespace go.
     pub(super) fn exit(&self, name: &NspName, core: usize) {
-        let mut namespaces = self.lock();
-        let Some(known) = namespaces.get_mut(name) else { return };
-        known.cores.remove(core);
-        if known.cores.is_empty() {
-            // What it holds goes when the lock is gone: its number is given back under another.
-            let gone = namespaces.remove(name);
-            drop(namespaces);
-            drop(gone);
+        let telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = {
+            let mut namespaces = self.lock();
+            let Some(known) = namespaces.get_mut(name) else { return };
+            known.cores.remove(core);
+            if known.cores.is_empty() { namespaces.remove(name) } else { None }
+        };
+        if let (Some(_), Some(adapter)) = (&gone, self.adapter()) {
+            adapter.close(name);
         }
+        drop(telling);
+    }
+
+    /// The first core that has a namespace.
+    pub(super) fn first_core(&self, name: &NspName) -> Option<usize> {
+        self.lock().get(name)?.cores.iter().next()
     }
 
     /// The children of a parent, on any core.

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::broadcast::{BroadcastOperator, RoomNames, Scope};
 use super::broadcast_ack::single;
 use super::namespace::NspInner;
-use super::{AckError, Socket, SocketId};
+use super::{AckError, ClusterAnswer, ClusterError, Socket, SocketDetails, SocketId};
 use crate::fanout::Delivery;
 use crate::protocol::sio::{EncodeError, Value, to_value};
 use crate::runtime;
@@ -22,8 +22,8 @@ use crate::runtime;
 /// was at that moment, and the means to act on it. Unlike a [`Socket`] it may be sent to other threads.
 ///
 /// ```no_run
-/// # async fn f(io: sockring::io::Server) -> Result<(), sockring::io::EncodeError> {
-/// for socket in io.to("lobby").fetch_sockets().await {
+/// # async fn f(io: sockring::io::Server) -> Result<(), Box<dyn std::error::Error>> {
+/// for socket in io.to("lobby").fetch_sockets().await? {
 ///     let _ = socket.emit("your rooms", &socket.rooms)?;
 /// }
 /// # Ok(())
@@ -53,14 +53,9 @@ impl fmt::Debug for RemoteSocket {
 }
 
 impl RemoteSocket {
-    fn new(nsp: &NspInner, socket: Socket) -> Option<Self> {
-        let handshake = to_value(&socket.handshake()?).unwrap_or(Value::Null);
-        let mut data = Value::Null;
-        if let Some(attached) = nsp.with(socket, |entry| entry.data.clone()).flatten() {
-            // A user's `Serialize` that panics must not take the other sockets with it.
-            runtime::survived(|| data = attached.to_value());
-        }
-        Some(Self { id: socket.id(), handshake, rooms: socket.rooms(), data, scope: nsp.scope.clone() })
+    fn new(details: SocketDetails, scope: Arc<Scope>) -> Self {
+        let SocketDetails { id, handshake, rooms, data } = details;
+        Self { id: SocketId::of_text(&id), handshake, rooms, data, scope }
     }
 
     /// See [`Socket::emit`].
@@ -151,27 +146,60 @@ impl RemoteOperator {
     }
 }
 
-/// What cores have answered so far.
+/// A socket of this core, as others are told of it; with `id_only` nothing else.
+fn details(nsp: &NspInner, socket: Socket, id_only: bool) -> Option<SocketDetails> {
+    let id = nsp.id(socket)?.to_string();
+    if id_only {
+        return Some(SocketDetails { id, ..SocketDetails::default() });
+    }
+    let handshake = to_value(&socket.handshake()?).unwrap_or(Value::Null);
+    let mut data = Value::Null;
+    if let Some(attached) = nsp.with(socket, |entry| entry.data.clone()).flatten() {
+        // A user's `Serialize` that panics must not take the other sockets with it.
+        runtime::survived(|| data = attached.to_value());
+    }
+    Some(SocketDetails { id, handshake, rooms: socket.rooms(), data })
+}
+
+type Found = Box<dyn FnOnce(Vec<SocketDetails>) + Send>;
+
+/// What cores have found. Every task that is still to answer holds it. Dropped with the last of them, whether
+/// that was carried out, panicked, or was dropped with the mailbox of a core that has ended.
+struct Finding(Mutex<(Vec<SocketDetails>, Option<Found>)>);
+
+impl Drop for Finding {
+    fn drop(&mut self) {
+        let (sockets, done) = std::mem::take(self.0.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if let Some(done) = done {
+            done(sockets);
+        }
+    }
+}
+
+/// What this server and the others have answered so far.
 #[derive(Default)]
 struct Gathered {
-    sockets: Vec<RemoteSocket>,
-    complete: bool,
+    sockets: Vec<SocketDetails>,
+    /// Two: this server's, and that of all others.
+    answers: usize,
+    error: Option<String>,
     waker: Option<Waker>,
 }
 
-/// Every task that is still to answer holds it. Dropped with the last of them, whether that was carried out,
-/// panicked, or was dropped with the mailbox of a core that has ended.
-struct Gathering(Arc<Mutex<Gathered>>);
-
-impl Drop for Gathering {
-    fn drop(&mut self) {
-        let waker = {
-            let mut gathered = lock(&self.0);
-            gathered.complete = true;
-            gathered.waker.take()
+/// Adds an answer; wakes who waits if it was the second.
+fn gather(gathered: &Mutex<Gathered>, result: Result<Vec<SocketDetails>, ClusterError<SocketDetails>>) {
+    let waker = {
+        let mut gathered = lock(gathered);
+        let (sockets, error) = match result {
+            Ok(sockets) => (sockets, None),
+            Err(error) => (error.responses, Some(error.message)),
         };
-        waker.into_iter().for_each(Waker::wake);
-    }
+        gathered.sockets.extend(sockets);
+        gathered.error = gathered.error.take().or(error);
+        gathered.answers += 1;
+        gathered.waker.take()
+    };
+    waker.into_iter().for_each(Waker::wake);
 }
 
 fn lock(gathered: &Mutex<Gathered>) -> MutexGuard<'_, Gathered> {
@@ -179,27 +207,69 @@ fn lock(gathered: &Mutex<Gathered>) -> MutexGuard<'_, Gathered> {
 }
 
 impl BroadcastOperator {
-    /// The selected sockets of all cores. May be awaited on any thread and executor. A core whose mailbox is
-    /// full is passed by.
-    pub async fn fetch_sockets(&self) -> Vec<RemoteSocket> {
+    /// The selected sockets of all cores, and of all servers of the cluster. May be awaited on any thread and
+    /// executor. A core whose mailbox is full is passed by.
+    ///
+    /// # Errors
+    ///
+    /// Another server has not answered within 5 seconds, or what [`timeout`](Self::timeout) says. The error
+    /// has the sockets that are known all the same.
+    pub async fn fetch_sockets(&self) -> Result<Vec<RemoteSocket>, ClusterError<RemoteSocket>> {
+        let remote = |details| RemoteSocket::new(details, self.scope.clone());
+        self.gather(false, remote).await
+    }
+
+    /// The ids of the selected sockets; as [`fetch_sockets`](Self::fetch_sockets), and on this server with
+    /// less work.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn all_sockets(&self) -> Result<Vec<SocketId>, ClusterError<SocketId>> {
+        self.gather(true, |details| SocketId::of_text(&details.id)).await
+    }
+
+    async fn gather<T>(
+        &self,
+        id_only: bool,
+        make: impl Fn(SocketDetails) -> T,
+    ) -> Result<Vec<T>, ClusterError<T>> {
         let gathered = Arc::new(Mutex::new(Gathered::default()));
-        let gathering = Arc::new(Gathering(gathered.clone()));
-        self.on_cores(self.cores(), move |nsp: &Rc<NspInner>, selection| {
-            let found = nsp.selected(selection).into_iter();
-            let found: Vec<RemoteSocket> =
-                found.filter_map(|socket| RemoteSocket::new(nsp, socket)).collect();
-            lock(&gathering.0).sockets.extend(found);
-        });
+        let (here, there) = (gathered.clone(), gathered.clone());
+        let others: ClusterAnswer<SocketDetails> = Box::new(move |result| gather(&there, result));
+        match self.adapter() {
+            Some(adapter) => adapter.fetch_sockets(&self.scope.nsp, &self.options(), others),
+            None => others(Ok(Vec::new())),
+        }
+        self.find(id_only, Box::new(move |sockets| gather(&here, Ok(sockets))));
         poll_fn(|cx| {
             let mut gathered = lock(&gathered);
-            if gathered.complete {
+            if gathered.answers == 2 {
                 return Poll::Ready(());
             }
             gathered.waker = Some(cx.waker().clone());
             Poll::Pending
         })
         .await;
-        let mut gathered = lock(&gathered);
-        std::mem::take(&mut gathered.sockets)
+        let (sockets, error) = {
+            let mut gathered = lock(&gathered);
+            (std::mem::take(&mut gathered.sockets), gathered.error.take())
+        };
+        let sockets = sockets.into_iter().map(make).collect();
+        match error {
+            None => Ok(sockets),
+            Some(message) => Err(ClusterError { message, responses: sockets }),
+        }
+    }
+
+    /// Finds the selected sockets of this process.
+    pub(super) fn find(&self, id_only: bool, done: Found) {
+        let finding = Arc::new(Finding(Mutex::new((Vec::new(), Some(done)))));
+        self.on_cores(self.cores(), move |nsp: &Rc<NspInner>, selection| {
+            let found = nsp.selected(selection).into_iter();
+            let found: Vec<SocketDetails> =
+                found.filter_map(|socket| details(nsp, socket, id_only)).collect();
+            finding.0.lock().unwrap_or_else(PoisonError::into_inner).0.extend(found);
+        });
     }
 }

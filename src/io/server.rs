@@ -8,6 +8,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -22,7 +23,7 @@ use super::namespace::{Namespace, NspInner};
 use super::parent::{Parent, ParentNamespace, Permit, Rule};
 use super::recovery::{Recovery, Usage};
 use super::registry::Registry;
-use super::{Handle, Handshake, Options, Socket, client_files};
+use super::{Adapter, Handle, Handshake, Options, Socket, client_files};
 use crate::app::{App, Layer};
 use crate::engine::{self, CloseReason, Closing, Events, IdPool, Message};
 use crate::fanout::OutletId;
@@ -89,8 +90,12 @@ pub(super) struct Inner {
     recovery_usage: Rc<Usage>,
     pub(super) ids: RefCell<IdPool>,
     pub(super) parser: RefCell<Parser>,
-    /// By the slot of the engine's session.
+    /// By the slot of the session of this server's own engine.
     pub(super) clients: RefCell<Vec<Option<Client>>>,
+    /// Those of other engines.
+    pub(super) guests: RefCell<HashMap<engine::Socket, Client, RandomState>>,
+    /// The number of the engine.
+    pub(super) own: Cell<u16>,
     /// Clients in the order in which they came, with the time by which they must have joined a namespace.
     pub(super) unjoined: RefCell<VecDeque<(Millis, engine::Socket)>>,
     /// Acknowledgements that are awaited, by the time at which they are given up.
@@ -120,14 +125,24 @@ const DYNAMIC_MAX: usize = 60_000;
 
 impl Server {
     /// Serves Socket.IO on an App.
-    pub fn attach_app(app: &App, mut options: Options) -> Self {
+    pub fn attach_app(app: &App, options: Options) -> Self {
+        client_files::serve(app, &options.engine.prefix(), &options);
+        let engine_options = options.engine.clone();
+        let inner = Self::make(app, options);
+        inner.clients.replace(Vec::with_capacity(app.core().table_reserve()));
+        let engine = engine::Server::attach(app, engine_options, Upward(inner.clone()));
+        inner.own.set(engine.number());
+        inner.engine.replace(Some(engine));
+        app.0.add_layer(Rc::new(Upward(inner.clone())));
+        Self(inner)
+    }
+
+    pub(super) fn make(app: &App, mut options: Options) -> Rc<Inner> {
         options.dynamic_namespaces = options.dynamic_namespaces.min(DYNAMIC_MAX);
         let prefix = options.engine.prefix();
         let registry = Registry::of(app.core().shared(), &prefix);
         registry.set_adapter(options.adapter.clone());
         registry.set_recovery(options.connection_state_recovery.is_some());
-        client_files::serve(app, &prefix, &options);
-        let engine_options = options.engine.clone();
         let inner = Rc::new(Inner {
             index: SERVERS.with_borrow(|servers| servers.len() as u16),
             path: prefix.into(),
@@ -144,7 +159,9 @@ impl Server {
             recovery_usage: Rc::default(),
             ids: RefCell::default(),
             parser: RefCell::default(),
-            clients: RefCell::new(Vec::with_capacity(app.core().table_reserve())),
+            clients: RefCell::default(),
+            guests: RefCell::default(),
+            own: Cell::new(u16::MAX),
             unjoined: RefCell::default(),
             ack_deadlines: RefCell::default(),
             watches: Watches::default(),
@@ -156,10 +173,7 @@ impl Server {
             .create(NspName::default(), None, false)
             .sockets
             .replace(Slab::with_capacity(app.core().table_reserve()));
-        let engine = engine::Server::attach(app, engine_options, Upward(inner.clone()));
-        inner.engine.replace(Some(engine));
-        app.0.add_layer(Rc::new(Upward(inner.clone())));
-        Self(inner)
+        inner
     }
 
     /// A namespace, made if it is new. Clients join it by name; `""` and `"chat"` mean `/` and `/chat`. If a
@@ -221,7 +235,7 @@ impl Server {
         self.of("/")
     }
 
-    /// The engine below.
+    /// The engine below, if it is the server's own.
     pub fn engine(&self) -> Option<engine::Server> {
         self.0.engine.borrow().clone()
     }
@@ -248,6 +262,26 @@ impl Server {
     /// The path, with its slashes.
     pub fn path(&self) -> &str {
         &self.0.path
+    }
+
+    /// How long a client may stay connected without joining a namespace.
+    pub fn connect_timeout(&self) -> Duration {
+        self.0.options.connect_timeout
+    }
+
+    /// Whether the client's bundles are served.
+    pub fn serve_client(&self) -> bool {
+        self.0.options.serve_client
+    }
+
+    /// What joins this server to others.
+    pub fn adapter(&self) -> Option<Arc<dyn Adapter>> {
+        self.0.registry.adapter().cloned()
+    }
+
+    /// The options.
+    pub fn options(&self) -> &Options {
+        &self.0.options
     }
 
     /// See [`Namespace::on_connection`].
@@ -397,11 +431,14 @@ impl Inner {
 
     /// Lets all clients of this core go, and takes no more.
     fn close(&self) {
-        let conns: Vec<engine::Socket> =
+        let mut conns: Vec<engine::Socket> =
             self.clients.borrow().iter().flatten().map(|client| client.conn).collect();
+        let guests: Vec<engine::Socket> = self.guests.borrow().keys().copied().collect();
+        conns.extend(&guests);
         for conn in conns {
             self.client_closed(conn, CloseReason::ServerShuttingDown, "");
         }
+        guests.into_iter().for_each(engine::Socket::close);
         let engine = self.engine.borrow().clone();
         if let Some(engine) = engine {
             engine.retire();
@@ -462,6 +499,9 @@ impl Layer for Upward {
 
     fn tick(&self, now: Millis) {
         self.0.expire(now);
+        if let Some(adapter) = self.0.registry.adapter() {
+            adapter.tick();
+        }
     }
 
     fn shutdown(&self) {}

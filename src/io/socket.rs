@@ -51,7 +51,12 @@ impl SocketId {
     /// The id of a client of Socket.IO v2.
     pub(super) fn v2(nsp: &str, session: &str) -> Self {
         let text = if nsp == "/" { session.to_owned() } else { format!("{nsp}#{session}") };
-        Self(SocketSid::parse(&text).map_or_else(|| Kind::Text(text.into()), Kind::Own))
+        Self::of_text(&text)
+    }
+
+    /// Whatever a server calls a socket.
+    pub(super) fn of_text(text: &str) -> Self {
+        Self(SocketSid::parse(text).map_or_else(|| Kind::Text(text.into()), Kind::Own))
     }
 }
 

@@ -505,7 +505,11 @@ mod tests {
         let mut reader = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (writer, _) = listener.accept().unwrap();
         let expected = |at: usize| (at.wrapping_mul(2_654_435_761) >> 7) as u8;
+        // A reader that is faster than the writer would leave nothing to see: it begins when the socket is
+        // full.
+        let (full, begin) = std::sync::mpsc::channel();
         let reading = thread::spawn(move || {
+            let _ = begin.recv();
             let (mut at, mut buffer) = (0, vec![0; 70_000]);
             loop {
                 let read = reader.read(&mut buffer).unwrap();
@@ -538,8 +542,11 @@ mod tests {
                 }
             }
             assert!(failures.is_empty(), "one answer at most for one send");
+            if short > 0 {
+                let _ = full.send(());
+            }
         }
-        drop(writer);
+        drop((writer, full));
         assert_eq!(reading.join().unwrap(), TOTAL);
         assert!(short > 0, "the socket was never full: the test has shown nothing");
     }

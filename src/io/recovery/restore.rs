@@ -290,7 +290,7 @@ impl NspInner {
         let state = recovery.sessions.borrow_mut().resume(pid, socket.slot)?;
         let outlet = self.assume(socket, &state)?;
         for room in &state.rooms {
-            self.join_room(socket.slot, outlet, room);
+            self.join_room(socket, outlet, room);
         }
         self.release(&state.rooms);
         for (_, frame) in missed {

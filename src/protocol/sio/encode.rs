@@ -219,6 +219,31 @@ pub fn to_value<T: Serialize + ?Sized>(value: &T) -> Result<Value, EncodeError> 
     Ok(value)
 }
 
+/// Turns arguments into a list of [`Value`]s, by the rule of [`event`].
+///
+/// # Errors
+///
+/// As [`to_value`].
+///
+/// ```
+/// use sockring::protocol::sio::{self, Value};
+///
+/// assert_eq!(sio::to_args(&("a", 1))?, [Value::from("a"), Value::from(1)]);
+/// assert_eq!(sio::to_args(&vec![1])?, [Value::from(vec![1])]);
+/// assert!(sio::to_args(&())?.is_empty());
+/// # Ok::<(), sio::EncodeError>(())
+/// ```
+pub fn to_args<T: Serialize + ?Sized>(args: &T) -> Result<Vec<Value>, EncodeError> {
+    match args.serialize(Probe) {
+        Err(Shape::Nothing) => Ok(Vec::new()),
+        Err(Shape::List) => match to_value(args)? {
+            Value::Array(list) => Ok(list),
+            other => Ok(vec![other]),
+        },
+        Err(Shape::One) | Ok(()) => Ok(vec![to_value(args)?]),
+    }
+}
+
 /// `<type>[/nsp,][<id>]`.
 fn head(kind: Kind, nsp: &str, id: Option<u64>) -> Vec<u8> {
     let mut text = Vec::with_capacity(128);

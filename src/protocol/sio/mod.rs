@@ -35,7 +35,8 @@ pub mod value;
 pub use args::{ArgsError, from_args};
 pub use decode::{Decoder, Limits, SioError};
 pub use encode::{
-    EncodeError, Encoded, ack, connect, connect_error, connect_v2, disconnect, error_v2, event, to_value,
+    EncodeError, Encoded, ack, connect, connect_error, connect_v2, disconnect, error_v2, event, to_args,
+    to_value,
 };
 pub use json::{JsonError, MAX_DEPTH, Parser};
 pub use packet::{AckId, Body, EventName, Kind, MAX_ACK_ID, NspName, Packet, is_reserved};

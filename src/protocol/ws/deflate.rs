@@ -63,7 +63,9 @@ impl Settings {
 /// assert_eq!(Inflater::alone().message(&out, 2000)?, text.as_bytes());
 /// # Ok::<(), sockring::protocol::ws::WsError>(())
 /// ```
-pub struct Deflater(Deflate);
+// In a box: zlib-rs 0.6.8 keeps a `&mut` to the memory that it frees when it is dropped. A function that
+// takes such a value as an argument and drops it breaks the rules of references (its issue 491).
+pub struct Deflater(Box<Deflate>);
 
 impl std::fmt::Debug for Deflater {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -75,13 +77,13 @@ impl Deflater {
     /// Allocates.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
-        Self(Deflate::new_with_config(DeflateConfig {
+        Self(Box::new(Deflate::new_with_config(DeflateConfig {
             level: i32::from(settings.level.min(9)),
             // Negative: without zlib's own header.
             window_bits: -i32::from(settings.window_bits.clamp(9, 15)),
             mem_level: i32::from(settings.mem_level.clamp(1, 9)),
             ..DeflateConfig::default()
-        }))
+        })))
     }
 
     /// Appends the payload of a message that is compressed by itself. `false`, with nothing appended: that
@@ -143,8 +145,8 @@ impl Deflater {
 /// # Ok::<(), WsError>(())
 /// ```
 pub struct Inflater {
-    /// Made for the first message.
-    inflate: Option<Inflate>,
+    /// Made for the first message; in a box for the reason that [`Deflater`] has.
+    inflate: Option<Box<Inflate>>,
     context: bool,
     out: Vec<u8>,
 }
@@ -195,7 +197,7 @@ impl Inflater {
         }
         match &mut self.inflate {
             // The largest window reads what was compressed with any.
-            inflate @ None => *inflate = Some(Inflate::new(false, 15)),
+            inflate @ None => *inflate = Some(Box::new(Inflate::new(false, 15))),
             Some(inflate) if !self.context => inflate.reset(false),
             Some(_) => {}
         }
@@ -307,8 +309,9 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "50 MB, and even a five-hundredth of it takes miri ten minutes")]
     fn a_bomb_is_inflated_to_its_limit_only() {
-        const BOMB: usize = if cfg!(miri) { 100_000 } else { 50_000_000 };
+        const BOMB: usize = 50_000_000;
         const LIMIT: usize = BOMB / 500;
         let mut out = Vec::new();
         assert!(deflater(9, 8, 15).alone(&vec![0; BOMB], &mut out));

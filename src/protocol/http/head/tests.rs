@@ -72,6 +72,7 @@ fn field_lines() {
 
 /// The tokenizer takes blocks of up to 32 bytes at once; what it lets through must not depend on the place.
 #[test]
+#[cfg_attr(miri, ignore = "72,000 heads; one in fourteen of them took miri more than ten minutes")]
 fn every_byte_at_every_place() {
     for place in 0..70 {
         let long = "x".repeat(70);
@@ -214,6 +215,7 @@ fn targets() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "heads of up to 40 KB take miri minutes")]
 fn limits() {
     let limits = HeadLimits::default();
     let long = |target: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(target - 1));

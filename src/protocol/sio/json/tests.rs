@@ -189,6 +189,7 @@ fn depth_is_counted_in_containers() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a string longer than the buffers that are kept takes miri minutes")]
 fn large_buffers_are_given_back() {
     let mut parser = Parser::new();
     let long = format!("\"{}\"", "x".repeat(KEEP_BYTES));
