@@ -52,7 +52,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         io.on_connection(connected);
         io.sockets_on("private message", private_message);
         let everybody = io.clone();
-        io.sockets_on("disconnect", move |socket: Socket| disconnected(everybody.clone(), socket));
+        io.sockets_on("disconnect", move |socket: Socket| {
+            // Now, while the socket still has its data: the future runs when it is gone.
+            let user = user(socket);
+            disconnected(everybody.clone(), user)
+        });
     })
 }
 
@@ -95,8 +99,8 @@ fn private_message(socket: Socket, Data((content, to)): Data<(String, String)>) 
     Ok(())
 }
 
-async fn disconnected(io: Server, socket: Socket) -> Result<(), Failure> {
-    let user = user(socket)?;
+async fn disconnected(io: Server, user: Result<User, Failure>) -> Result<(), Failure> {
+    let user = user?;
     if io.to(&user.user_id).fetch_sockets().await?.is_empty() {
         let _ = io.emit("user disconnected", &user.user_id)?;
     }

@@ -1,7 +1,6 @@
 //! From an event to its handlers.
 
 use std::rc::Rc;
-use std::task::{Context as TaskContext, Poll, Waker};
 
 use smallvec::SmallVec;
 
@@ -93,18 +92,7 @@ impl NspInner {
     pub(super) fn run(self: &Rc<Self>, handler: &BoxedHandler, context: &EventContext<'_>) {
         match handler(context) {
             Called::Done(result) => self.note(context.socket, context.event, result),
-            Called::Later(mut future) => {
-                // Up to its first await, an async handler sees what a sync one sees: a socket that leaves is
-                // there still, and events take effect in their order. The task polls it again, with a waker.
-                let mut started = None;
-                let mut nobody = TaskContext::from_waker(Waker::noop());
-                runtime::survived(|| started = Some(future.as_mut().poll(&mut nobody)));
-                match started {
-                    Some(Poll::Ready(result)) => return self.note(context.socket, context.event, result),
-                    Some(Poll::Pending) => {}
-                    // It has panicked, and is not polled again.
-                    None => return,
-                }
+            Called::Later(future) => {
                 let (nsp, socket, event) = (self.clone(), context.socket, context.event.to_owned());
                 self.core.spawn(async move {
                     let result = future.await;

@@ -265,7 +265,8 @@ impl Socket {
     /// Registers a handler for an event; several run in the order in which they were added. The events
     /// `disconnecting` (the socket is still in its rooms) and `disconnect` (it is in none) are the server's
     /// own; their handlers may take a [`DisconnectReason`](super::DisconnectReason), and data, id, handshake
-    /// and broadcasts from the socket still work in them.
+    /// and broadcasts from the socket still work in them. The future of an async one runs when the socket has
+    /// gone: take what it needs before the `async` block begins.
     pub fn on<M>(self, event: &str, handler: impl Handler<M>) -> HandlerId {
         self.add_listener(event, boxed(handler), Place::default())
     }

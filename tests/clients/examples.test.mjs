@@ -102,6 +102,10 @@ function binary_upload(clients, check) {
 }
 
 function presence(clients, check) {
+  const names = (events, room) => {
+    for (const [where] of events) assert.equal(where, room);
+    return events.map(([, { name }]) => name).sort();
+  };
   check("people come, type and go", async (t) => {
     const room = `r${Math.random()}`;
     const person = async (name) => clients.connect(t, "/rooms", { auth: { name } });
@@ -111,7 +115,7 @@ function presence(clients, check) {
     assert.deepEqual(await call(bob, "enter", room), [[{ name: "ann" }]]);
     const [there] = await call(eve, "enter", room);
     assert.deepEqual(there.map(({ name }) => name).sort(), ["ann", "bob"]);
-    assert.deepEqual(await entered, [[room, { name: "bob" }], [room, { name: "eve" }]]);
+    assert.deepEqual(names(await entered, room), ["bob", "eve"]);
     const typing = next(bob, "typing");
     // Over a poll that is not there yet it would be dropped, as it says.
     const again = setInterval(() => ann.emit("typing", room), 50);
@@ -120,7 +124,8 @@ function presence(clients, check) {
     const left = collect(ann, "left", 2);
     bob.emit("leave", room);
     eve.disconnect();
-    assert.deepEqual((await left).sort(), [[room, { name: "bob" }], [room, { name: "eve" }]]);
+    // They are on cores of their own, which have no common order.
+    assert.deepEqual(names(await left, room), ["bob", "eve"]);
   });
   check("who says nothing of itself is refused", async (t) => {
     const [error] = await next(clients.open(t, "/rooms"), "connect_error");
