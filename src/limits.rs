@@ -97,3 +97,12 @@ pub const MAILBOX_BYTES: usize = 256 << 20;
 /// Entries for which the tables of a core have room from the start, if that many connections are possible:
 /// address space, not memory, since untouched pages cost nothing. A table that grows beyond is copied.
 pub const TABLE_RESERVE: usize = 65_536;
+
+/// What an event that waits for an async handler counts beside its arguments: the handler's future, its task,
+/// and the record of the event.
+pub const EVENT_COST_BYTES: usize = 1024;
+
+/// Bytes of events of one connection that may wait for async handlers and middlewares; four of the largest
+/// messages, if that is more. Some ten thousand events, more than a client says while somebody waits for a
+/// database. One that goes on is closed: it could fill the memory as fast as it can send.
+pub const UNFINISHED_BYTES: usize = 16 << 20;

@@ -133,6 +133,10 @@ impl Inner {
     /// Handles a packet; `false` when the client has broken the protocol.
     fn packet(&self, conn: engine::Socket, packet: Packet) -> bool {
         let Packet { nsp: name, id, body, query } = packet;
+        if matches!(body, Body::Connect(_) | Body::Event { .. }) && self.is_overburdened(conn) {
+            tracing::debug!("too many events of a client wait for their handlers");
+            return false;
+        }
         let v2 = self.client(conn, |client| client.v2) == Some(true);
         // Only clients of Socket.IO v2 send a query with the name: for all others it is an unknown name.
         let nsp = if query.is_none() || v2 { self.namespace(&name) } else { None };

@@ -36,8 +36,10 @@ impl NspInner {
                 Called::Done(Err(failure)) => return self.failed(context.socket, &failure),
                 Called::Later(first) => {
                     let (nsp, event) = (self.clone(), Waiting::new(context));
-                    let rest = middlewares[i + 1..].to_vec();
+                    let (rest, held) =
+                        (middlewares[i + 1..].to_vec(), self.hold(context.socket, context.args));
                     return self.core.spawn(async move {
+                        let _held = held;
                         let mut passed = first.await;
                         for middleware in rest {
                             if passed.is_err() {
@@ -94,7 +96,9 @@ impl NspInner {
             Called::Done(result) => self.note(context.socket, context.event, result),
             Called::Later(future) => {
                 let (nsp, socket, event) = (self.clone(), context.socket, context.event.to_owned());
+                let held = self.hold(socket, context.args);
                 self.core.spawn(async move {
+                    let _held = held;
                     let result = future.await;
                     nsp.note(socket, &event, result);
                 });

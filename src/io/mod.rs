@@ -52,6 +52,7 @@ mod server;
 mod server_side;
 mod socket;
 mod state;
+mod unfinished;
 
 pub use ack::{Ack, AckError, AckFuture};
 pub use adapter::{

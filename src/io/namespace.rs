@@ -458,6 +458,10 @@ impl NspInner {
 
     /// Lets a socket in, as the one that it was or as a new one.
     pub(super) fn accept(self: &Rc<Self>, socket: Socket) {
+        // It may have left while a middleware ran. What is known of its slot is another's then.
+        if !self.is_connecting(socket) {
+            return;
+        }
         if self.accept_recovered(socket).is_none() && self.accept_new(socket).is_none() {
             return;
         }

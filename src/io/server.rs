@@ -23,6 +23,7 @@ use super::namespace::{Namespace, NspInner};
 use super::parent::{Parent, ParentNamespace, Permit, Rule};
 use super::recovery::{Recovery, Usage};
 use super::registry::Registry;
+use super::unfinished::Unfinished;
 use super::{Adapter, Handle, Handshake, Options, Socket, client_files};
 use crate::app::{App, Layer};
 use crate::engine::{self, CloseReason, Closing, Events, IdPool, Message};
@@ -96,6 +97,8 @@ pub(super) struct Inner {
     pub(super) guests: RefCell<HashMap<engine::Socket, Client, RandomState>>,
     /// The number of the engine.
     pub(super) own: Cell<u16>,
+    /// Events that wait for their handlers.
+    pub(super) unfinished: Unfinished,
     /// Clients in the order in which they came, with the time by which they must have joined a namespace.
     pub(super) unjoined: RefCell<VecDeque<(Millis, engine::Socket)>>,
     /// Acknowledgements that are awaited, by the time at which they are given up.
@@ -162,6 +165,7 @@ impl Server {
             clients: RefCell::default(),
             guests: RefCell::default(),
             own: Cell::new(u16::MAX),
+            unfinished: Unfinished::default(),
             unjoined: RefCell::default(),
             ack_deadlines: RefCell::default(),
             watches: Watches::default(),

@@ -268,6 +268,10 @@ impl NspInner {
     /// The session is here, if it is anywhere.
     fn come_back(self: &Rc<Self>, socket: Socket, pid: Pid, offset: Offset) {
         let Some(recovery) = &self.recovery else { return };
+        // Handlers that were told of the end of its earlier connection may have let it go.
+        if !self.is_connecting(socket) {
+            return;
+        }
         let known = recovery.sessions.borrow().rooms(pid, offset).is_some();
         if known {
             recovery.waiting.borrow_mut().insert(socket.slot, (pid, offset));
