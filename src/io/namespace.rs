@@ -478,14 +478,16 @@ impl NspInner {
             (entry.outlet, entry.v2)
         });
         let ((outlet, v2), id) = (accepted?, self.id(socket)?.to_string());
+        // Before anybody is told of the socket, who may disconnect it: that ends its session.
+        let random = || by_index(self.server)?.ids.borrow_mut().take();
+        let recovery = self.recovery.as_ref().filter(|_| !v2);
+        let pid = recovery.and_then(|_| self.begin_session(socket.slot, random()?));
         self.join_room(socket, outlet, ALL);
         let text = if v2 {
             self.join_room(socket, outlet, &escape(&id));
             sio::connect_v2(&self.scope.nsp)
         } else {
             self.tell_join(socket, &id, true);
-            let random = || by_index(self.server)?.ids.borrow_mut().take();
-            let pid = self.recovery.as_ref().and_then(|_| self.begin_session(socket.slot, random()?));
             sio::connect(&self.scope.nsp, &id, pid.map(|pid| pid.to_string()).as_deref())
         };
         let _ = self.send(socket, &Frame::message(&[b"4", &text], &[]));

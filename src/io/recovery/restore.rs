@@ -211,6 +211,9 @@ impl NspInner {
     fn requested(self: &Rc<Self>, request: Request) {
         let Some(recovery) = &self.recovery else { return };
         self.end_stale(recovery, request.pid);
+        if !self.may_catch_up(recovery, request.pid, request.offset) {
+            return;
+        }
         let rooms = recovery.sessions.borrow().rooms(request.pid, request.offset);
         let Some(rooms) = rooms else { return };
         let directory = &self.core.shared().directory;
@@ -237,7 +240,9 @@ impl NspInner {
         }
         directory.exit(recovery.pid_key(&name), self.core.index());
         self.release(&moved.state.rooms);
-        request.arrival = Some((moved, announced));
+        let pids = recovery.pids.number();
+        request.arrival =
+            Some(Arrival { scope: self.scope.clone(), core, pids, moved: Some(moved), announced });
     }
 
     /// On the core of a client: its session has come, or does not come.
@@ -250,14 +255,15 @@ impl NspInner {
         arrival: Option<Arrival>,
     ) {
         let Some(recovery) = &self.recovery else { return };
-        if let Some((moved, announced)) = arrival {
+        if let Some(mut arrival) = arrival
+            && let Some(moved) = arrival.moved.take()
+        {
             let rooms = self.rooms.borrow();
             let born = |room: &str| {
                 let enter = || self.core.shared().directory.enter(self.room_key(room), self.core.index());
                 rooms.born(room).unwrap_or_else(enter)
             };
             recovery.sessions.borrow_mut().adopt(self.core.now(), moved, born);
-            arrived(&self.scope, &announced, |_| true);
         }
         let socket = self.socket(slot, generation);
         if self.is_connecting(socket) {
@@ -286,9 +292,7 @@ impl NspInner {
         let recovery = self.recovery.as_ref()?;
         let (pid, offset) = recovery.waiting.borrow_mut().remove(&socket.slot)?;
         let missed = recovery.sessions.borrow().missed(pid, offset, Moment::LAST)?;
-        let bytes: usize = missed.iter().map(|(_, frame)| frame.wire().len()).sum();
-        if bytes > self.core.backpressure_bytes() / 2 {
-            tracing::debug!("a client has missed {bytes} bytes, more than may wait for it: it is a new one");
+        if !self.may_catch_up(recovery, pid, offset) {
             return None;
         }
         let state = recovery.sessions.borrow_mut().resume(pid, socket.slot)?;
@@ -303,6 +307,17 @@ impl NspInner {
         let text = sio::connect(&self.scope.nsp, &state.id.to_string(), Some(&pid.to_string()));
         let _ = self.send(socket, &Frame::message(&[b"4", &text], &[]));
         Some(())
+    }
+
+    /// Whether what a client has missed may wait for it: it takes it all at once.
+    fn may_catch_up(&self, recovery: &Recovery, pid: Pid, offset: Offset) -> bool {
+        let missed = recovery.sessions.borrow().missed(pid, offset, Moment::LAST);
+        let bytes: usize = missed.iter().flatten().map(|(_, frame)| frame.wire().len()).sum();
+        let may = bytes <= self.core.backpressure_bytes() / 2;
+        if !may {
+            tracing::debug!("a client has missed {bytes} bytes, more than may wait for it: it is a new one");
+        }
+        may
     }
 
     /// The connection of a client that is here again has ended, only that nobody has noticed.
@@ -334,8 +349,26 @@ impl NspInner {
     }
 }
 
-/// A session, and the joins that were announced for it.
-type Arrival = (Moved, Vec<Announced>);
+/// A session on its way to a core, and the joins that were announced for it there. They have arrived when it is
+/// dropped; and if nobody has taken the session, it is lost, and known there no more.
+struct Arrival {
+    scope: Arc<Scope>,
+    core: usize,
+    /// The number of the space of private ids.
+    pids: u32,
+    moved: Option<Moved>,
+    announced: Vec<Announced>,
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        arrived(&self.scope, &self.announced, |_| true);
+        if let Some(lost) = self.moved.take() {
+            let key = RoomKey { space: self.pids, room: &lost.pid.to_string() };
+            self.scope.shared.directory.exit(key, self.core);
+        }
+    }
+}
 
 /// What a core asks of another for a socket whose client wants to come back. Answered when it is dropped,
 /// wherever that is.
@@ -356,9 +389,10 @@ impl Drop for Request {
     fn drop(&mut self) {
         let Self { slot, generation, pid, offset, .. } = *self;
         let (scope, arrival) = (self.scope.clone(), self.arrival.take());
-        let answer = move || match scope.on_this_core() {
-            Some(nsp) => nsp.answered(slot, generation, pid, offset, arrival),
-            None => arrival.into_iter().for_each(|(_, announced)| arrived(&scope, &announced, |_| true)),
+        let answer = move || {
+            if let Some(nsp) = scope.on_this_core() {
+                nsp.answered(slot, generation, pid, offset, arrival);
+            }
         };
         if self.scope.shared.mesh.post(self.core, Task::new(answer)).is_err() {
             tracing::debug!("a core is stuck: a client that wanted to come back to it cannot");
