@@ -223,11 +223,11 @@ fn rooms(nsp: &Namespace) {
         ack.send(())
     });
     let found = nsp.clone();
-    nsp.sockets_on("fetch", move |Data(room): Data<Option<String>>, ack: Ack| {
+    nsp.sockets_on("fetch", move |Data(rooms): Data<Option<Names>>, ack: Ack| {
         let found = found.clone();
         async move {
-            let sockets = match room {
-                Some(room) => found.to(room).fetch_sockets().await?,
+            let sockets = match rooms {
+                Some(rooms) => found.to(rooms.list()).fetch_sockets().await?,
                 None => found.fetch_sockets().await?,
             };
             let mut rows: Vec<Row> = sockets.into_iter().map(Row::from).collect();
@@ -238,13 +238,19 @@ fn rooms(nsp: &Namespace) {
     });
     nsp.sockets_on("rooms", |socket: Socket, ack: Ack| ack.send(sorted(socket.rooms())));
     let joined = nsp.clone();
-    nsp.sockets_on("sockets-join", move |Data((room, names)): Data<(String, Names)>, ack: Ack| {
-        joined.to(room).sockets_join(names.list());
+    nsp.sockets_on("sockets-join", move |Data((rooms, names)): Data<(Option<Names>, Names)>, ack: Ack| {
+        match rooms {
+            Some(rooms) => joined.to(rooms.list()).sockets_join(names.list()),
+            None => joined.sockets_join(names.list()),
+        }
         ack.send(())
     });
     let left = nsp.clone();
-    nsp.sockets_on("sockets-leave", move |Data((room, names)): Data<(String, Names)>, ack: Ack| {
-        left.to(room).sockets_leave(names.list());
+    nsp.sockets_on("sockets-leave", move |Data((rooms, names)): Data<(Option<Names>, Names)>, ack: Ack| {
+        match rooms {
+            Some(rooms) => left.to(rooms.list()).sockets_leave(names.list()),
+            None => left.sockets_leave(names.list()),
+        }
         ack.send(())
     });
 }
@@ -642,7 +648,7 @@ fn states(io: &Server, nsp: &Namespace) {
             connected: socket.connected(),
             rooms: sorted(socket.rooms()),
             transport: socket.conn().and_then(|conn| conn.transport()).map(|transport| transport.as_str()),
-            recovered: false,
+            recovered: socket.recovered(),
         })
     });
     let server = io.clone();
@@ -651,9 +657,12 @@ fn states(io: &Server, nsp: &Namespace) {
     });
     nsp.sockets_on("disconnect-me", |socket: Socket, Data(close): Data<bool>| socket.disconnect(close));
     let out = nsp.clone();
-    nsp.sockets_on("disconnect-room", move |Data((room, close)): Data<(String, bool)>| {
-        out.to(room).disconnect_sockets(close);
+    nsp.sockets_on("disconnect-room", move |Data((rooms, close)): Data<(Option<Names>, bool)>| match rooms {
+        Some(rooms) => out.to(rooms.list()).disconnect_sockets(close),
+        None => out.disconnect_sockets(close),
     });
+    let server = io.clone();
+    nsp.sockets_on("close-server", move || server.close());
     nsp.sockets_on("close-conn", |socket: Socket| {
         if let Some(conn) = socket.conn() {
             conn.close();

@@ -3,6 +3,9 @@
 //!
 //! The reading is crude on purpose (no parser): comments and strings are blanked, then words are looked up.
 
+#[path = "layers/tables.rs"]
+mod tables;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;

@@ -74,6 +74,9 @@ suites! {
     dynamic_namespaces: "feature_server" [], 1 => "namespaces.test.mjs" [];
     dynamic_namespaces_on_3_workers: "feature_server" [], 3 => "namespaces.test.mjs" [];
 
+    a_server_that_closes: "feature_server" [], 1 => "close.test.mjs" [];
+    a_server_that_closes_on_3_workers: "feature_server" [], 3 => "close.test.mjs" [];
+
     versions_of_the_client: "feature_server" [], 1 => "versions.test.mjs" [];
     versions_of_the_client_on_3_workers: "feature_server" [], 3 => "versions.test.mjs" [];
     versions_of_the_client_over_tls: "feature_server" TLS, 3 => "versions.test.mjs" [];

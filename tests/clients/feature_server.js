@@ -51,16 +51,18 @@ function rooms(socket) {
     ack();
   });
   socket.on("rooms", (ack) => ack(sorted(socket.rooms)));
-  socket.on("sockets-join", (room, names, ack) => {
-    socket.nsp.in(room).socketsJoin(names);
+  const members = (rooms) => (rooms === null ? socket.nsp : socket.nsp.in(rooms));
+  socket.on("sockets-join", (rooms, names, ack) => {
+    members(rooms).socketsJoin(names);
     ack();
   });
-  socket.on("sockets-leave", (room, names, ack) => {
-    socket.nsp.in(room).socketsLeave(names);
+  socket.on("sockets-leave", (rooms, names, ack) => {
+    members(rooms).socketsLeave(names);
     ack();
   });
-  socket.on("fetch", async (room, ack) => {
-    const found = room === null ? await socket.nsp.fetchSockets() : await socket.nsp.in(room).fetchSockets();
+  socket.on("disconnect-room", (rooms, close) => members(rooms).disconnectSockets(close));
+  socket.on("fetch", async (rooms, ack) => {
+    const found = await members(rooms).fetchSockets();
     const rows = found.map(({ id, rooms, data }) => ({ id, rooms: sorted(rooms), data }));
     ack(rows.sort((a, b) => byText(a.id, b.id)));
   });
@@ -239,8 +241,8 @@ function state(socket) {
 
 function closes(socket) {
   socket.on("disconnect-me", (close) => socket.disconnect(close));
-  socket.on("disconnect-room", (room, close) => socket.nsp.in(room).disconnectSockets(close));
   socket.on("close-conn", () => socket.conn.close());
+  socket.on("close-server", () => io.close());
   const told = (type, reason) =>
     observers.emit(type, { nsp: socket.nsp.name, id: socket.id, reason, rooms: sorted(socket.rooms) });
   socket.conn.once("upgrade", (transport) =>

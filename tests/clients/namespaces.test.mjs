@@ -143,9 +143,11 @@ test("a child whose only client was refused goes as well; one with other clients
 });
 
 test("a namespace made by hand that a pattern matches is the pattern's child", async (t) => {
+  const seen = await births(t);
   const maker = await clients.connect(t, "/nsp");
   const name = `/dynamic-${fresh()}`;
   await call(maker, "make-namespace", name);
+  await until(() => seen.of(name) === 1, `birth of ${name}`);
   const socket = clients.open(t, name, { manager: maker.io });
   assert.deepEqual(await next(socket, "family"), [name]);
   assert.equal((await refusal(t, name, { auth: { refuse: true } })).message, "not here");
@@ -153,6 +155,19 @@ test("a namespace made by hand that a pattern matches is the pattern's child", a
   const other = await clients.connect(t, `/dynamic-${fresh()}`);
   await call(other, "family-say", { event: "family-news" });
   await news;
+});
+
+test("a namespace that no parent made stays when its last socket has gone", async (t) => {
+  const seen = await births(t);
+  const maker = await clients.connect(t, "/nsp");
+  const name = `/made-${fresh()}`;
+  await call(maker, "make-namespace", name);
+  for (const _ of [1, 2]) {
+    const socket = await clients.connect(t, name, { manager: maker.io });
+    socket.disconnect();
+    await call(maker, "echo"); // behind it on the same connection
+  }
+  assert.equal(seen.of(name), 1);
 });
 
 await run({ parallel: 4, finish: server.stop });

@@ -111,6 +111,30 @@ function connecting(check, clients, name) {
     assert.ok(!socket.recovered);
   });
 
+  check("a URL without a path is the main namespace", async (t) => {
+    for (const nsp of ["", "/"]) assert.equal((await call(await clients.connect(t, nsp), "info"))[0].nsp, "/");
+  });
+
+  check("sockets of one namespace have connections of their own", async (t) => {
+    const [a, b] = await Promise.all(numbers(2).map(() => clients.connect(t, "/", { forceNew: false })));
+    assert.notEqual(a.id, b.id);
+    assert.notEqual(a.io.engine, b.io.engine);
+  });
+
+  check("nobody comes back as who it was unless the server recovers connections", async (t) => {
+    const socket = await clients.connect(t, "/", { reconnection: true, reconnectionDelay: 20 });
+    const { id } = socket;
+    await call(socket, "join", "before");
+    const gone = next(socket, "disconnect");
+    socket.emit("close-conn");
+    await gone;
+    await next(socket, "connect");
+    assert.ok(!socket.recovered);
+    const [info] = await call(socket, "info");
+    assert.deepEqual([info.recovered, info.rooms], [false, [socket.id]]);
+    assert.notEqual(socket.id, id);
+  });
+
   check("sends pings that keep an idle client connected", async (t) => {
     const socket = await clients.connect(t);
     let pings = 0;
@@ -151,6 +175,9 @@ function messages(check, clients, name) {
     const back = next(socket, "message");
     socket.send("a", { b: 1 });
     assert.deepEqual(await back, ["a", { b: 1 }]);
+    const nothing = next(socket, "message");
+    socket.send(null);
+    assert.deepEqual(await nothing, [null]);
   });
 
   check("binary as an argument, twice, and empty", async (t) => {
@@ -206,9 +233,11 @@ function messages(check, clients, name) {
   });
 
   check("emits before the connection stands are sent afterwards, in order", async (t) => {
-    const socket = clients.open(t);
-    for (const i of numbers(20)) socket.emit("count", i);
-    assert.deepEqual(await call(socket, "counted"), [numbers(20)]);
+    for (const nsp of ["/", "/nsp"]) {
+      const socket = clients.open(t, nsp);
+      for (const i of numbers(20)) socket.emit("count", i);
+      assert.deepEqual(await call(socket, "counted"), [numbers(20)]);
+    }
   });
 
   check("an emit in the connection handler comes first", async (t) => {
@@ -396,6 +425,41 @@ function roomsAndBroadcasts(check, clients) {
     const got = [a, b].map((socket) => next(socket, event));
     a.emit("emit-to", { to: [room], event, args: [{ x: bytes(1, 2) }, bytes(), "t"] });
     for (const args of await Promise.all(got)) assert.deepEqual(args, [{ x: bytes(1, 2) }, bytes(), "t"]);
+  });
+
+  check("binary to the whole namespace, and from a socket to the others", async (t) => {
+    const [a, b] = await crowd(t, 2);
+    const [room, event] = [fresh("r"), fresh("event")];
+    await call(b, "join", room);
+    const seen = [a, b].map((socket) => silent(socket, event));
+    await call(a, "emit-to", { event, args: [bytes(1), "all"] });
+    await call(a, "emit-to", { from: "socket", event, args: [[bytes(2)], "others"] });
+    await call(a, "emit-to", { from: "socket", to: [room], event, args: [{ x: bytes(3) }, "room"] });
+    await Promise.all([a, b].map((socket) => call(socket, "echo")));
+    const all = [bytes(1), "all"];
+    assert.deepEqual(seen, [[all], [all, [[bytes(2)], "others"], [{ x: bytes(3) }, "room"]]]);
+  });
+
+  check("all of a namespace are found, moved and disconnected", async (t) => {
+    const nsp = `/dynamic-${process.pid}${++serial}`;
+    const [a, b, c] = await Promise.all(numbers(3).map(() => clients.connect(t, nsp)));
+    const ids = (...sockets) => sockets.map(({ id }) => id).sort();
+    const found = (rooms) => call(a, "fetch", rooms).then(([rows]) => rows.map(({ id }) => id));
+    const become = (rooms, expected, what) => until(async () => String(await found(rooms)) === String(expected), what);
+    assert.deepEqual(await found(null), ids(a, b, c));
+    await call(a, "sockets-join", null, ["x", "y"]);
+    await become("x", ids(a, b, c), "all in x");
+    await call(b, "leave", "x");
+    await call(c, "leave", "y");
+    assert.deepEqual(await found("x"), ids(a, c));
+    assert.deepEqual(await found("y"), ids(a, b));
+    assert.deepEqual(await found(["x", "y"]), ids(a, b, c));
+    await call(a, "sockets-leave", null, ["y"]);
+    await become("y", [], "nobody in y");
+    assert.deepEqual(await found("x"), ids(a, c));
+    const gone = [a, b, c].map((socket) => next(socket, "disconnect"));
+    a.emit("disconnect-room", null, false);
+    for (const [reason] of await Promise.all(gone)) assert.equal(reason, "io server disconnect");
   });
 
   check("rooms are left on leave and on disconnect", async (t) => {

@@ -286,6 +286,7 @@ function violations(check, Link, joined) {
     ["the reserved event removeListener", ['42["removeListener"]']],
     ["an acknowledgement that is an object", ["431{}"]],
     ["a DISCONNECT with a payload", ['41{"a":1}']],
+    ["a binary event without anything", ["45"]],
     ["a binary event without a count", ['45["message",{"_placeholder":true,"num":0}]']],
     ["a binary event with a count of 0", ['450-["message",1]']],
     ["a binary event with a negative count", ['45-1-["message",1]']],
