@@ -349,8 +349,8 @@ impl NspInner {
     }
 }
 
-/// A session on its way to a core, and the joins that were announced for it there. They have arrived when it is
-/// dropped; and if nobody has taken the session, it is lost, and known there no more.
+/// A session on its way to a core, and the joins that were announced for it there. They have arrived when it
+/// is dropped; and if nobody has taken the session, it is lost, and known there no more.
 struct Arrival {
     scope: Arc<Scope>,
     core: usize,
