@@ -85,9 +85,9 @@ pub enum Encoded {
     Binary(Bytes),
 }
 
-/// Packets as MessagePack: the counterpart of npm's `socket.io-msgpack-parser`, versions 3. Each packet is one
-/// binary message, smaller than JSON with its attachments where there is binary. Dates that clients send are
-/// text, as with the default parser.
+/// Packets as MessagePack: the counterpart of npm's `socket.io-msgpack-parser`, versions 3. Each packet is
+/// one binary message, smaller than JSON with its attachments where there is binary. Dates that clients send
+/// are text, as with the default parser.
 ///
 /// ```
 /// use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Packets to frames and messages to packets: by the default parser, or by the one of the options.
 //!
-//! The default way turns typed arguments straight into text. All that it pays for there being others is to look
-//! whether there is one; another one gets [`Value`]s.
+//! The default way turns typed arguments straight into text. All that it pays for there being others is to
+//! look whether there is one; another one gets [`Value`]s.
 
 use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};

@@ -1,9 +1,10 @@
 //! Whole packets as MessagePack: what npm's `socket.io-msgpack-parser` 3.0.2 reads and writes.
 //!
-//! A packet is one binary message, a map of `type` (0 to 4: there are no attachments, so binary needs no types
-//! of its own), `nsp`, `data` and `id`, written by notepack 2.2. Of its extensions, type 0 is `undefined` (1 byte),
-//! a date (8 bytes, milliseconds) or an `ArrayBuffer` (any length behind a length); later versions write dates
-//! as the timestamps of the specification. Dates become text here, as they do in JSON.
+//! A packet is one binary message, a map of `type` (0 to 4: there are no attachments, so binary needs no
+//! types of its own), `nsp`, `data` and `id`, written by notepack 2.2. Of its extensions, type 0 is
+//! `undefined` (1 byte), a date (8 bytes, milliseconds) or an `ArrayBuffer` (any length behind a length);
+//! later versions write dates as the timestamps of the specification. Dates become text here, as they do in
+//! JSON.
 
 use bytes::Bytes;
 use rmp::{Marker, encode};
@@ -46,8 +47,9 @@ pub enum MsgpackError {
 
 /// Reads a value that nests at most `depth` deep; at most [`MAX_DEPTH`] counts.
 ///
-/// `undefined` is null, but in a map, where it is nothing. Text that is not UTF-8 is repaired with U+FFFD. Of a key that is there twice the last
-/// value counts. Extensions of other types are arrays of the type and the bytes, as notepack reads them.
+/// `undefined` is null, but in a map, where it is nothing. Text that is not UTF-8 is repaired with U+FFFD. Of
+/// a key that is there twice the last value counts. Extensions of other types are arrays of the type and the
+/// bytes, as notepack reads them.
 ///
 /// # Errors
 ///
