@@ -4,10 +4,13 @@
 //! `cargo run --example feature_server -- --port 3005 --workers 3`
 
 mod common;
+#[path = "common/json_lines.rs"]
+mod json_lines;
 
 use clap::Parser;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +18,7 @@ use sockring::app::App;
 use sockring::engine::{self, Cors};
 use sockring::io::{
     Ack, AckError, Args, BroadcastAckError, BroadcastOperator, Data, DisconnectReason, Event, Failure,
-    HandlerId, Handshake, Namespace, Options, RemoteSocket, Server, Socket, Value,
+    HandlerId, Handshake, MsgpackParser, Namespace, Options, RemoteSocket, Server, Socket, Value,
 };
 
 /// The server of the feature suites
@@ -23,6 +26,16 @@ use sockring::io::{
 struct Flags {
     #[command(flatten)]
     listen: common::Listen,
+    /// Write and read packets in another form than the default one.
+    #[arg(long)]
+    parser: Option<Form>,
+}
+
+/// What packets may be written as.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Form {
+    Msgpack,
+    Json,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -35,10 +48,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..sockring::app::Options::default()
     };
     let builder = flags.listen.builder(3005)?.http(http);
-    common::serve(builder, set_up)
+    let form = flags.parser;
+    common::serve(builder, move |app| set_up(app, form))
 }
 
-fn set_up(app: &App) {
+fn set_up(app: &App, form: Option<Form>) {
     let options = Options {
         engine: engine::Options {
             cors: Some(Cors::any()),
@@ -50,6 +64,10 @@ fn set_up(app: &App) {
         },
         connect_timeout: Duration::from_millis(1000),
         cleanup_empty_child_namespaces: true,
+        parser: form.map(|form| match form {
+            Form::Msgpack => Arc::new(MsgpackParser) as _,
+            Form::Json => Arc::new(json_lines::JsonLines) as _,
+        }),
         ..Options::default()
     };
     let io = Server::attach_app(app, options);

@@ -39,6 +39,8 @@ const TRUSTING: [&str; 2] = ["--trust-proxy", "loopback"];
 const SOCKETIO: [&str; 2] = ["--profile", "socketio"];
 const CLIENT: [&str; 2] = ["--profile", "client"];
 const DEFLATE: [&str; 1] = ["--deflate"];
+const MSGPACK: [&str; 2] = ["--parser", "msgpack"];
+const JSON_LINES: [&str; 2] = ["--parser", "json"];
 /// Sockets in the process's descriptor table instead of the ring's own, as on kernels before 6.13.
 const NORMAL: [&str; 2] = ["--descriptors", "normal"];
 
@@ -70,6 +72,15 @@ suites! {
         "socketio.test.mjs" [("TRANSPORT", "websocket")];
     features_over_an_upgrade_on_3_workers: "feature_server" [], 3 =>
         "socketio.test.mjs" [("TRANSPORT", "upgrade")];
+
+    features_with_msgpack_over_polling: "feature_server" MSGPACK, 3 =>
+        "socketio.test.mjs" [("TRANSPORT", "polling"), ("PARSER", "msgpack")];
+    features_with_msgpack_over_websocket: "feature_server" MSGPACK, 3 =>
+        "socketio.test.mjs" [("TRANSPORT", "websocket"), ("PARSER", "msgpack")];
+    features_with_msgpack_over_an_upgrade: "feature_server" MSGPACK, 1 =>
+        "socketio.test.mjs" [("TRANSPORT", "upgrade"), ("PARSER", "msgpack")];
+    parser_msgpack: "feature_server" MSGPACK, 3 => "parsers.test.mjs" [("PARSER", "msgpack")];
+    parser_of_ones_own: "feature_server" JSON_LINES, 3 => "parsers.test.mjs" [("PARSER", "json")];
 
     dynamic_namespaces: "feature_server" [], 1 => "namespaces.test.mjs" [];
     dynamic_namespaces_on_3_workers: "feature_server" [], 3 => "namespaces.test.mjs" [];

@@ -203,6 +203,23 @@ pub fn sio_decode(data: &[u8]) {
     assert_eq!((again, found.as_slice()), (name, &[sent][..]));
 }
 
+/// Packets as MessagePack: what is decoded can be written and decoded again, to the same. The first byte is the
+/// depth.
+pub fn sio_msgpack(data: &[u8]) {
+    use sio::msgpack::{self, MsgpackError};
+
+    let Some((depth, data)) = data.split_first() else { return };
+    let Ok(packet) = msgpack::decode(data, usize::from(*depth)) else { return };
+    let written = msgpack::encode(&packet).expect("what was read can be written");
+    // Compared as text, since not a number is not itself; the query is not written.
+    let sent = format!("{:?}", sio::Packet { query: None, ..packet });
+    assert_eq!(msgpack::decode(&written, usize::from(*depth)).map(|back| format!("{back:?}")), Ok(sent));
+    for end in [0, 1, written.len() / 2, written.len() - 1] {
+        let cut = msgpack::decode(&written[..end], MAX_DEPTH);
+        assert_eq!(cut, Err(MsgpackError::Truncated.into()));
+    }
+}
+
 /// Compares with another parser, as far as the two mean to agree: it refuses lone surrogates and nests 127
 /// deep.
 fn json(text: &str) {

@@ -106,6 +106,24 @@ impl Frame {
         builder.finish()
     }
 
+    /// Messages in order, each with whether it is binary: the contrary of [`messages`](Self::messages). Those
+    /// that are not must be UTF-8.
+    ///
+    /// ```
+    /// use sockring::fanout::Frame;
+    /// let frame = Frame::of_messages([(true, &[7][..]), (false, b"4a")]);
+    /// assert_eq!(frame.wire(), b"\x82\x01\x07\x81\x024a");
+    /// assert_eq!(frame.polling(), b"bBw==\x1e4a");
+    /// ```
+    pub fn of_messages<'a>(messages: impl IntoIterator<Item = (bool, &'a [u8])>) -> Self {
+        let mut builder = Builder::new(0, 0);
+        for (binary, message) in messages {
+            let opcode = if binary { OpCode::Binary } else { OpCode::Text };
+            builder.piece(opcode, message.len(), &[message]);
+        }
+        builder.finish()
+    }
+
     /// What a WebSocket (or, for a raw frame, the connection) is sent.
     pub fn wire(&self) -> &[u8] {
         &self.0.wire

@@ -16,8 +16,8 @@ use super::namespace::NspInner;
 use super::server::by_index;
 use super::socket::with_nsp;
 use super::{Socket, SocketOperator};
-use crate::fanout::{Delivery, Frame};
-use crate::protocol::sio::{self, ArgsError, EncodeError, Value, from_args};
+use crate::fanout::Delivery;
+use crate::protocol::sio::{ArgsError, EncodeError, Value, from_args};
 
 /// The acknowledgement that a client waits for; an extractor of event handlers. It can be sent now or later.
 /// Where several handlers take it, the first to send it answers the client.
@@ -57,8 +57,7 @@ impl Ack {
     pub fn send<T: Serialize>(self, args: T) -> Result<Delivery, EncodeError> {
         let Some(id) = self.id.filter(|_| !self.sent.get()) else { return Ok(Delivery::Dropped) };
         let sent = with_nsp(self.socket, |nsp| {
-            let encoded = sio::ack(&nsp.scope.nsp, id, &args)?;
-            let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
+            let frame = nsp.scope.ack(id, &args)?;
             self.sent.set(true);
             Ok(if nsp.is_connected(self.socket) { nsp.send(self.socket, &frame) } else { Delivery::Dropped })
         });
@@ -114,7 +113,7 @@ impl NspInner {
     ) -> Result<Delivery, EncodeError> {
         let SocketOperator { socket, timeout, volatile, plain } = operator;
         let id = self.next_ack.get();
-        let encoded = sio::event(&self.scope.nsp, Some(id), event, args)?;
+        let frame = self.scope.event(Some(id), event, args)?;
         let connected = self.is_connected(socket);
         let owing = self.with(socket, |entry| {
             let owed = entry.acks.as_ref().map_or(0, |acks| acks.len());
@@ -134,7 +133,6 @@ impl NspInner {
             let deadline = self.core.now().saturating_add(timeout);
             server.await_ack(deadline, self.index, id);
         }
-        let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
         let frame = if plain { frame.uncompressed() } else { frame };
         self.tell_outgoing_of(socket, &frame);
         Ok(self.send_watched(socket, &frame, volatile))

@@ -16,7 +16,7 @@ use super::server_side::named;
 use super::{Adapter, BroadcastOptions, SocketId};
 use crate::engine::SocketSid;
 use crate::fanout::{Cores, Delivery, Frame, Moment, RoomKey, Space, Task};
-use crate::protocol::sio::{self, EncodeError, NspName};
+use crate::protocol::sio::{EncodeError, NspName};
 use crate::runtime::{self, Shared};
 
 /// A namespace as all threads see it.
@@ -154,10 +154,6 @@ impl BroadcastOperator {
         Self { scope, ..self.clone() }
     }
 
-    pub(super) fn nsp(&self) -> &str {
-        &self.scope.nsp
-    }
-
     /// Adds rooms to whose members it goes; a socket in several of them gets it once.
     pub fn to(&self, rooms: impl RoomNames) -> Self {
         let mut new = self.clone();
@@ -210,12 +206,7 @@ impl BroadcastOperator {
     ///
     /// A reserved name, or arguments that cannot be written as JSON.
     pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
-        let mut encoded = sio::event(&self.scope.nsp, None, event, &args)?;
-        let offset = self.scope.offset(self.selection.volatile);
-        if let Some(offset) = offset {
-            encoded.push(&offset.to_string());
-        }
-        let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
+        let (frame, offset) = self.scope.event_to_keep(event, &args, self.selection.volatile)?;
         let frame = if self.selection.plain { frame.uncompressed() } else { frame };
         if let Some(adapter) = self.adapter() {
             adapter.broadcast(&self.scope.nsp, named(event, &args)?, &self.options());

@@ -27,7 +27,7 @@ use super::server::{by_index, by_path};
 use super::server_side::named;
 use super::{AckError, Socket};
 use crate::fanout::{Delivery, Frame, Task};
-use crate::protocol::sio::{self, EncodeError, Value, from_args};
+use crate::protocol::sio::{EncodeError, Value, from_args};
 use crate::runtime;
 use crate::time::Millis;
 
@@ -383,13 +383,13 @@ impl BroadcastOperator {
         collector: &Arc<Collector>,
     ) -> Result<Delivery, EncodeError> {
         let encode = |id| {
-            let encoded = sio::event(&self.scope.nsp, Some(id), event, args)?;
+            let frame = self.scope.event(Some(id), event, args)?;
             // The others are told first: this server's count must not be taken for that of all.
             if let Some(adapter) = self.adapter() {
                 let (named, options) = (named(event, args)?, self.options());
                 adapter.broadcast_with_ack(&self.scope.nsp, named, &options, collector.clone());
             }
-            Ok(Frame::message(&[b"4", &encoded.text], &encoded.attachments))
+            Ok(frame)
         };
         let delivery = self.ask(encode, collector.clone())?;
         if !collector.lock().ended {

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::namespace::NspInner;
 use super::server::Inner;
-use super::{DisconnectReason, Failure, Socket, recovery};
+use super::{DisconnectReason, Socket, recovery};
 use crate::engine::{self, CloseReason, Message};
 use crate::protocol::query::Query;
 use crate::protocol::sio::{Body, Decoder, Packet, Value};
@@ -81,6 +81,7 @@ impl Inner {
     }
 
     pub(super) fn client_closed(&self, conn: engine::Socket, reason: CloseReason, details: &str) {
+        self.incoming.forget(conn);
         let client = if conn.server != self.own.get() {
             self.guests.borrow_mut().remove(&conn)
         } else {
@@ -103,10 +104,7 @@ impl Inner {
             return;
         };
         let limits = &self.options.packet;
-        let decoded = match message {
-            Message::Text(text) => decoder.text(text, &mut self.parser.borrow_mut(), limits),
-            Message::Binary(data) => decoder.binary(data, limits),
-        };
+        let decoded = self.incoming.decode(&self.registry.wire, conn, message, &mut decoder, limits);
         self.client(conn, |client| client.decoder = decoder);
         match decoded {
             Ok(Some(packet)) => {
@@ -116,9 +114,8 @@ impl Inner {
                 }
             }
             Ok(None) => {}
-            Err(error) => {
-                tracing::debug!("a client is closed: {error}");
-                let failure = Failure::new(error.to_string());
+            Err(failure) => {
+                tracing::debug!("a client is closed: {failure}");
                 let sockets = self.client(conn, |client| client.sockets.clone()).unwrap_or_default();
                 for socket in sockets {
                     if let Some(nsp) = self.namespace_at(socket.nsp) {

@@ -10,7 +10,7 @@ use super::listeners::General;
 use super::namespace::NspInner;
 use super::{EventError, Failure, Socket};
 use crate::fanout::Frame;
-use crate::protocol::sio::{Body, Decoder, EventName, Limits, Packet, Parser, Value};
+use crate::protocol::sio::Value;
 use crate::runtime;
 
 type Handlers = SmallVec<[BoxedHandler; 4]>;
@@ -168,32 +168,13 @@ impl NspInner {
         if listening.is_empty() {
             return;
         }
-        let Some((name, args)) = sent(frame) else { return };
+        let Some((name, args)) = self.scope.registry.wire.event_of(frame) else { return };
         for (socket, handlers) in listening {
             let context = EventContext::new(socket, &name, &args);
             // One listener's panic must not keep a broadcast from all others.
             runtime::survived(|| handlers.iter().for_each(|handler| self.run(handler, &context)));
         }
     }
-}
-
-/// The event that a frame carries. It was encoded here, so no limit of ours applies to it.
-fn sent(frame: &Frame) -> Option<(EventName, Vec<Value>)> {
-    let limits = Limits { attachments: usize::MAX, attachment_bytes: usize::MAX, ..Limits::default() };
-    let (mut decoder, mut parser) = (Decoder::new(), Parser::new());
-    for (binary, message) in frame.messages() {
-        let decoded = if binary {
-            decoder.binary(message, &limits)
-        } else {
-            // Behind Engine.IO's type.
-            let text = std::str::from_utf8(message).ok()?.get(1..)?;
-            decoder.text(text, &mut parser, &limits)
-        };
-        if let Some(Packet { body: Body::Event { name, args }, .. }) = decoded.ok()? {
-            return Some((name, args));
-        }
-    }
-    None
 }
 
 /// An event that waits for a middleware.
@@ -219,25 +200,5 @@ impl Waiting {
     fn context(&self) -> EventContext<'_> {
         let sent = self.sent.clone();
         EventContext { ack: self.ack, sent, ..EventContext::new(self.socket, &self.event, &self.args) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::protocol::sio;
-
-    #[test]
-    fn a_frame_tells_its_event() {
-        let args = ("x", Bytes::from_static(b"abc"), vec![Bytes::from_static(b"d"); 20]);
-        let encoded = sio::event("/chat", Some(7), "file", &args).unwrap();
-        let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
-        let (name, read) = sent(&frame).unwrap();
-        assert_eq!(&*name, "file");
-        assert_eq!(read.len(), 3);
-        assert_eq!(read[1], Value::from(Bytes::from_static(b"abc")));
-        assert!(sent(&Frame::message(&[b"4", &sio::disconnect("/chat")], &[])).is_none());
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::broadcast::{BroadcastOperator, Scope, broadcasts};
 use super::registry::Registry;
 use super::{Args, BroadcastAcks, BroadcastOptions, SocketDetails};
-use crate::fanout::{Delivery, Frame};
-use crate::protocol::sio::{self, EncodeError, NspName, Value};
+use crate::fanout::Delivery;
+use crate::protocol::sio::{EncodeError, NspName, Value};
 use crate::runtime::Running;
 
 /// A namespace of a running server, usable from any thread: a tokio application, a cron thread, a test.
@@ -108,8 +108,7 @@ impl Handle {
     ) -> Result<Delivery, EncodeError> {
         let encode = |id| {
             let (event, args) = split(args)?;
-            let encoded = sio::event(self.name(), Some(id), &event, &Args(args))?;
-            Ok(Frame::message(&[b"4", &encoded.text], &encoded.attachments))
+            self.scope.event(Some(id), &event, &Args(args))
         };
         let asked = self.select(options).ask(encode, acks.clone());
         if asked.is_err() {

@@ -43,6 +43,7 @@ mod listeners;
 mod namespace;
 mod options;
 mod parent;
+mod parser;
 mod reason;
 mod recovery;
 mod registry;
@@ -53,6 +54,7 @@ mod server_side;
 mod socket;
 mod state;
 mod unfinished;
+mod wire;
 
 pub use ack::{Ack, AckError, AckFuture};
 pub use adapter::{
@@ -74,6 +76,9 @@ pub use listeners::{HandlerId, Off};
 pub use namespace::Namespace;
 pub use options::Options;
 pub use parent::{ParentNamespace, ParentOperator, Permission, Permit};
+#[cfg(feature = "msgpack")]
+pub use parser::MsgpackParser;
+pub use parser::{Encoded, PacketDecoder, Parser};
 pub use reason::DisconnectReason;
 pub use recovery::{ConnectionStateRecovery, ExpiredSession};
 pub use remote::{RemoteOperator, RemoteSocket};

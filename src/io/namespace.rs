@@ -31,7 +31,7 @@ use super::{
 use crate::app::Request;
 use crate::engine::{self, SocketSid};
 use crate::fanout::{Delivery, Frame, Moment, Outlets, RoomKey, Rooms};
-use crate::protocol::sio::{self, Value};
+use crate::protocol::sio::Value;
 use crate::runtime::{self, Core};
 use crate::time::Millis;
 
@@ -483,14 +483,14 @@ impl NspInner {
         let recovery = self.recovery.as_ref().filter(|_| !v2);
         let pid = recovery.and_then(|_| self.begin_session(socket.slot, random()?));
         self.join_room(socket, outlet, ALL);
-        let text = if v2 {
+        let answer = if v2 {
             self.join_room(socket, outlet, &escape(&id));
-            sio::connect_v2(&self.scope.nsp)
+            self.scope.connect_v2()
         } else {
             self.tell_join(socket, &id, true);
-            sio::connect(&self.scope.nsp, &id, pid.map(|pid| pid.to_string()).as_deref())
+            self.scope.connect(&id, pid.map(|pid| pid.to_string()).as_deref())
         };
-        let _ = self.send(socket, &Frame::message(&[b"4", &text], &[]));
+        let _ = answer.map(|answer| self.send(socket, &answer));
         Some(())
     }
 
@@ -537,12 +537,13 @@ impl NspInner {
 
     fn refuse(self: &Rc<Self>, socket: Socket, failure: &Failure) {
         let Some((conn, v2)) = self.with(socket, |entry| (entry.conn, entry.v2)) else { return };
-        let text = if v2 {
-            sio::error_v2(&self.scope.nsp, &failure.for_v2())
+        let refusal = if v2 {
+            self.scope.error_v2(&failure.for_v2())
         } else {
-            sio::connect_error(&self.scope.nsp, failure.message(), failure.details())
+            let (message, details) = (failure.message(), failure.details());
+            self.scope.registry.wire.connect_error(&self.scope.nsp, message, details)
         };
-        let _ = conn.send(&Frame::message(&[b"4", &text], &[]));
+        let _ = refusal.map(|refusal| conn.send(&refusal));
         self.drop_client(socket);
         self.forget(socket);
     }
@@ -647,8 +648,7 @@ impl NspInner {
     pub(super) fn disconnect(self: &Rc<Self>, socket: Socket) {
         let Some(conn) = self.with(socket, |entry| entry.conn) else { return };
         if self.is_connected(socket) {
-            let text = sio::disconnect(&self.scope.nsp);
-            let _ = conn.send(&Frame::message(&[b"4", &text], &[]));
+            let _ = self.scope.disconnect().map(|farewell| conn.send(&farewell));
         }
         self.drop_client(socket);
         self.leave(socket, DisconnectReason::ServerNamespaceDisconnect, "");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Adapter, ConnectionStateRecovery};
+use super::{Adapter, ConnectionStateRecovery, Parser};
 use crate::engine;
 use crate::protocol::sio::Limits;
 
@@ -44,6 +44,8 @@ pub struct Options {
     pub dynamic_namespaces: usize,
     /// Whether clients that lose their connection may come back as who they were; `None`, the default: no.
     pub connection_state_recovery: Option<ConnectionStateRecovery>,
+    /// How packets are written and read; `None` for the default, which is faster and which all clients know.
+    pub parser: Option<Arc<dyn Parser>>,
     /// Joins other servers; `None` for one process alone.
     pub adapter: Option<Arc<dyn Adapter>>,
 }
@@ -59,6 +61,7 @@ impl Default for Options {
             cleanup_empty_child_namespaces: false,
             dynamic_namespaces: 10_000,
             connection_state_recovery: None,
+            parser: None,
             adapter: None,
         }
     }

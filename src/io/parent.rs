@@ -17,8 +17,8 @@ use super::server::{Inner, by_index};
 use super::{EventError, Handshake, Socket};
 use crate::app::{AsyncFn, SyncFn};
 use crate::engine;
-use crate::fanout::{Delivery, Frame};
-use crate::protocol::sio::{self, EncodeError, NspName, Value};
+use crate::fanout::Delivery;
+use crate::protocol::sio::{EncodeError, NspName, Value};
 use crate::runtime;
 
 /// All namespaces of a pattern, or those that a function allows: made by
@@ -206,7 +206,7 @@ impl ParentOperator {
     pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
         let mut delivery = Delivery::Sent;
         // With no child at all, a name or arguments that are wrong are wrong all the same.
-        sio::event(self.template.nsp(), None, event, &args)?;
+        self.template.scope.event(None, event, &args)?;
         for child in self.registry.children(self.parent) {
             match self.template.with_scope(child).emit(event, &args)? {
                 Delivery::Sent => {}
@@ -363,8 +363,8 @@ impl Inner {
     }
 
     pub(super) fn refuse_namespace(&self, conn: engine::Socket, name: &str) {
-        let refusal = sio::connect_error(name, "Invalid namespace", None);
-        let _ = conn.send(&Frame::message(&[b"4", &refusal], &[]));
+        let refusal = self.registry.wire.connect_error(name, "Invalid namespace", None);
+        let _ = refusal.map(|refusal| conn.send(&refusal));
     }
 
     /// Whether clients may make one more namespace. At the limit those go that nobody has joined.

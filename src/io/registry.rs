@@ -7,6 +7,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::broadcast::Scope;
+use super::wire::Wire;
 use super::{Adapter, Handle};
 use crate::fanout::Cores;
 use crate::protocol::sio::NspName;
@@ -17,6 +18,7 @@ use crate::runtime::Shared;
 #[derive(Default)]
 pub(super) struct Registry {
     adapter: OnceLock<Option<Arc<dyn Adapter>>>,
+    pub(super) wire: Wire,
     recovery: OnceLock<bool>,
     namespaces: Mutex<HashMap<NspName, Known, RandomState>>,
     /// Held while the adapter is told that a namespace has come or gone: it must hear of them in order.

@@ -24,11 +24,12 @@ use super::parent::{Parent, ParentNamespace, Permit, Rule};
 use super::recovery::{Recovery, Usage};
 use super::registry::Registry;
 use super::unfinished::Unfinished;
-use super::{Adapter, Handle, Handshake, Options, Socket, client_files};
+use super::wire::Incoming;
+use super::{Adapter, Handle, Handshake, Options, Parser, Socket, client_files};
 use crate::app::{App, Layer};
 use crate::engine::{self, CloseReason, Closing, Events, IdPool, Message};
 use crate::fanout::OutletId;
-use crate::protocol::sio::{NspName, Parser};
+use crate::protocol::sio::NspName;
 use crate::runtime::{self, Core};
 use crate::time::Millis;
 
@@ -90,7 +91,7 @@ pub(super) struct Inner {
     next_sweep: Cell<Millis>,
     recovery_usage: Rc<Usage>,
     pub(super) ids: RefCell<IdPool>,
-    pub(super) parser: RefCell<Parser>,
+    pub(super) incoming: Incoming,
     /// By the slot of the session of this server's own engine.
     pub(super) clients: RefCell<Vec<Option<Client>>>,
     /// Those of other engines.
@@ -144,6 +145,7 @@ impl Server {
         options.dynamic_namespaces = options.dynamic_namespaces.min(DYNAMIC_MAX);
         let prefix = options.engine.prefix();
         let registry = Registry::of(app.core().shared(), &prefix);
+        registry.wire.set(options.parser.clone());
         registry.set_adapter(options.adapter.clone());
         registry.set_recovery(options.connection_state_recovery.is_some());
         let inner = Rc::new(Inner {
@@ -161,7 +163,7 @@ impl Server {
             next_sweep: Cell::new(0),
             recovery_usage: Rc::default(),
             ids: RefCell::default(),
-            parser: RefCell::default(),
+            incoming: Incoming::default(),
             clients: RefCell::default(),
             guests: RefCell::default(),
             own: Cell::new(u16::MAX),
@@ -281,6 +283,12 @@ impl Server {
     /// What joins this server to others.
     pub fn adapter(&self) -> Option<Arc<dyn Adapter>> {
         self.0.registry.adapter().cloned()
+    }
+
+    /// How packets are written and read, if not in the default way.
+    #[doc(alias = "encoder")]
+    pub fn parser(&self) -> Option<Arc<dyn Parser>> {
+        self.0.registry.wire.parser().cloned()
     }
 
     /// The options.

@@ -20,7 +20,7 @@ use super::server::by_index;
 use super::{AckError, ArgsError, Client, Handshake, Namespace, Server};
 use crate::app::Request;
 use crate::engine::{self, SocketSid};
-use crate::fanout::{Delivery, Frame};
+use crate::fanout::Delivery;
 use crate::protocol::sio::{self, EncodeError, Value};
 use crate::time::Millis;
 
@@ -567,12 +567,7 @@ impl SocketOperator {
     /// A reserved name, or arguments that cannot be written as JSON.
     pub fn emit<T: Serialize>(self, event: &str, args: T) -> Result<Delivery, EncodeError> {
         let sent = with_nsp(self.socket, |nsp| {
-            let mut encoded = sio::event(&nsp.scope.nsp, None, event, &args)?;
-            let offset = nsp.scope.offset(self.volatile);
-            if let Some(offset) = offset {
-                encoded.push(&offset.to_string());
-            }
-            let frame = Frame::message(&[b"4", &encoded.text], &encoded.attachments);
+            let (frame, offset) = nsp.scope.event_to_keep(event, &args, self.volatile)?;
             let frame = if self.plain { frame.uncompressed() } else { frame };
             let outlet =
                 nsp.with(self.socket, |entry| entry.outlet).filter(|_| nsp.is_connected(self.socket));

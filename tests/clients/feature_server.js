@@ -2,11 +2,14 @@
 import { createServer } from "node:http";
 import { Server } from "socket.io";
 import { options, serve } from "./lib/cli.mjs";
+import { parserOptions } from "./lib/parsers.mjs";
 
 // Node would let a request take five minutes; a server under attack must not.
 const limits = { headersTimeout: 5_000, requestTimeout: 10_000, connectionsCheckingInterval: 1_000 };
 const httpServer = createServer(limits, (_, res) => res.writeHead(404).end());
+const flags = options(3005);
 const io = new Server(httpServer, {
+  ...parserOptions(flags.parser),
   cors: { origin: true },
   pingInterval: 1_000,
   pingTimeout: 2_000,
@@ -306,4 +309,4 @@ io.of("/auth").use(async (socket, next) => {
   next(error);
 });
 
-serve(httpServer, options(3005).port, () => io.close());
+serve(httpServer, flags.port, () => io.close());

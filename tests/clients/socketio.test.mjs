@@ -1,12 +1,13 @@
 // The official socket.io-client against the feature server, over polling, websocket, and the default with its upgrade.
-// TRANSPORT=polling|websocket|upgrade runs one of the three.
+// TRANSPORT=polling|websocket|upgrade runs one of the three. PARSER=msgpack has both sides use that parser.
 import { randomBytes } from "node:crypto";
 import { Socket as EngineSocket } from "engine.io-client";
 import { assert, run, sleep, test, until, within } from "./lib/runner.mjs";
 import { target } from "./lib/target.mjs";
+import { PARSER } from "./lib/parsers.mjs";
 import { TRANSPORTS, call, clientsOf, collect, next, upgraded } from "./lib/clients.mjs";
 
-const server = await target("feature_server.js");
+const server = await target("feature_server.js", PARSER ? ["--parser", PARSER] : []);
 const names = process.env.TRANSPORT ? [process.env.TRANSPORT] : Object.keys(TRANSPORTS);
 let serial = 0;
 const fresh = (prefix) => `${prefix}-${++serial}-${process.pid}`;
@@ -148,7 +149,8 @@ function connecting(check, clients, name) {
 function messages(check, clients, name) {
   check("emits come back with every kind of JSON", async (t) => {
     const socket = await clients.connect(t);
-    const args = [1, -1.5, 1e21, "text", "", true, false, null, [], {}, { a: [{ b: "c" }] }, "\u0000\u001e\\\"\n"];
+    // notepack cannot write whole numbers of more than 64 bits.
+    const args = [1, -1.5, PARSER ? 1e15 : 1e21, "text", "", true, false, null, [], {}, { a: [{ b: "c" }] }, "\u0000\u001e\\\"\n"];
     const back = next(socket, "echo-back");
     socket.emit("echo", ...args);
     assert.deepEqual(await back, args);
@@ -184,7 +186,9 @@ function messages(check, clients, name) {
     const socket = await clients.connect(t);
     const back = next(socket, "echo-back");
     socket.emit("echo", bytes(0, 255, 30), "between", bytes(), new Uint8Array([7, 8]));
-    const [first, between, empty, second] = await back;
+    const [first, between, empty, list] = await back;
+    // With msgpack a typed array is an ArrayBuffer to the reference.
+    const second = Buffer.from(list);
     assert.deepEqual([first, between, empty, second], [bytes(0, 255, 30), "between", bytes(), bytes(7, 8)]);
   });
 
@@ -682,7 +686,7 @@ function leaving(check, clients, name) {
     const observed = await observer(t, clients);
     const id = wsTransport ? await cutWebSocket(t) : await cutPoll();
     assert.match((await observed.left(id)).reason, /^transport (close|error)$/);
-  });
+  }, { skip: PARSER && !wsTransport ? "it is driven by hand, with the default parser" : "" });
 
   async function cutWebSocket(t) {
     const socket = await clients.connect(t);

@@ -26,7 +26,7 @@ use crate::fanout::{Frame, Moment, RoomKey, Space, Task};
 use crate::io::broadcast::{Announced, Scope, arrived};
 use crate::io::namespace::{ALL, Identity, NspInner};
 use crate::io::{ConnectionStateRecovery, DisconnectReason, Socket, SocketId};
-use crate::protocol::sio::{self, Value};
+use crate::protocol::sio::Value;
 use crate::runtime;
 use crate::time::Millis;
 
@@ -304,8 +304,8 @@ impl NspInner {
         for (_, frame) in missed {
             let _ = self.send(socket, &frame);
         }
-        let text = sio::connect(&self.scope.nsp, &state.id.to_string(), Some(&pid.to_string()));
-        let _ = self.send(socket, &Frame::message(&[b"4", &text], &[]));
+        let answer = self.scope.connect(&state.id.to_string(), Some(&pid.to_string()));
+        let _ = answer.map(|answer| self.send(socket, &answer));
         Some(())
     }
 

@@ -78,6 +78,14 @@ pub enum SioError {
     /// A placeholder whose number is not that of an attachment.
     #[error("the client's placeholder refers to no attachment")]
     Placeholder,
+    /// A message that is not MessagePack, or nested too deep.
+    #[cfg(feature = "msgpack")]
+    #[error("the client's message cannot be read: {0}")]
+    Msgpack(#[from] super::msgpack::MsgpackError),
+    /// No map of MessagePack, or one without the name of a namespace.
+    #[cfg(feature = "msgpack")]
+    #[error("the client's message is no packet")]
+    NoPacket,
 }
 
 /// Turns the messages of one connection into packets. One pointer wide, and a null one unless attachments are
@@ -248,7 +256,7 @@ fn body(head: &Head<'_>, parser: &mut Parser, limits: &Limits) -> Result<Option<
 }
 
 /// Takes the name from the front of an event's array.
-fn event(mut args: Vec<Value>) -> Result<Body, SioError> {
+pub(super) fn event(mut args: Vec<Value>) -> Result<Body, SioError> {
     if args.is_empty() {
         return Err(SioError::Payload);
     }

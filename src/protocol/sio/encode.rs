@@ -71,6 +71,9 @@ pub enum EncodeError {
     /// Only from [`to_value`]: the value nests deeper than [`MAX_DEPTH`] or looks like a placeholder.
     #[error("the application's value cannot be held: it is nested too deep or contains a placeholder")]
     Value,
+    /// A parser that is not the default one has refused the packet.
+    #[error("the parser cannot write the packet: {0}")]
+    Parser(Box<str>),
 }
 
 /// Encodes an event. `nsp` with its slash, without `,` or `?`. Of `args`, a tuple is the argument list, `()`

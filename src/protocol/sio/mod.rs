@@ -5,6 +5,7 @@
 //! * [`packet`]: packets and their parts.
 //! * [`decode`]: Engine.IO messages to packets, attachments put back in place.
 //! * [`encode`]: typed arguments to the wire, attachments taken out.
+//! * `msgpack`: whole packets as MessagePack instead, with the feature of that name.
 //! * [`args`]: argument lists to types.
 //!
 //! **The argument rule**, both ways: a Rust tuple (or tuple struct, or array of fixed length: what serde
@@ -28,6 +29,8 @@ pub mod args;
 pub mod decode;
 pub mod encode;
 pub mod json;
+#[cfg(feature = "msgpack")]
+pub mod msgpack;
 pub mod packet;
 mod read;
 pub mod value;

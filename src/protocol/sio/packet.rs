@@ -229,7 +229,7 @@ impl Debug for EventName {
     }
 }
 
-/// A whole packet from a client.
+/// A whole packet, from a client, or for one where the parser is not the default one.
 ///
 /// ```
 /// use sockring::protocol::sio::{Body, Decoder, Limits, Parser};
@@ -252,6 +252,22 @@ pub struct Packet {
     pub body: Body,
 }
 
+impl Packet {
+    /// A packet in the namespace of this name, from which a query is taken off.
+    ///
+    /// ```
+    /// use sockring::protocol::sio::{Body, Packet};
+    ///
+    /// let packet = Packet::new("/chat?token=1", None, Body::Disconnect);
+    /// assert_eq!((packet.nsp.as_str(), packet.query.as_deref()), ("/chat", Some("token=1")));
+    /// ```
+    #[must_use]
+    pub fn new(nsp: &str, id: Option<AckId>, body: Body) -> Self {
+        let (name, query) = nsp.split_once('?').map_or((nsp, None), |(name, query)| (name, Some(query)));
+        Self { nsp: name.into(), query: query.map(Into::into), id, body }
+    }
+}
+
 /// What a packet says. The binary kinds are not told apart: their attachments are back in place.
 ///
 /// ```
@@ -265,9 +281,10 @@ pub struct Packet {
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub enum Body {
-    /// The client wants into the namespace; an object with what it says about itself, if it says anything.
+    /// The client wants into the namespace; an object with what it says about itself, if it says anything. Of
+    /// the server: the client is in; an object with the `sid` of its socket, and the `pid` if it has one.
     Connect(Option<Value>),
-    /// The client leaves the namespace.
+    /// The client leaves the namespace, or has to.
     Disconnect,
     /// An event.
     Event {
@@ -278,8 +295,8 @@ pub enum Body {
     },
     /// The answer to an event of ours.
     Ack(Vec<Value>),
-    /// Nothing a client has any reason to send, but the grammar allows it: a string, an object or `null` if
-    /// absent.
+    /// The server refuses a namespace; an object with a `message`, and `data` if there is any. A client has
+    /// no reason to send it, but the grammar allows it: a string, an object or `null` if absent.
     ConnectError(Value),
 }
 

@@ -3,9 +3,9 @@ import { parseArgs } from "node:util";
 
 export function options(port) {
   const { values } = parseArgs({
-    options: { port: { type: "string" }, workers: { type: "string" }, profile: { type: "string" }, deflate: { type: "boolean", default: false } },
+    options: { port: { type: "string" }, workers: { type: "string" }, profile: { type: "string" }, deflate: { type: "boolean", default: false }, parser: { type: "string" } },
   });
-  return { port: Number(values.port ?? process.env.PORT ?? port), profile: values.profile, deflate: values.deflate };
+  return { port: Number(values.port ?? process.env.PORT ?? port), profile: values.profile, deflate: values.deflate, parser: values.parser };
 }
 
 /** Listens, says so on stdout, and ends the process on SIGTERM. */

@@ -1,5 +1,6 @@
 // Helpers around the official socket.io-client.
 import { io } from "socket.io-client";
+import { PARSER, parserOptions } from "./parsers.mjs";
 import { within } from "./runner.mjs";
 
 /** The ways a client may reach the server; `upgrade` is the client's own default. */
@@ -40,7 +41,7 @@ export function clientsOf(url, transport, make = io) {
   return {
     /** Makes a socket without waiting. `options.manager` shares another socket's connection. */
     open(t, nsp = "/", { manager, ...options } = {}) {
-      const base = { forceNew: true, reconnection: false, ...transport };
+      const base = { forceNew: true, reconnection: false, ...parserOptions(PARSER), ...transport };
       const socket = manager ? manager.socket(nsp, options) : make(url + nsp, { ...base, ...options });
       t.defer(() => socket.disconnect());
       return socket;
