@@ -24,7 +24,6 @@ use crate::time::Millis;
 /// assert_eq!(options.requests_timeout, Duration::from_secs(5));
 /// ```
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct ClusterOptions {
     /// A server that has said nothing for so long says that it is there.
     pub heartbeat_interval: Duration,
