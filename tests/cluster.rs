@@ -275,8 +275,8 @@ fn servers_speak_to_each_other() {
 
 /// Short waits, for tests in which a server says nothing.
 fn short_requests() -> ClusterOptions {
-    let mut options = ClusterOptions::default();
-    options.requests_timeout = Duration::from_millis(400);
+    let requests_timeout = Duration::from_millis(400);
+    let options = ClusterOptions { requests_timeout, ..ClusterOptions::default() };
     options
 }
 
