@@ -276,8 +276,7 @@ fn servers_speak_to_each_other() {
 /// Short waits, for tests in which a server says nothing.
 fn short_requests() -> ClusterOptions {
     let requests_timeout = Duration::from_millis(400);
-    let options = ClusterOptions { requests_timeout, ..ClusterOptions::default() };
-    options
+    ClusterOptions { requests_timeout, ..ClusterOptions::default() }
 }
 
 #[test]
