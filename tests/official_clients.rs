@@ -48,10 +48,6 @@ const NORMAL: [&str; 2] = ["--descriptors", "normal"];
 const TLS: [&str; 1] = ["--tls"];
 const TLS_NORMAL: [&str; 3] = ["--tls", "--descriptors", "normal"];
 
-/// What the suites cover and the server does not have yet, as a regular expression: listed as skipped, and no
-/// other test is. Nothing at present.
-const LATER: &str = "";
-
 /// Declares one test per line: an example with its arguments, and the suite that runs against it.
 macro_rules! suites {
     ($($name:ident: $example:literal $args:expr, $workers:literal => $script:literal $env:expr;)*) => {$(
@@ -227,7 +223,6 @@ impl Suite {
             .current_dir(&clients)
             .env("SOCKRING_URL", format!("{scheme}://{}", server.address))
             .env("SOCKRING_PID", server.child.id().to_string())
-            .env("LATER", LATER)
             .envs(self.env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

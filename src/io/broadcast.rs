@@ -9,7 +9,7 @@ use serde::Serialize;
 use smallvec::SmallVec;
 
 use super::namespace::{NspInner, escape, unescape};
-use super::recovery::{Audience, Offset};
+use super::recovery::{Audience, Emitted, Offset};
 use super::registry::Registry;
 use super::server::by_path;
 use super::server_side::named;
@@ -285,7 +285,8 @@ impl BroadcastOperator {
         let deliver = move |nsp: &Rc<NspInner>, selection: &Selection| {
             nsp.deliver(selection, &frame);
             if let (Some(offset), Some(recovery)) = (offset, &nsp.recovery) {
-                recovery.emitted(nsp.core.now(), offset, selection.audience(), frame.clone(), moment);
+                let (audience, frame, at) = (selection.audience(), frame.clone(), nsp.core.now());
+                recovery.emitted(Emitted { offset, audience, frame, moment, at });
             }
         };
         let refused = self.on_cores_holding((cores, moment), bytes, deliver);

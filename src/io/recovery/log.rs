@@ -29,14 +29,16 @@ impl Audience {
     }
 }
 
+/// A packet that was emitted to sockets of this core.
 #[derive(Debug)]
-struct Entry {
-    offset: Offset,
-    audience: Audience,
-    frame: Frame,
+pub(in crate::io) struct Emitted {
+    pub(in crate::io) offset: Offset,
+    pub(in crate::io) audience: Audience,
+    pub(in crate::io) frame: Frame,
     /// When its cores were looked up.
-    moment: Moment,
-    at: Millis,
+    pub(in crate::io) moment: Moment,
+    /// When it came to this core.
+    pub(in crate::io) at: Millis,
 }
 
 /// What all namespaces of one core keep together: clients may bring many into being.
@@ -70,7 +72,7 @@ const ENTRY_BYTES: usize = 160;
 pub(super) struct Log {
     bounds: Bounds,
     usage: Rc<Usage>,
-    entries: VecDeque<Entry>,
+    entries: VecDeque<Emitted>,
     /// Of the usage, this log's own part.
     bytes: usize,
     /// The place of the first entry.
@@ -108,17 +110,11 @@ impl Log {
         self.places.get(&offset).copied()
     }
 
-    pub(super) fn push(
-        &mut self,
-        now: Millis,
-        offset: Offset,
-        audience: Audience,
-        frame: Frame,
-        moment: Moment,
-    ) {
-        self.account(self.bytes + frame.wire().len() + ENTRY_BYTES);
-        self.places.insert(offset, self.end());
-        self.entries.push_back(Entry { offset, audience, frame, moment, at: now });
+    pub(super) fn push(&mut self, packet: Emitted) {
+        let now = packet.at;
+        self.account(self.bytes + packet.frame.wire().len() + ENTRY_BYTES);
+        self.places.insert(packet.offset, self.end());
+        self.entries.push_back(packet);
         self.prune(now);
         while self.usage.bytes.get() > self.bounds.bytes || self.entries.len() > self.bounds.packets {
             // Somebody may have missed it: whose last packet is an earlier one cannot come back.
@@ -166,7 +162,7 @@ impl Log {
         let skipped = usize::try_from(place.saturating_sub(self.first)).unwrap_or(usize::MAX);
         let entries = self.entries.range(skipped.min(self.entries.len())..);
         let missed =
-            move |entry: &&Entry| moments.contains(&entry.moment) && entry.audience.includes(&member);
+            move |entry: &&Emitted| moments.contains(&entry.moment) && entry.audience.includes(&member);
         entries.filter(missed).map(|entry| (entry.offset, &entry.frame))
     }
 }
@@ -192,7 +188,8 @@ mod tests {
     }
 
     fn push(log: &mut Log, now: Millis, offset: u64, audience: Audience) {
-        log.push(now, Offset(offset), audience, Frame::message(&[b"4x"], &[]), Moment::default());
+        let frame = Frame::message(&[b"4x"], &[]);
+        log.push(Emitted { offset: Offset(offset), audience, frame, moment: Moment::default(), at: now });
     }
 
     fn since(log: &Log, place: u64, rooms: &[&str]) -> Vec<u64> {
@@ -221,8 +218,10 @@ mod tests {
         let key = crate::fanout::RoomKey { space: 0, room: "a" };
         let moved = directory.enter(key, 0);
         let frame = Frame::message(&[b"4x"], &[]);
-        log.push(0, Offset(1), Audience::default(), frame.clone(), moved);
-        log.push(0, Offset(2), Audience::default(), frame, old);
+        for (offset, moment) in [(1, moved), (2, old)] {
+            let (audience, frame) = (Audience::default(), frame.clone());
+            log.push(Emitted { offset: Offset(offset), audience, frame, moment, at: 0 });
+        }
         let between =
             |moments| log.since(0, moments, |_| true).map(|(offset, _)| offset.0).collect::<Vec<_>>();
         assert_eq!(between(moved..Moment::LAST), [1], "the second was on its way since before");
@@ -292,8 +291,9 @@ mod tests {
             for (offset, (size, pause)) in sizes.into_iter().enumerate() {
                 now += pause;
                 let frame = Frame::message(&[&vec![b'x'; size]], &[]);
-                log.push(now, Offset(offset as u64), Audience::default(), frame, Moment::default());
-                let size = |entry: &Entry| entry.frame.wire().len() + ENTRY_BYTES;
+                let (audience, moment) = Default::default();
+                log.push(Emitted { offset: Offset(offset as u64), audience, frame, moment, at: now });
+                let size = |entry: &Emitted| entry.frame.wire().len() + ENTRY_BYTES;
                 let bytes: usize = log.entries.iter().map(size).sum();
                 prop_assert_eq!(bytes, log.bytes);
                 prop_assert!(bytes <= bounds.bytes && log.entries.len() <= bounds.packets);

@@ -19,7 +19,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use log::Bounds;
-pub(super) use log::{Audience, Usage};
+pub(super) use log::{Audience, Emitted, Usage};
 pub(super) use restore::{Recovery, claim};
 pub(super) use sessions::{Sessions, State};
 

@@ -21,14 +21,13 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::sessions::Moved;
-use super::{Audience, ExpiredSession, Offset, Pid, Sessions, State};
+use super::{Audience, Emitted, ExpiredSession, Offset, Pid, Sessions, State};
 use crate::fanout::{Frame, Moment, RoomKey, Space, Task};
 use crate::io::broadcast::{Announced, Scope, arrived};
 use crate::io::namespace::{ALL, Identity, NspInner};
 use crate::io::{ConnectionStateRecovery, DisconnectReason, Socket, SocketId};
 use crate::protocol::sio::Value;
 use crate::runtime;
-use crate::time::Millis;
 
 type OnExpired = Rc<dyn Fn(&ExpiredSession)>;
 
@@ -64,15 +63,8 @@ impl Recovery {
         self.on_expired.borrow_mut().push(Rc::new(handler));
     }
 
-    pub(in crate::io) fn emitted(
-        &self,
-        now: Millis,
-        offset: Offset,
-        audience: Audience,
-        frame: Frame,
-        moment: Moment,
-    ) {
-        self.sessions.borrow_mut().emitted(now, offset, audience, frame, moment);
+    pub(in crate::io) fn emitted(&self, packet: Emitted) {
+        self.sessions.borrow_mut().emitted(packet);
     }
 
     /// Since when broadcasts find a room here for the sake of sockets that are gone.
@@ -107,7 +99,8 @@ impl NspInner {
         let Some(recovery) = &self.recovery else { return };
         let audience = Audience { rooms: [id.to_string().into()].into(), ..Audience::default() };
         let moment = self.core.shared().directory.now();
-        recovery.emitted(self.core.now(), offset, audience, frame.clone(), moment);
+        let (frame, at) = (frame.clone(), self.core.now());
+        recovery.emitted(Emitted { offset, audience, frame, moment, at });
     }
 
     /// A socket is in: its session begins. The private id, for its client.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet};
 
-use super::log::{Audience, Bounds, Log, Usage};
+use super::log::{Bounds, Emitted, Log, Usage};
 use super::{Offset, Pid};
 use crate::fanout::{Frame, Moment};
 use crate::io::SocketId;
@@ -92,15 +92,8 @@ impl Sessions {
     }
 
     /// A packet was emitted to sockets of this core.
-    pub(in crate::io) fn emitted(
-        &mut self,
-        now: Millis,
-        offset: Offset,
-        audience: Audience,
-        frame: Frame,
-        moment: Moment,
-    ) {
-        self.log.push(now, offset, audience, frame, moment);
+    pub(in crate::io) fn emitted(&mut self, packet: Emitted) {
+        self.log.push(packet);
     }
 
     /// Where the next packet will stand.
@@ -343,6 +336,7 @@ impl Drop for Sessions {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Audience;
     use super::*;
     use crate::fanout::Directory;
 
@@ -363,7 +357,8 @@ mod tests {
 
     fn emit(sessions: &mut Sessions, offset: u64, room: &str, moment: Moment) {
         let audience = Audience { rooms: [room.into()].into(), ..Audience::default() };
-        sessions.emitted(0, Offset(offset), audience, Frame::message(&[b"4x"], &[]), moment);
+        let frame = Frame::message(&[b"4x"], &[]);
+        sessions.emitted(Emitted { offset: Offset(offset), audience, frame, moment, at: 0 });
     }
 
     fn missed(sessions: &Sessions, number: u8, offset: u64) -> Option<Vec<u64>> {
