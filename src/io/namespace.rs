@@ -288,6 +288,7 @@ impl NspInner {
             listeners: template.listeners.clone(),
             on_error: template.on_error.clone(),
             room_listeners: template.room_listeners.clone(),
+            server_listeners: template.server_listeners.clone(),
             parent: Some(parent.number),
             by_client,
             ..self

@@ -442,7 +442,7 @@ impl Inner {
     }
 
     /// Lets all clients of this core go, and takes no more.
-    fn close(&self) {
+    pub(super) fn close(&self) {
         let mut conns: Vec<engine::Socket> =
             self.clients.borrow().iter().flatten().map(|client| client.conn).collect();
         let guests: Vec<engine::Socket> = self.guests.borrow().keys().copied().collect();

@@ -17,7 +17,7 @@ use crate::time::Millis;
 #[derive(Clone, Debug)]
 pub(in crate::io) struct State {
     pub(in crate::io) id: SocketId,
-    /// Its rooms as the tables know them, without that of all sockets.
+    /// Its rooms as the tables know them, that of all sockets among them.
     pub(in crate::io) rooms: Vec<Box<str>>,
     pub(in crate::io) data: Value,
 }
@@ -84,6 +84,21 @@ pub(in crate::io) struct Sessions {
     age: Millis,
 }
 
+impl Lineage {
+    /// Of a session that was kept elsewhere: what it has missed up to now behind its last packet, and since
+    /// when its rooms are found on this core.
+    pub(super) fn kept(base: Offset, before: Vec<(Offset, Frame)>, moment: Moment) -> Self {
+        Self { base: Some(base), before, from: 0, moment }
+    }
+}
+
+impl Moved {
+    /// The rest is found in this core's log, from a place on.
+    pub(super) fn continued_at(&mut self, place: u64) {
+        self.lineage.from = place;
+    }
+}
+
 impl Sessions {
     pub(super) fn new(window: Millis, max_parked: usize, bounds: Bounds, usage: Rc<Usage>) -> Self {
         let (sessions, live, held, ends, trims) = Default::default();
@@ -131,13 +146,29 @@ impl Sessions {
         slot: u32,
         state: State,
         born: impl Fn(&str) -> Moment,
-    ) {
-        let Some(pid) = self.live.remove(&slot) else { return };
+    ) -> Option<Pid> {
+        let pid = self.live.remove(&slot)?;
         self.hold(&state.rooms, born);
         let end = self.count_parked(now, pid);
         if let Some(session) = self.sessions.get_mut(&pid) {
             session.whereabouts = Whereabouts::Parked(Box::new(state), end);
         }
+        Some(pid)
+    }
+
+    /// Whether a session is here, whatever has become of it.
+    pub(in crate::io) fn has(&self, pid: Pid) -> bool {
+        self.sessions.contains_key(&pid)
+    }
+
+    /// What is parked of a session.
+    pub(in crate::io) fn parked_state(&self, pid: Pid) -> Option<&State> {
+        self.parked_session(pid).map(|(state, _)| state)
+    }
+
+    /// For how long a client may be gone.
+    pub(in crate::io) fn window(&self) -> Millis {
+        self.window
     }
 
     /// A session has come from another core.
@@ -367,7 +398,8 @@ mod tests {
     }
 
     fn park(sessions: &mut Sessions, now: Millis, number: u8, rooms: &[&str]) {
-        sessions.park(now, u32::from(number), state(rooms), |_| Moment::default());
+        let parked = sessions.park(now, u32::from(number), state(rooms), |_| Moment::default());
+        assert_eq!(parked, Some(pid(number)));
     }
 
     #[test]
