@@ -131,12 +131,13 @@ struct Wanted {
     nsp: String,
     pid: String,
     offset: String,
-    answer: Option<RestoreAnswer>,
+    answer: Mutex<Option<RestoreAnswer>>,
 }
 
 impl Drop for Wanted {
     fn drop(&mut self) {
-        let (Some(mut stream), Some(answer)) = (self.hub.stream(), self.answer.take()) else { return };
+        let answer = self.answer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let (Some(mut stream), Some(answer)) = (self.hub.stream(), answer) else { return };
         let restored = stream.restore(&self.nsp, &self.pid, &self.offset);
         let found = restored.is_some();
         // Before the next packet is delivered.
@@ -215,9 +216,8 @@ impl Medium for Link {
         let others = self.others(nsp);
         let (nsp, pid, offset) = (nsp.to_owned(), pid.to_owned(), offset.to_owned());
         let asked = if known { Vec::new() } else { others.clone() };
-        let wanted =
-            Wanted { hub: self.hub.clone(), others, nsp, pid: pid.clone(), offset, answer: Some(answer) };
-        let wanted = Arc::new(wanted);
+        let (hub, answer) = (self.hub.clone(), Mutex::new(Some(answer)));
+        let wanted = Arc::new(Wanted { hub, others, nsp, pid: pid.clone(), offset, answer });
         for other in asked {
             let waiting = wanted.clone();
             other.end_stale_session(&pid, move || drop(waiting));

@@ -81,7 +81,8 @@ impl Stream {
         offset: &str,
     ) -> Option<(Session, Vec<KeptPacket>)> {
         let key = (nsp.to_owned(), pid.to_owned());
-        let last = self.packets.iter().rposition(|entry| entry.nsp == nsp && entry.packet.offset == offset)?;
+        let last =
+            self.packets.iter().rposition(|entry| entry.nsp == nsp && entry.packet.offset == offset)?;
         let (session, _) = self.sessions.remove(&key).filter(|(_, end)| *end > Instant::now())?;
         let meant = |entry: &&Entry| entry.nsp == nsp && is_meant(&entry.options, &session.rooms);
         let missed = self.packets.iter().skip(last + 1).filter(meant);

@@ -82,17 +82,10 @@ impl NspInner {
     }
 
     /// Asks the adapter for a session that no core knows; whether it was asked.
-    pub(super) fn ask_adapter(
-        &self,
-        recovery: &Recovery,
-        socket: Socket,
-        pid: Pid,
-        offset: Offset,
-    ) -> bool {
+    pub(super) fn ask_adapter(&self, recovery: &Recovery, socket: Socket, pid: Pid, offset: Offset) -> bool {
         let Some(keeper) = self.scope.registry.keeper() else { return false };
-        let text = self.with(socket, |entry| {
-            Some(entry.auth.as_deref()?.get("offset")?.as_str()?.to_owned())
-        });
+        let text =
+            self.with(socket, |entry| Some(entry.auth.as_deref()?.get("offset")?.as_str()?.to_owned()));
         let Some(Some(text)) = text else { return false };
         {
             let mut asked = recovery.asked.borrow_mut();
@@ -104,7 +97,7 @@ impl NspInner {
             let question = Question { generation: socket.generation, pid, offset, deadline };
             asked.0.insert(socket.slot, question);
         }
-        let mut asking = Asking {
+        let asking = Asking {
             scope: self.scope.clone(),
             pids: recovery.pids.number(),
             core: self.core.index(),
@@ -114,9 +107,7 @@ impl NspInner {
             offset,
             arrival: None,
         };
-        let answer: RestoreAnswer = Box::new(move |restored| {
-            asking.arrival = restored.and_then(|restored| asking.arrives(restored));
-        });
+        let answer: RestoreAnswer = Box::new(move |restored| asking.answer(restored));
         keeper.restore_session(&self.scope.nsp, &pid.to_string(), &text, answer);
         true
     }
@@ -170,6 +161,10 @@ struct Asking {
 }
 
 impl Asking {
+    fn answer(mut self, restored: Option<RestoredSession>) {
+        self.arrival = restored.and_then(|restored| self.arrives(restored));
+    }
+
     /// A session has come from beyond the process. On the adapter's thread, between two packets: whoever looks
     /// for the session's rooms from now on finds this core.
     fn arrives(&self, restored: RestoredSession) -> Option<Arrival> {
@@ -182,9 +177,9 @@ impl Asking {
         let own = session.rooms.iter().map(|room| escape(room).into_owned().into());
         let rooms: Vec<Box<str>> = own.chain([ALL.into()]).collect();
         let directory = &self.scope.shared.directory;
-        let key = |room| RoomKey { space: self.scope.space.number(), room };
+        let space = self.scope.space.number();
         let announce = |room: &Box<str>| {
-            let moment = directory.announce(key(room), self.core);
+            let moment = directory.announce(RoomKey { space, room }, self.core);
             Announced { room: String::from(&**room), core: self.core, moment }
         };
         let announced: Vec<Announced> = rooms.iter().map(announce).collect();

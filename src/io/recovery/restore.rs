@@ -286,13 +286,7 @@ impl NspInner {
     }
 
     /// As whom it was, if that is known, or as a new one.
-    pub(super) fn let_in(
-        self: &Rc<Self>,
-        recovery: &Recovery,
-        socket: Socket,
-        pid: Pid,
-        offset: Offset,
-    ) {
+    pub(super) fn let_in(self: &Rc<Self>, recovery: &Recovery, socket: Socket, pid: Pid, offset: Offset) {
         let known = recovery.sessions.borrow().rooms(pid, offset).is_some();
         if known {
             recovery.waiting.borrow_mut().insert(socket.slot, (pid, offset));
