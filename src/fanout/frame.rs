@@ -180,8 +180,8 @@ impl Frame {
     ///
     /// ```
     /// use sockring::fanout::{Backpressure, Frame, Policy};
-    /// let bounds = Backpressure { max_messages: 100, policy: Policy::DropNewest, ..Backpressure::default() };
-    /// assert_eq!(Frame::raw("tick").bounded(bounds).backpressure(), Some(bounds));
+    /// let bounds = Backpressure { max_messages: 100, policy: Policy::DropNewest, ..Backpressure::default()
+    /// }; assert_eq!(Frame::raw("tick").bounded(bounds).backpressure(), Some(bounds));
     /// ```
     #[must_use]
     pub fn bounded(self, bounds: Backpressure) -> Self {

@@ -359,8 +359,8 @@ impl Outlets {
         }
     }
 
-    /// Whether so little waits that one more frame may. The limits count what was there before it, so that one
-    /// large message always fits.
+    /// Whether so little waits that one more frame may. The limits count what was there before it, so that
+    /// one large message always fits.
     fn fits(&self, slot: u32, bounds: &Backpressure) -> bool {
         let backlog = self.backlogs[slot as usize].as_deref();
         let (waiting, messages) = backlog.map_or((0, 0), |backlog| (backlog.cost(), backlog.len()));

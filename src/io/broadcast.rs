@@ -190,8 +190,8 @@ impl BroadcastOperator {
     }
 
     /// Of the messages with this event and key only the last one waits for a client that is slow: a later one
-    /// takes the place of the one before it, at the end. For prices, positions and cursors. Other servers of a
-    /// cluster know nothing of the key, and do as their [`Backpressure`](super::Backpressure) says.
+    /// takes the place of the one before it, at the end. For prices, positions and cursors. Other servers of
+    /// a cluster know nothing of the key, and do as their [`Backpressure`](super::Backpressure) says.
     ///
     /// ```no_run
     /// # fn f(io: &sockring::io::Server, user: u64) -> Result<(), sockring::io::EncodeError> {

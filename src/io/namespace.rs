@@ -114,8 +114,8 @@ impl Namespace {
     }
 
     /// How much of what is emitted in this namespace may wait for one client, and what is done beyond, in
-    /// place of what [`Options::backpressure`](super::Options::backpressure) says. It counts for all cores, and
-    /// for what is emitted from now on.
+    /// place of what [`Options::backpressure`](super::Options::backpressure) says. It counts for all cores,
+    /// and for what is emitted from now on.
     ///
     /// ```no_run
     /// # use sockring::io::{Backpressure, Policy, Server};
