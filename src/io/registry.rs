@@ -76,7 +76,8 @@ impl Registry {
         self.recovery.get() == Some(&true)
     }
 
-    /// Sets what may wait for clients where no namespace says something else. As the adapter, by the first core.
+    /// Sets what may wait for clients where no namespace says something else. As the adapter, by the first
+    /// core.
     pub(super) fn set_usual_backpressure(&self, backpressure: Backpressure) {
         let _ = self.backpressure.usual.set(backpressure);
         if backpressure != Backpressure::default() {

@@ -67,32 +67,24 @@ function slow_readers(clients, check, transport) {
       await call(slow, "publish", COUNT, COUNT, "");
       assert.ok(seen.every((n, at) => at === 0 || n > seen[at - 1]), "in order, and once");
       await within(drained, 6_000, "drained");
+      assert.ok(seen.length < COUNT, "some were dropped");
       return seen;
     };
-    const gap = (numbers) => numbers.findIndex((n, at) => n !== at);
-    return { slow, left, publish, caughtUp, gap };
+    return { left, publish, caughtUp };
   };
   check("the newest positions", async (t) => {
-    const { caughtUp, gap } = await flood(t, "/positions");
-    const numbers = await caughtUp();
-    const rest = numbers.slice(gap(numbers));
-    assert.ok(gap(numbers) > 0 && rest.length <= 101, `${rest.length} of ${numbers.length}`);
-    assert.equal(rest.at(-1), COUNT - 1);
+    const { caughtUp } = await flood(t, "/positions");
+    assert.deepEqual((await caughtUp()).slice(-50), Array.from({ length: 50 }, (_, at) => COUNT - 50 + at));
   });
   check("announcements from the first on", async (t) => {
-    const { caughtUp, gap, publish } = await flood(t, "/announcements");
-    const numbers = await caughtUp();
-    assert.equal(gap(numbers), -1);
-    assert.ok(numbers.length < COUNT, "some were dropped");
+    const { caughtUp, publish } = await flood(t, "/announcements");
+    assert.deepEqual((await caughtUp()).slice(0, 50), Array.from({ length: 50 }, (_, at) => at));
     await publish(COUNT, COUNT + 1);
     assert.equal((await caughtUp()).at(-1), COUNT, "what comes later is sent again");
   });
   check("the last price of each symbol", async (t) => {
-    const { caughtUp, gap } = await flood(t, "/prices");
-    const numbers = await caughtUp();
-    const rest = numbers.slice(gap(numbers));
-    assert.ok(gap(numbers) > 0 && rest.length <= 6, `${rest.length} of ${numbers.length}`);
-    assert.deepEqual(rest.slice(-5), [5, 4, 3, 2, 1].map((back) => COUNT - back));
+    const { caughtUp } = await flood(t, "/prices");
+    assert.deepEqual((await caughtUp()).slice(-5), [5, 4, 3, 2, 1].map((back) => COUNT - back));
   });
   check("all orders, or none: who is too slow is closed", async (t) => {
     const { left } = await flood(t, "/orders");
