@@ -492,6 +492,7 @@ impl Core {
         for _ in 0..FLUSH_ROUNDS {
             self.end_dead();
             self.end_overflowed();
+            self.outlets.borrow_mut().take_gathered(&mut self.work.borrow_mut().writable);
             self.drain_backlogs(scratch)?;
             self.tell_drained();
             scratch.dirty.clear();
