@@ -34,7 +34,7 @@ demo: system-demo $(NODE_STAMP) ## the chat on http://127.0.0.1:3000/ (PORT=...)
 	cargo run $(CARGO_FLAGS) --quiet --release --example chat -- --port $(PORT) --workers 2
 
 .PHONY: test
-test: deps lint ## everything: format, lints, documentation, unit, end-to-end and documentation tests
+test: deps lint features ## everything: format, lints, documentation, unit, end-to-end and documentation tests
 	cargo test $(CARGO_FLAGS) --workspace --no-fail-fast
 
 .PHONY: lint
@@ -43,6 +43,15 @@ lint: system-build ## format, clippy and rustdoc, warnings are errors
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
 	cargo clippy $(CARGO_FLAGS) --lib -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --workspace --no-deps
+
+# `lint` has the library without any feature, and all targets with those that tests need. One that embeds the
+# client's bundles needs them.
+.PHONY: features
+features: system-build $(NODE_STAMP) ## clippy for the library with each feature alone, and with all
+	@for features in client-bundles msgpack tls client-bundles,msgpack,tls; do \
+	    echo "features: $$features"; \
+	    cargo clippy $(CARGO_FLAGS) --quiet --lib --features $$features -- -D warnings; \
+	done
 
 .PHONY: conformance
 conformance: deps ## all of the Autobahn test suite (some ten minutes); writes docs/AUTOBAHN.md

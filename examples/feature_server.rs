@@ -21,6 +21,10 @@ use sockring::io::{
     HandlerId, Handshake, MsgpackParser, Namespace, Options, RemoteSocket, Server, Socket, Value,
 };
 
+/// The npm package that the suites are installed with brings the client's bundles.
+const CLIENT_DIST: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/node_modules/socket.io/client-dist");
+
 /// The server of the feature suites
 #[derive(Parser)]
 struct Flags {
@@ -63,6 +67,7 @@ fn set_up(app: &App, form: Option<Form>) {
             ..Options::default().engine
         },
         connect_timeout: Duration::from_millis(1000),
+        client_dist: Some(CLIENT_DIST.into()),
         cleanup_empty_child_namespaces: true,
         parser: form.map(|form| match form {
             Form::Msgpack => Arc::new(MsgpackParser) as _,

@@ -5,13 +5,14 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
 use sockring::io::{
-    Ack, ConnectionStateRecovery, Data, DisconnectReason, ExpiredSession, Handle, Options, Server, Socket,
-    Value,
+    Ack, ConnectionStateRecovery, Data, DisconnectReason, ExpiredSession, Handle, MsgpackParser, Options,
+    Server, Socket, Value,
 };
 
 #[derive(Parser)]
@@ -28,6 +29,9 @@ struct Flags {
     /// Milliseconds between two ticks, which another thread emits to all; 0 for none
     #[arg(long, default_value_t = 0)]
     tick: u64,
+    /// Speak MessagePack
+    #[arg(long)]
+    msgpack: bool,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -39,8 +43,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let builder = flags.listen.builder(3000)?;
     let running = common::start(builder, move |app| {
-        let connection_state_recovery = Some(recovery.clone());
-        board(&Server::attach_app(app, Options { connection_state_recovery, ..Options::default() }));
+        let options = Options {
+            connection_state_recovery: Some(recovery.clone()),
+            parser: flags.msgpack.then(|| Arc::new(MsgpackParser) as _),
+            ..Options::default()
+        };
+        board(&Server::attach_app(app, options));
     })?;
     if flags.tick > 0 {
         let (io, pause) = (Handle::of_server(&running, "/socket.io"), Duration::from_millis(flags.tick));

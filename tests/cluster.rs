@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use sockring::adapter::{ClusterAdapter, ClusterOptions, InProcess, Link};
 use sockring::io::{
-    Ack, AckError, Adapter, Data, EncodeError, Handle, Options, RemoteSocket, RoomEvent, Server, ServerEvent,
-    Socket, Value,
+    Ack, AckError, Adapter, BroadcastAcks, BroadcastOptions, ClusterAnswer, Data, EncodeError, Handle,
+    Options, RemoteSocket, RoomEvent, Server, ServerEvent, Socket, SocketDetails, Value,
 };
 use sockring::runtime::{Descriptors, Running};
 use support::{Client, block_on};
@@ -303,6 +303,78 @@ fn a_server_that_goes_or_is_cut_off_is_not_waited_for() {
     three.adapter.medium().cut(false);
     support::eventually("they know each other", || one.adapter.server_count("/") == 2);
     end([one, three]);
+}
+
+/// Whoever is told of answers may ask for more: nothing is locked meanwhile.
+struct Curious {
+    adapter: ClusterAdapter<Link>,
+    told: Mutex<Vec<String>>,
+}
+
+impl Curious {
+    fn note(&self, what: String) {
+        assert!(self.adapter.uid("/").is_some() && self.adapter.server_count("/") == 3);
+        self.told.lock().unwrap().push(what);
+    }
+}
+
+impl BroadcastAcks for Curious {
+    fn servers(&self, count: usize) {
+        self.note(format!("{count} servers"));
+    }
+
+    fn clients(&self, count: usize) {
+        self.note(format!("{count} clients"));
+    }
+
+    fn answer(&self, args: Vec<Value>) {
+        self.note(format!("{args:?}"));
+    }
+}
+
+#[test]
+fn who_is_told_of_answers_may_ask_again() {
+    let _alone = support::alone();
+    let nodes = cluster(&InProcess::new());
+    let adapter = nodes[0].adapter.clone();
+    let curious = Arc::new(Curious { adapter: adapter.clone(), told: Mutex::default() });
+    let options = BroadcastOptions::default();
+    adapter.broadcast_with_ack("/", vec![Value::from("vote")], &options, curious.clone());
+    support::eventually("both have counted", || {
+        *curious.told.lock().unwrap() == ["2 servers", "0 clients", "0 clients"]
+    });
+    end(nodes);
+}
+
+/// Takes all questions and forgets them, as an adapter whose broker has gone may do.
+#[derive(Debug)]
+struct Forgetful;
+
+impl Adapter for Forgetful {
+    fn broadcast(&self, _: &str, _: Vec<Value>, _: &BroadcastOptions) {}
+
+    fn fetch_sockets(&self, _: &str, _: &BroadcastOptions, answer: ClusterAnswer<SocketDetails>) {
+        drop(answer);
+    }
+
+    fn server_side_emit(&self, _: &str, _: Vec<Value>, answer: Option<ClusterAnswer<Value>>) {
+        drop(answer);
+    }
+}
+
+#[test]
+fn an_adapter_that_forgets_a_question_has_answered_it() {
+    let _alone = support::alone();
+    let server = support::builder(support::options(Descriptors::Auto, 1)).start(|app| {
+        let options = Options { adapter: Some(Arc::new(Forgetful)), ..Options::default() };
+        Server::attach_app(app, options);
+    });
+    let server = server.unwrap();
+    let io = Handle::of_server(&server, "/socket.io");
+    let error = block_on(io.server_side_emit_with_ack::<Value, _>("event", ())).unwrap_err();
+    assert_eq!(error.message, "the adapter does not answer");
+    assert!(block_on(io.fetch_sockets()).is_err());
+    support::end(server);
 }
 
 #[test]

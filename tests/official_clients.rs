@@ -89,6 +89,8 @@ suites! {
     versions_of_the_client_over_tls: "feature_server" TLS, 3 => "versions.test.mjs" [];
     bundles_in_a_browser: "feature_server" [], 1 => "bundles.test.mjs" [];
     bundles_in_a_browser_on_3_workers: "feature_server" [], 3 => "bundles.test.mjs" [];
+    msgpack_bundle_in_a_browser: "feature_server" MSGPACK, 3 =>
+        "bundles.test.mjs" [("PARSER", "msgpack")];
     bundles_in_a_browser_over_tls: "feature_server" TLS, 3 => "bundles.test.mjs" [];
 
     engine_protocol: "conformance_server" ENGINE, 1 => "engine.test.mjs" [];
@@ -107,6 +109,9 @@ suites! {
         "examples.test.mjs" [("EXAMPLE", "admin_namespace"), ("ADMIN_TOKEN", "letmein")];
     example_binary_upload: "binary_upload" [], 2 => "examples.test.mjs" [("EXAMPLE", "binary_upload")];
     example_presence: "presence" [], 2 => "examples.test.mjs" [("EXAMPLE", "presence")];
+    example_slow_readers: "slow_readers" [], 2 => "examples.test.mjs" [("EXAMPLE", "slow_readers")];
+    example_slow_readers_over_tls: "slow_readers" TLS, 2 =>
+        "examples.test.mjs" [("EXAMPLE", "slow_readers")];
     example_private_messaging: "private_messaging" [], 2 =>
         "examples.test.mjs" [("EXAMPLE", "private_messaging")];
 
@@ -114,6 +119,7 @@ suites! {
     recovery_on_3_workers: "recovery" [], 3 => "recovery.test.mjs" [];
     recovery_that_expires: "recovery" ["--window", "700"], 3 => "recovery.test.mjs" [("WINDOW", "700")];
     recovery_that_asks_middlewares: "recovery" ["--ask-middlewares"], 3 => "recovery.test.mjs" [("ASK", "1")];
+    recovery_with_msgpack: "recovery" ["--msgpack"], 3 => "recovery.test.mjs" [("PARSER", "msgpack")];
     recovery_under_traffic: "recovery" ["--tick", "2"], 3 => "recovery.test.mjs" [("TICK", "2")];
 
     features_over_websocket_on_normal_descriptors: "feature_server" NORMAL, 3 =>

@@ -8,7 +8,7 @@ use std::time::Instant;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::message::{Body, Broadcast, Disconnect, EMITTER, Message, Opts, Packet, Rooms, ServerSideEmit};
+use super::message::{EMITTER, Message};
 use super::node::{Action, Asker, ClusterOptions, Node, Request};
 use crate::io::{Adapter, BroadcastAcks, BroadcastOptions, ClusterAnswer, Handle, SocketDetails};
 use crate::protocol::sio::Value;
@@ -144,6 +144,9 @@ enum Waiting {
     Sockets(ClusterAnswer<SocketDetails>),
     Values(ClusterAnswer<Value>),
     Acks(Arc<dyn BroadcastAcks>),
+    /// A broadcast with answers of which nobody was told yet how many servers it asks, and how many of these
+    /// have gone already.
+    Asking(usize),
 }
 
 impl<M: Medium> ClusterAdapter<M> {
@@ -202,16 +205,23 @@ impl<M: Medium> Inner<M> {
         self.tickets.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Changes a node, and does what comes of it once the lock is gone: messages may come back at once.
+    /// Changes a node, and does what comes of it once the lock is gone: messages may come back at once, and
+    /// who is told of answers may ask again.
     fn drive(self: &Arc<Self>, member: &Arc<Member>, change: impl FnOnce(&mut State, Millis)) {
-        let actions: Vec<Action> = {
-            let mut state = member.lock();
-            change(&mut state, self.now());
-            if let Some(deadline) = state.node.poll_timeout() {
-                self.next.fetch_min(deadline, Ordering::Relaxed);
-            }
-            std::iter::from_fn(|| state.node.poll_action()).collect()
-        };
+        let (actions, ()) = self.change(member, change);
+        self.act_all(member, actions);
+    }
+
+    fn change<T>(&self, member: &Member, change: impl FnOnce(&mut State, Millis) -> T) -> (Vec<Action>, T) {
+        let mut state = member.lock();
+        let result = change(&mut state, self.now());
+        if let Some(deadline) = state.node.poll_timeout() {
+            self.next.fetch_min(deadline, Ordering::Relaxed);
+        }
+        (std::iter::from_fn(|| state.node.poll_action()).collect(), result)
+    }
+
+    fn act_all(self: &Arc<Self>, member: &Arc<Member>, actions: Vec<Action>) {
         for action in actions {
             self.act(member, action);
         }
@@ -276,10 +286,16 @@ impl<M: Medium> Inner<M> {
 
     /// What needs no answer goes out also for a namespace that this server does not have: then it is an
     /// emitter, and no server of that namespace.
-    fn say(self: &Arc<Self>, nsp: &str, body: Body, known: impl FnOnce(&mut Node, Millis)) {
-        match self.member(nsp) {
-            Some(member) => self.drive(&member, |state, now| known(&mut state.node, now)),
-            None => self.medium.publish(&Message { uid: EMITTER.to_owned(), nsp: nsp.to_owned(), body }),
+    fn say(self: &Arc<Self>, nsp: &str, say: impl FnOnce(&mut Node, Millis)) {
+        if let Some(member) = self.member(nsp) {
+            return self.drive(&member, |state, now| say(&mut state.node, now));
+        }
+        let mut emitter = Node::counted(EMITTER, nsp, self.options.clone());
+        say(&mut emitter, self.now());
+        while let Some(action) = emitter.poll_action() {
+            if let Action::Publish(message) = action {
+                self.medium.publish(&message);
+            }
         }
     }
 }
@@ -289,8 +305,13 @@ fn take(member: &Member, ticket: u64) -> Option<Waiting> {
 }
 
 fn acks(member: &Member, ticket: u64) -> Option<Arc<dyn BroadcastAcks>> {
-    match member.lock().waiting.get(&ticket) {
+    match member.lock().waiting.get_mut(&ticket) {
         Some(Waiting::Acks(acks)) => Some(acks.clone()),
+        Some(Waiting::Asking(gone)) => {
+            // Before the message is sent, all that can be heard of a server is that it has gone.
+            *gone += 1;
+            None
+        }
         _ => None,
     }
 }
@@ -374,9 +395,7 @@ impl<M: Medium> Adapter for ClusterAdapter<M> {
     }
 
     fn broadcast(&self, nsp: &str, args: Vec<Value>, options: &BroadcastOptions) {
-        let packet = Packet { r#type: 2, data: args.clone(), nsp: None };
-        let body = Body::Broadcast(Broadcast { packet, opts: options.into(), request_id: None });
-        self.0.say(nsp, body, |node, now| node.broadcast(now, args, options));
+        self.0.say(nsp, |node, now| node.broadcast(now, args, options));
     }
 
     fn broadcast_with_ack(
@@ -389,26 +408,33 @@ impl<M: Medium> Adapter for ClusterAdapter<M> {
         let Some(member) = self.0.member(nsp) else { return acks.servers(0) };
         let ticket = self.0.ticket();
         let request = self.0.request(nsp, ticket);
-        self.0.drive(&member, |state, now| {
-            state.waiting.insert(ticket, Waiting::Acks(acks.clone()));
-            // Before the message leaves, and with it the first of what it brings.
-            acks.servers(state.node.broadcast_with_ack(now, request, args, options));
+        let (actions, servers) = self.0.change(&member, |state, now| {
+            state.waiting.insert(ticket, Waiting::Asking(0));
+            state.node.broadcast_with_ack(now, request, args, options)
         });
+        // Before the message leaves, and with it the first of what it brings; but not under the lock.
+        acks.servers(servers);
+        let asking = {
+            let waiting = &mut member.lock().waiting;
+            // A server that was closed in between has forgotten it.
+            waiting.get_mut(&ticket).map(|asking| std::mem::replace(asking, Waiting::Acks(acks.clone())))
+        };
+        if let Some(Waiting::Asking(gone)) = asking {
+            (0..gone).for_each(|_| acks.clients(0));
+        }
+        self.0.act_all(&member, actions);
     }
 
     fn add_sockets(&self, nsp: &str, options: &BroadcastOptions, rooms: Vec<String>) {
-        let body = Body::SocketsJoin(Rooms { opts: options.into(), rooms: rooms.clone() });
-        self.0.say(nsp, body, |node, now| node.add_sockets(now, options, rooms));
+        self.0.say(nsp, |node, now| node.add_sockets(now, options, rooms));
     }
 
     fn del_sockets(&self, nsp: &str, options: &BroadcastOptions, rooms: Vec<String>) {
-        let body = Body::SocketsLeave(Rooms { opts: options.into(), rooms: rooms.clone() });
-        self.0.say(nsp, body, |node, now| node.del_sockets(now, options, rooms));
+        self.0.say(nsp, |node, now| node.del_sockets(now, options, rooms));
     }
 
     fn disconnect_sockets(&self, nsp: &str, options: &BroadcastOptions, close: bool) {
-        let body = Body::DisconnectSockets(Disconnect { opts: Opts::from(options), close });
-        self.0.say(nsp, body, |node, now| node.disconnect_sockets(now, options, close));
+        self.0.say(nsp, |node, now| node.disconnect_sockets(now, options, close));
     }
 
     fn fetch_sockets(&self, nsp: &str, options: &BroadcastOptions, answer: ClusterAnswer<SocketDetails>) {
@@ -423,8 +449,7 @@ impl<M: Medium> Adapter for ClusterAdapter<M> {
 
     fn server_side_emit(&self, nsp: &str, args: Vec<Value>, answer: Option<ClusterAnswer<Value>>) {
         let Some(answer) = answer else {
-            let body = Body::ServerSideEmit(ServerSideEmit { request_id: None, packet: args.clone() });
-            return self.0.say(nsp, body, |node, now| node.server_side_emit(now, args, None));
+            return self.0.say(nsp, |node, now| node.server_side_emit(now, args, None));
         };
         let Some(member) = self.0.member(nsp) else { return answer(Ok(Vec::new())) };
         let ticket = self.0.ticket();

@@ -124,6 +124,14 @@ impl Missing {
         }
     }
 
+    /// Whether an answer of a server would still count.
+    fn expects(&self, uid: &str) -> bool {
+        match self {
+            Self::Uids(uids) => uids.contains(uid),
+            Self::Count(expected, seen) => seen.len() < *expected && !seen.contains(uid),
+        }
+    }
+
     /// A server has gone; whether it had not answered.
     fn gone(&mut self, uid: &str) -> bool {
         match self {
@@ -162,8 +170,27 @@ struct Pending {
 enum Gathered {
     Sockets(Vec<SocketDetails>),
     Values(Vec<Value>),
-    /// Of a broadcast: its answers are passed on as they come.
+    /// Of a broadcast, whose answers are passed on as they come: how many more each server owes. Less than
+    /// none, where answers come before their number.
+    Acks(HashMap<String, i64, RandomState>),
+}
+
+/// Which of the three a message answers. One that answers another is nonsense, and must not count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Sockets,
+    Values,
     Acks,
+}
+
+impl Gathered {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Sockets(_) => Kind::Sockets,
+            Self::Values(_) => Kind::Values,
+            Self::Acks(_) => Kind::Acks,
+        }
+    }
 }
 
 /// One server's part in the cluster of one namespace.
@@ -187,12 +214,15 @@ pub struct Node {
     nodes: Option<HashMap<String, Millis, RandomState>>,
     pending: HashMap<String, Pending, RandomState>,
     heartbeat: Option<Millis>,
+    /// The server has gone: nobody passes time or messages on any more.
+    closed: bool,
     /// Not later than the first deadline of all.
     next: Millis,
     actions: VecDeque<Action>,
 }
 
 const NEVER: Millis = Millis::MAX;
+const CLOSED: &str = "the server has been closed";
 
 impl Node {
     /// One that counts the others by what it hears of them.
@@ -209,6 +239,7 @@ impl Node {
             nodes: None,
             pending: HashMap::default(),
             heartbeat: None,
+            closed: false,
             next: NEVER,
             actions: VecDeque::new(),
         }
@@ -246,14 +277,16 @@ impl Node {
         }
     }
 
-    /// The server goes. What it still waits for has ended.
+    /// The server goes. What it still waits for has ended, and it is not heard of any more: what is asked of
+    /// it from now on ends at once, and what it still emits comes from an emitter.
     pub fn close(&mut self, now: Millis) {
-        if self.nodes.is_some() {
+        if self.nodes.is_some() && !self.closed {
             self.publish(now, Body::AdapterClose);
         }
+        self.closed = true;
         let pending = std::mem::take(&mut self.pending);
         for (_, pending) in pending {
-            self.end(pending, Some("the server has been closed".to_owned()));
+            self.end(pending, Some(CLOSED.to_owned()));
         }
         (self.heartbeat, self.next) = (None, NEVER);
     }
@@ -264,7 +297,8 @@ impl Node {
     }
 
     /// Emits to the sockets of the other servers, which answer. Returns how many servers are asked: each of
-    /// them comes back as one [`Action::Clients`], also if it goes meanwhile.
+    /// them comes back as one [`Action::Clients`], also if it goes meanwhile. Where too many requests are
+    /// under way it is not sent, and nothing comes back, so that the silence is noticed.
     pub fn broadcast_with_ack(
         &mut self,
         now: Millis,
@@ -274,8 +308,8 @@ impl Node {
     ) -> usize {
         let timeout = options.timeout.unwrap_or(self.options.requests_timeout);
         let id = request.id.clone();
-        let servers = self.ask(now, request, timeout, Gathered::Acks);
-        if servers > 0 {
+        let servers = if self.closed { 0 } else { self.missing(&request).count() };
+        if self.ask(now, request, timeout, Gathered::Acks(HashMap::default())) {
             self.publish(now, broadcast(args, options, Some(id)));
         }
         servers
@@ -300,7 +334,7 @@ impl Node {
     pub fn fetch_sockets(&mut self, now: Millis, request: Request, options: &BroadcastOptions) {
         let timeout = options.timeout.unwrap_or(self.options.requests_timeout);
         let request_id = request.id.clone();
-        if self.ask(now, request, timeout, Gathered::Sockets(Vec::new())) > 0 {
+        if self.ask(now, request, timeout, Gathered::Sockets(Vec::new())) {
             self.publish(now, Body::FetchSockets(Fetch { opts: options.into(), request_id }));
         }
     }
@@ -310,7 +344,7 @@ impl Node {
         let request_id = request.as_ref().map(|request| request.id.clone());
         if let Some(request) = request {
             let timeout = self.options.requests_timeout;
-            if self.ask(now, request, timeout, Gathered::Values(Vec::new())) == 0 {
+            if !self.ask(now, request, timeout, Gathered::Values(Vec::new())) {
                 return;
             }
         }
@@ -344,10 +378,11 @@ impl Node {
         self.respond(asker, Body::ServerSideEmitResponse(Answer { request_id, packet }));
     }
 
-    /// A message has come. One's own and those of other namespaces are ignored.
+    /// A message has come. One's own and those of other namespaces are ignored; one that names none, as some
+    /// emitters send it, is of the namespace whose channel it came by.
     pub fn handle_message(&mut self, now: Millis, message: Message) {
         let Message { uid, nsp, body } = message;
-        if uid == self.uid || nsp != self.nsp {
+        if self.closed || uid == self.uid || !(nsp.is_empty() || nsp == self.nsp) {
             return;
         }
         self.heard(now, &uid);
@@ -379,31 +414,50 @@ impl Node {
                 self.actions.push_back(Action::Event(request_id.map(asker), packet));
             }
             Body::FetchSocketsResponse(Fetched { request_id, sockets }) => {
-                self.answered(&uid, &request_id, |gathered| match gathered {
-                    Gathered::Sockets(all) => all.extend(sockets),
-                    Gathered::Values(_) | Gathered::Acks => {}
+                self.answered(Kind::Sockets, &uid, &request_id, |_, gathered| {
+                    if let Gathered::Sockets(all) = gathered {
+                        all.extend(sockets);
+                    }
+                    None
                 });
             }
             Body::ServerSideEmitResponse(Answer { request_id, packet }) => {
-                self.answered(&uid, &request_id, |gathered| match gathered {
-                    Gathered::Values(all) => all.push(packet),
-                    Gathered::Sockets(_) | Gathered::Acks => {}
+                self.answered(Kind::Values, &uid, &request_id, |_, gathered| {
+                    if let Gathered::Values(all) = gathered {
+                        all.push(packet);
+                    }
+                    None
                 });
             }
             Body::BroadcastClientCount(ClientCount { request_id, client_count }) => {
-                if let Some(pending) = self.pending.get_mut(&request_id)
-                    && pending.missing.answered(&uid)
-                {
-                    let count = usize::try_from(client_count).unwrap_or(usize::MAX);
-                    self.actions.push_back(Action::Clients(pending.ticket, count));
-                }
+                self.answered(Kind::Acks, &uid, &request_id, |ticket, gathered| {
+                    if let Gathered::Acks(owed) = gathered {
+                        let more = i64::try_from(client_count).unwrap_or(i64::MAX);
+                        let owed = owed.entry(uid.clone()).or_default();
+                        *owed = owed.saturating_add(more);
+                    }
+                    Some(Action::Clients(ticket, usize::try_from(client_count).unwrap_or(usize::MAX)))
+                });
             }
             Body::BroadcastAck(Answer { request_id, packet }) => {
-                if let Some(pending) = self.pending.get(&request_id) {
-                    self.actions.push_back(Action::Ack(pending.ticket, packet));
-                }
+                self.acknowledged(&uid, &request_id, packet);
             }
         }
+    }
+
+    /// A socket of another server has answered a broadcast. It counts if that server was asked, and owes it:
+    /// nobody may answer in another's place.
+    fn acknowledged(&mut self, uid: &str, request_id: &str, packet: Value) {
+        let Some(pending) = self.pending.get_mut(request_id) else { return };
+        let Gathered::Acks(owed) = &mut pending.gathered else { return };
+        let early = pending.missing.expects(uid) && owed.len() < NODES_MAX;
+        match owed.get_mut(uid) {
+            Some(owed) if early || *owed > 0 => *owed = owed.saturating_sub(1),
+            None if early => drop(owed.insert(uid.to_owned(), -1)),
+            _ => return,
+        }
+        self.actions.push_back(Action::Ack(pending.ticket, packet));
+        self.end_if_complete(request_id);
     }
 
     /// Time has passed.
@@ -425,43 +479,65 @@ impl Node {
             let why = pending.missing.timeout();
             self.end(pending, Some(why));
         }
-        let nodes = self.nodes.iter().flatten().map(|(_, seen)| seen.saturating_add(silence + 1));
+        let gone = |seen: &Millis| seen.saturating_add(silence).saturating_add(1);
+        let nodes = self.nodes.iter().flatten().map(|(_, seen)| gone(seen));
         let requests = self.pending.values().map(|pending| pending.deadline);
         self.next = nodes.chain(requests).chain(self.heartbeat).min().unwrap_or(NEVER);
     }
 
-    /// Asks the others; returns how many. Nobody to ask, or too many questions: it ends at once.
-    fn ask(&mut self, now: Millis, request: Request, timeout: Duration, gathered: Gathered) -> usize {
-        let missing = match &self.nodes {
+    /// Whom a request is to wait for.
+    fn missing(&self, request: &Request) -> Missing {
+        match &self.nodes {
             Some(nodes) => Missing::Uids(nodes.keys().cloned().collect()),
             None => Missing::Count(request.others, HashSet::default()),
-        };
-        let servers = missing.count();
+        }
+    }
+
+    /// Waits for the others; `false` if it has ended at once: there is nobody to ask, there are too many
+    /// questions, or the server has gone.
+    fn ask(&mut self, now: Millis, request: Request, timeout: Duration, gathered: Gathered) -> bool {
+        let missing = self.missing(&request);
         let deadline = now.saturating_add(millis(timeout));
+        let nobody = missing.count() == 0;
         let pending = Pending { ticket: request.ticket, deadline, missing, gathered };
-        let full = self.pending.len() >= REQUESTS_MAX;
-        if servers == 0 || full {
-            self.end(pending, full.then(|| "too many requests await answers".to_owned()));
-            return 0;
+        let error = if self.closed {
+            Some(CLOSED)
+        } else if self.pending.len() >= REQUESTS_MAX {
+            Some("too many requests await answers")
+        } else {
+            None
+        };
+        if nobody || error.is_some() {
+            self.end(pending, error.map(str::to_owned));
+            return false;
         }
         self.next = self.next.min(deadline);
         self.pending.insert(request.id, pending);
-        servers
+        true
     }
 
     /// A server has answered; the request has ended if it was the last.
-    fn answered(&mut self, uid: &str, request_id: &str, gather: impl FnOnce(&mut Gathered)) {
+    fn answered(
+        &mut self,
+        kind: Kind,
+        uid: &str,
+        request_id: &str,
+        gather: impl FnOnce(u64, &mut Gathered) -> Option<Action>,
+    ) {
         let Some(pending) = self.pending.get_mut(request_id) else { return };
-        if !pending.missing.answered(uid) {
+        if pending.gathered.kind() != kind || !pending.missing.answered(uid) {
             return;
         }
-        gather(&mut pending.gathered);
+        self.actions.extend(gather(pending.ticket, &mut pending.gathered));
         self.end_if_complete(request_id);
     }
 
     fn end_if_complete(&mut self, request_id: &str) {
-        let complete =
-            |pending: &Pending| pending.missing.count() == 0 && !matches!(pending.gathered, Gathered::Acks);
+        let settled = |gathered: &Gathered| match gathered {
+            Gathered::Sockets(_) | Gathered::Values(_) => true,
+            Gathered::Acks(owed) => owed.values().all(|owed| *owed <= 0),
+        };
+        let complete = |pending: &Pending| pending.missing.count() == 0 && settled(&pending.gathered);
         if self.pending.get(request_id).is_some_and(complete)
             && let Some(pending) = self.pending.remove(request_id)
         {
@@ -481,7 +557,7 @@ impl Node {
             (Gathered::Values(responses), Some(message)) => {
                 Action::Answered(ticket, Err(ClusterError { message, responses }))
             }
-            (Gathered::Acks, _) => Action::Forget(ticket),
+            (Gathered::Acks(_), _) => Action::Forget(ticket),
         });
     }
 
@@ -492,7 +568,8 @@ impl Node {
             *seen = now;
         } else if nodes.len() < NODES_MAX {
             nodes.insert(uid.to_owned(), now);
-            self.next = self.next.min(now.saturating_add(millis(self.options.heartbeat_timeout) + 1));
+            let silence = millis(self.options.heartbeat_timeout);
+            self.next = self.next.min(now.saturating_add(silence).saturating_add(1));
         }
     }
 
@@ -505,7 +582,7 @@ impl Node {
         for (id, pending) in &mut self.pending {
             if pending.missing.gone(uid) {
                 waited.push(id.clone());
-                if let Gathered::Acks = pending.gathered {
+                if let Gathered::Acks(_) = pending.gathered {
                     self.actions.push_back(Action::Clients(pending.ticket, 0));
                 }
             }
@@ -514,7 +591,7 @@ impl Node {
     }
 
     fn publish(&mut self, now: Millis, body: Body) {
-        if self.nodes.is_some() {
+        if self.nodes.is_some() && !self.closed {
             let at = now.saturating_add(millis(self.options.heartbeat_interval));
             self.heartbeat = Some(at);
             self.next = self.next.min(at);
@@ -524,12 +601,17 @@ impl Node {
     }
 
     fn respond(&mut self, asker: &Asker, body: Body) {
+        // Who has said good-bye is not waited for; the answer would make it one of the others again.
+        if self.closed && self.nodes.is_some() {
+            return;
+        }
         let message = self.message(body);
         self.actions.push_back(Action::Respond(asker.uid.clone(), message));
     }
 
     fn message(&self, body: Body) -> Message {
-        Message { uid: self.uid.clone(), nsp: self.nsp.clone(), body }
+        let uid = if self.closed { EMITTER } else { &self.uid };
+        Message { uid: uid.to_owned(), nsp: self.nsp.clone(), body }
     }
 }
 

@@ -144,7 +144,7 @@ impl Collector {
 impl BroadcastAcks for Collector {
     fn servers(&self, count: usize) {
         self.change(|collected| {
-            collected.servers += count;
+            collected.servers = collected.servers.saturating_add(count);
             None
         });
     }
@@ -152,7 +152,8 @@ impl BroadcastAcks for Collector {
     fn clients(&self, count: usize) {
         self.change(|collected| {
             collected.servers = collected.servers.saturating_sub(1);
-            collected.clients += count;
+            // Other servers may say any number.
+            collected.clients = collected.clients.saturating_add(count);
             None
         });
     }

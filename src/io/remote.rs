@@ -13,7 +13,8 @@ use serde::de::DeserializeOwned;
 use super::broadcast::{BroadcastOperator, RoomNames, Scope};
 use super::broadcast_ack::single;
 use super::namespace::NspInner;
-use super::{AckError, ClusterAnswer, ClusterError, Socket, SocketDetails, SocketId};
+use super::server_side::cluster_answer;
+use super::{AckError, ClusterError, Socket, SocketDetails, SocketId};
 use crate::fanout::Delivery;
 use crate::protocol::sio::{EncodeError, Value, to_value};
 use crate::runtime;
@@ -236,7 +237,7 @@ impl BroadcastOperator {
     ) -> Result<Vec<T>, ClusterError<T>> {
         let gathered = Arc::new(Mutex::new(Gathered::default()));
         let (here, there) = (gathered.clone(), gathered.clone());
-        let others: ClusterAnswer<SocketDetails> = Box::new(move |result| gather(&there, result));
+        let others = cluster_answer(move |result| gather(&there, result));
         match self.adapter() {
             Some(adapter) => adapter.fetch_sockets(&self.scope.nsp, &self.options(), others),
             None => others(Ok(Vec::new())),

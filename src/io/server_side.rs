@@ -227,7 +227,7 @@ impl<T> ClusterFuture<T> {
 
     fn fulfil(&self) -> ClusterAnswer<Value> {
         let slot = self.slot.clone();
-        Box::new(move |result| {
+        cluster_answer(move |result| {
             let waker = {
                 let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
                 slot.result = Some(result);
@@ -238,14 +238,43 @@ impl<T> ClusterFuture<T> {
     }
 }
 
+/// What an adapter is given to answer with. One that drops it has answered too: nobody waits for ever because
+/// a connection to a broker has gone.
+pub(super) fn cluster_answer<T: 'static>(
+    answer: impl FnOnce(Result<Vec<T>, ClusterError<T>>) + Send + 'static,
+) -> ClusterAnswer<T> {
+    let mut given = Given(Some(Box::new(answer)));
+    Box::new(move |result| given.answer(result))
+}
+
+struct Given<T>(Option<ClusterAnswer<T>>);
+
+impl<T> Given<T> {
+    fn answer(&mut self, result: Result<Vec<T>, ClusterError<T>>) {
+        if let Some(answer) = self.0.take() {
+            answer(result);
+        }
+    }
+}
+
+impl<T> Drop for Given<T> {
+    fn drop(&mut self) {
+        let message = "the adapter does not answer".to_owned();
+        self.answer(Err(ClusterError { message, responses: Vec::new() }));
+    }
+}
+
 impl<T: DeserializeOwned> Future for ClusterFuture<T> {
     type Output = Result<Vec<T>, ClusterError<T>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(result) = slot.result.take() else {
-            slot.waker = Some(cx.waker().clone());
-            return Poll::Pending;
+        let result = {
+            let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(result) = slot.result.take() else {
+                slot.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            };
+            result
         };
         let (values, mut message) = match result {
             Ok(values) => (values, None),

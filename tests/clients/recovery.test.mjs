@@ -1,6 +1,8 @@
 // Connection state recovery with the official client, against the example `recovery`. TICK, WINDOW and ASK say how the
 // server was started: milliseconds between ticks, milliseconds for which a client may be gone, whether middlewares are asked.
+// PARSER=msgpack goes with `--msgpack`.
 import { call, clientsOf, collect, next, TRANSPORTS } from "./lib/clients.mjs";
+import { PARSER } from "./lib/parsers.mjs";
 import { assert, run, sleep, test, until } from "./lib/runner.mjs";
 import { target } from "./lib/target.mjs";
 
@@ -10,7 +12,9 @@ const TICK = Number(process.env.TICK ?? 0);
 const RECONNECT = { reconnection: true, reconnectionDelay: 20, reconnectionDelayMax: 60 };
 
 const args = ["--window", `${WINDOW}`, "--tick", `${TICK}`];
-const server = await target("recovery_reference.js", ASK ? [...args, "--ask-middlewares"] : args);
+if (ASK) args.push("--ask-middlewares");
+if (PARSER) args.push(`--${PARSER}`);
+const server = await target("recovery_reference.js", args);
 
 /** A client with a name that has received a packet, so that it has something to refer to. */
 async function member(t, clients, name, rooms = []) {

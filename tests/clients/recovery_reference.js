@@ -2,6 +2,7 @@
 import { createServer } from "node:http";
 import { parseArgs } from "node:util";
 import { Server } from "socket.io";
+import { parserOptions } from "./lib/parsers.mjs";
 
 const { values } = parseArgs({
   options: {
@@ -10,10 +11,12 @@ const { values } = parseArgs({
     window: { type: "string", default: "120000" },
     tick: { type: "string", default: "0" },
     "ask-middlewares": { type: "boolean", default: false },
+    msgpack: { type: "boolean", default: false },
   },
 });
 const httpServer = createServer();
 const io = new Server(httpServer, {
+  ...parserOptions(values.msgpack && "msgpack"),
   connectionStateRecovery: {
     maxDisconnectionDuration: Number(values.window),
     skipMiddlewares: !values["ask-middlewares"],

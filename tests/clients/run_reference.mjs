@@ -9,6 +9,7 @@ const page = process.env.CHAT_PUBLIC ?? fileURLToPath(new URL("../../examples/ch
 const suites = ["engine.test.mjs", "engine3.test.mjs", "engine_client.test.mjs", "socketio_protocol.test.mjs"];
 suites.push("client.test.mjs", "socketio.test.mjs", "namespaces.test.mjs", "close.test.mjs", "versions.test.mjs", "bundles.test.mjs", "ws_app.test.mjs");
 suites.push("PARSER=msgpack socketio.test.mjs", "PARSER=msgpack parsers.test.mjs", "PARSER=json parsers.test.mjs");
+suites.push("PARSER=msgpack bundles.test.mjs", "PARSER=msgpack recovery.test.mjs");
 suites.push("proxy.test.mjs", "one_port.test.mjs", "spread.test.mjs", "python_client.py", "garbage.mjs", "churn.mjs");
 if (existsSync(page)) suites.push("chat.test.mjs");
 suites.push("recovery.test.mjs", "browser.test.mjs");

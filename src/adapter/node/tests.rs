@@ -259,6 +259,140 @@ fn emitters_are_no_servers_and_strangers_are_bounded() {
     assert_eq!(net.nodes[0].pending.len(), REQUESTS_MAX);
 }
 
+#[test]
+fn a_broadcast_whose_answers_have_all_come_is_forgotten() {
+    for mut net in [Net::new(3), Net::counted(3)] {
+        let (now, ask) = (net.now, net.request());
+        let options = BroadcastOptions { timeout: Some(Duration::MAX), ..BroadcastOptions::default() };
+        assert_eq!(net.nodes[0].broadcast_with_ack(now, ask, vec![text("vote")], &options), 2);
+        net.settle();
+        for (node, action) in net.take() {
+            let Action::Ask(asker, ..) = action else { panic!("{action:?}") };
+            // The second has an answer before it has counted.
+            if node == 2 {
+                net.nodes[2].tell_ack(&asker, text("early"));
+            }
+            net.nodes[node].tell_clients(&asker, 1);
+            if node == 1 {
+                net.nodes[1].tell_ack(&asker, text("late"));
+            }
+        }
+        net.settle();
+        let done: Vec<Action> = net.take().into_iter().map(|(_, action)| action).collect();
+        assert_eq!(done.len(), 5, "{done:?}");
+        assert_eq!(done.last(), Some(&Action::Forget(1)));
+        assert!(!net.nodes[0].is_waiting(), "a long timeout costs nothing");
+    }
+}
+
+#[test]
+fn an_answer_counts_only_from_who_was_asked_and_as_what_it_answers() {
+    for mut net in [Net::new(2), Net::counted(2)] {
+        let (now, ask, fetch) = (net.now, net.request(), net.request());
+        let options = BroadcastOptions::default();
+        assert_eq!(net.nodes[0].broadcast_with_ack(now, ask.clone(), vec![text("vote")], &options), 1);
+        net.nodes[0].fetch_sockets(now, fetch.clone(), &options);
+        net.settle();
+        net.take();
+        let asker =
+            |request: &Request| Asker { uid: net.nodes[0].uid().to_owned(), request_id: request.id.clone() };
+        let (ask, fetch) = (asker(&ask), asker(&fetch));
+        // The answers to one question are none to the other.
+        net.nodes[1].tell_sockets(&ask, vec![socket("s")]);
+        net.nodes[1].tell_answer(&ask, Value::Null);
+        net.nodes[1].tell_clients(&fetch, 7);
+        net.nodes[1].tell_ack(&fetch, Value::Null);
+        net.nodes[1].tell_clients(&ask, 2);
+        // A medium may deliver twice.
+        net.nodes[1].tell_clients(&ask, 2);
+        net.nodes[1].tell_ack(&ask, text("a"));
+        net.settle();
+        assert_eq!(net.take(), [(0, Action::Clients(1, 2)), (0, Action::Ack(1, text("a")))]);
+        // A server that has come since, or that has answered all it was to, answers for nobody else.
+        let stranger = |node: &mut Node, body| {
+            let message = Message { uid: "a stranger".into(), nsp: "/".into(), body };
+            node.handle_message(now, message);
+        };
+        let answer = Answer { request_id: ask.request_id.clone(), packet: text("stranger") };
+        stranger(&mut net.nodes[0], Body::BroadcastAck(answer));
+        let count = ClientCount { request_id: ask.request_id.clone(), client_count: u64::MAX };
+        stranger(&mut net.nodes[0], Body::BroadcastClientCount(count));
+        net.settle();
+        assert_eq!(net.take(), []);
+        net.nodes[1].tell_ack(&ask, text("b"));
+        net.nodes[1].tell_ack(&ask, text("one too many"));
+        net.nodes[1].tell_sockets(&fetch, vec![socket("s")]);
+        net.settle();
+        let expected = [
+            (0, Action::Ack(1, text("b"))),
+            (0, Action::Forget(1)),
+            (0, Action::Fetched(2, Ok(vec![socket("s")]))),
+        ];
+        assert_eq!(net.take(), expected);
+    }
+}
+
+#[test]
+fn who_has_gone_is_asked_and_heard_no_more() {
+    let mut net = Net::new(2);
+    let now = net.now;
+    net.nodes[1].close(now);
+    net.settle();
+    assert_eq!(net.nodes[0].others(), 0);
+    // What it had begun to do ends after it.
+    let asker = Asker { uid: net.nodes[0].uid().to_owned(), request_id: "q".into() };
+    net.nodes[1].tell_clients(&asker, 3);
+    net.nodes[1].broadcast(now, vec![text("last words")], &BroadcastOptions::default());
+    net.nodes[0].start(now);
+    net.settle();
+    let local = BroadcastOptions { local: true, ..BroadcastOptions::default() };
+    assert_eq!(net.take(), [(0, Action::Broadcast(vec![text("last words")], local))]);
+    assert_eq!(net.nodes[0].others(), 0, "it must not be waited for");
+    assert_eq!(net.nodes[1].poll_timeout(), None);
+    // What is asked of it ends at once: nobody passes time on any more.
+    let (fetch, emit, ask) = (net.request(), net.request(), net.request());
+    net.nodes[1].fetch_sockets(now, fetch, &BroadcastOptions::default());
+    net.nodes[1].server_side_emit(now, vec![text("x")], Some(emit));
+    assert_eq!(net.nodes[1].broadcast_with_ack(now, ask, vec![text("x")], &BroadcastOptions::default()), 0);
+    let ended: Vec<Action> = std::iter::from_fn(|| net.nodes[1].poll_action()).collect();
+    assert!(matches!(
+        ended[..],
+        [Action::Fetched(1, Err(_)), Action::Answered(2, Err(_)), Action::Forget(3)]
+    ));
+}
+
+#[test]
+fn a_broadcast_too_many_is_noticed() {
+    let mut net = Net::new(2);
+    for i in 0..REQUESTS_MAX {
+        let request = Request { id: i.to_string(), ticket: i as u64, others: 0 };
+        net.nodes[0].server_side_emit(0, vec![text("x")], Some(request));
+    }
+    while net.nodes[0].poll_action().is_some() {}
+    let request = Request { id: "ask".into(), ticket: 7, others: 0 };
+    let servers = net.nodes[0].broadcast_with_ack(0, request, vec![text("x")], &BroadcastOptions::default());
+    assert_eq!(servers, 1, "one counts as asked, and stays silent");
+    assert_eq!(net.nodes[0].poll_action(), Some(Action::Forget(7)));
+    assert_eq!(net.nodes[0].poll_action(), None, "it is not sent");
+}
+
+#[test]
+fn a_timeout_may_be_for_ever_and_a_namespace_may_be_left_out() {
+    let options = ClusterOptions {
+        heartbeat_interval: Duration::MAX,
+        heartbeat_timeout: Duration::MAX,
+        requests_timeout: Duration::MAX,
+    };
+    let mut node = Node::with_heartbeats("a", "/", options);
+    node.start(1000);
+    node.handle_message(1000, Message { uid: "b".into(), nsp: String::new(), body: Body::Heartbeat });
+    assert_eq!(node.others(), 1);
+    let request = Request { id: "q".into(), ticket: 1, others: 0 };
+    node.fetch_sockets(1000, request, &BroadcastOptions::default());
+    node.handle_timeout(Millis::MAX - 1);
+    assert!(node.is_waiting() && node.others() == 1);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Fetch(usize),
