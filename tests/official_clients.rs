@@ -109,6 +109,9 @@ suites! {
         "examples.test.mjs" [("EXAMPLE", "admin_namespace"), ("ADMIN_TOKEN", "letmein")];
     example_binary_upload: "binary_upload" [], 2 => "examples.test.mjs" [("EXAMPLE", "binary_upload")];
     example_presence: "presence" [], 2 => "examples.test.mjs" [("EXAMPLE", "presence")];
+    example_slow_readers: "slow_readers" [], 2 => "examples.test.mjs" [("EXAMPLE", "slow_readers")];
+    example_slow_readers_over_tls: "slow_readers" TLS, 2 =>
+        "examples.test.mjs" [("EXAMPLE", "slow_readers")];
     example_private_messaging: "private_messaging" [], 2 =>
         "examples.test.mjs" [("EXAMPLE", "private_messaging")];
 

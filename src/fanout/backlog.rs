@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use super::Frame;
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use super::{Frame, Key};
 use crate::limits;
 
 /// Frames that a socket could not take yet, by reference: a thousand stalled readers of one room share
@@ -22,27 +25,135 @@ use crate::limits;
 pub struct Backlog {
     /// Bytes in their final form, which leave before the frames: TLS records, made before a socket was full.
     sealed: Vec<u8>,
-    frames: VecDeque<Frame>,
+    /// `None` for one that was dropped. The first is there.
+    frames: VecDeque<Option<Frame>>,
+    /// Frames that are there.
+    len: usize,
+    /// The number of the first frame; the others follow.
+    first: u64,
     /// Bytes of the first frame that have left already.
     sent: usize,
     /// Bytes of the frames that are still to be sent.
     bytes: usize,
     /// Bytes that wait for the same client in another place.
     elsewhere: usize,
+    droppable: Option<Box<Droppable>>,
 }
+
+/// The frames that may be dropped for later ones, by their numbers. Some of them may have left.
+#[derive(Debug, Default)]
+struct Droppable {
+    order: VecDeque<u64>,
+    latest: HashMap<Key, u64, RandomState>,
+}
+
+/// How many places of frames that were dropped are kept beside as many as there are frames.
+const GAPS: usize = 16;
 
 impl Backlog {
     /// Adds a frame behind all others.
     pub fn push(&mut self, frame: Frame) {
+        if frame.is_droppable() {
+            let number = self.first + self.frames.len() as u64;
+            let droppable = self.droppable.get_or_insert_default();
+            droppable.order.push_back(number);
+            if let Some(key) = frame.key() {
+                droppable.latest.insert(key, number);
+            }
+        }
         self.bytes += frame.wire().len();
-        self.frames.push_back(frame);
+        self.len += 1;
+        self.frames.push_back(Some(frame));
     }
 
     /// Adds what waits in another backlog, of which nothing has left in part.
-    pub fn append(&mut self, mut behind: Self) {
-        debug_assert!(behind.sent == 0 && behind.sealed.is_empty());
-        self.frames.append(&mut behind.frames);
-        self.bytes += behind.bytes;
+    pub fn append(&mut self, behind: Self) {
+        debug_assert!(behind.sealed.is_empty());
+        behind.into_frames().for_each(|frame| self.push(frame));
+    }
+
+    /// Drops the frame that has waited longest of those that may be dropped; `false`: there is none.
+    ///
+    /// ```
+    /// use sockring::fanout::{Backlog, Backpressure, Frame, Policy};
+    /// let old = Backpressure { policy: Policy::DropOldest, ..Backpressure::default() };
+    /// let mut backlog = Backlog::default();
+    /// backlog.push(Frame::raw("must be sent"));
+    /// backlog.push(Frame::raw("a tick").bounded(old));
+    /// assert!(backlog.drop_oldest() && !backlog.drop_oldest());
+    /// assert_eq!((backlog.len(), backlog.bytes()), (1, 12));
+    /// ```
+    pub fn drop_oldest(&mut self) -> bool {
+        while let Some(number) = self.droppable.as_mut().and_then(|droppable| droppable.order.pop_front()) {
+            if self.remove(number) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Drops the frame of a key, if one waits.
+    pub fn drop_key(&mut self, key: Key) -> bool {
+        let number = self.droppable.as_ref().and_then(|droppable| droppable.latest.get(&key).copied());
+        number.is_some_and(|number| self.remove(number))
+    }
+
+    /// Takes a frame out, unless it has left, if only in part: its reader waits for the rest.
+    fn remove(&mut self, number: u64) -> bool {
+        let Some(at) = number.checked_sub(self.first) else { return false };
+        if at == 0 && self.sent > 0 {
+            return false;
+        }
+        let place = usize::try_from(at).ok().and_then(|at| self.frames.get_mut(at));
+        let Some(frame) = place.and_then(Option::take) else { return false };
+        self.forget(&frame, number);
+        self.skip_gaps();
+        let kept = self.droppable.as_ref().map_or(0, |droppable| droppable.order.len());
+        if self.frames.len().max(kept) > 2 * self.len + GAPS {
+            self.close_gaps();
+        }
+        true
+    }
+
+    /// A frame is not there any more.
+    fn forget(&mut self, frame: &Frame, number: u64) {
+        self.bytes = self.bytes.saturating_sub(frame.wire().len());
+        self.len -= 1;
+        if let (Some(key), Some(droppable)) = (frame.key(), &mut self.droppable)
+            && droppable.latest.get(&key) == Some(&number)
+        {
+            droppable.latest.remove(&key);
+        }
+    }
+
+    fn skip_gaps(&mut self) {
+        while let Some(None) = self.frames.front() {
+            self.frames.pop_front();
+            self.first += 1;
+        }
+    }
+
+    /// Numbers all frames anew, without places of those that are gone.
+    fn close_gaps(&mut self) {
+        let sent = mem::take(&mut self.sent);
+        let frames = mem::take(&mut self.frames);
+        (self.bytes, self.len, self.droppable) = (0, 0, None);
+        frames.into_iter().flatten().for_each(|frame| self.push(frame));
+        self.sent = sent;
+        self.bytes -= sent;
+    }
+
+    fn pop_first(&mut self) -> Option<Frame> {
+        let frame = self.frames.pop_front()??;
+        self.forget(&frame, self.first);
+        self.first += 1;
+        self.skip_gaps();
+        Some(frame)
+    }
+
+    /// Frames that wait.
+    pub fn len(&self) -> usize {
+        self.len
     }
 
     /// Bytes that are still to be sent.
@@ -70,7 +181,7 @@ impl Backlog {
 
     /// What it weighs against the limit of its client: its bytes, and the record of each frame.
     pub fn cost(&self) -> usize {
-        self.bytes() + self.elsewhere + self.frames.len() * limits::FRAME_COST_BYTES
+        self.bytes() + self.elsewhere + self.len * limits::FRAME_COST_BYTES
     }
 
     /// Whether nothing waits.
@@ -81,14 +192,17 @@ impl Backlog {
     /// Forgets all frames but one of which a part has left: its reader must not take the next for its rest.
     pub fn discard(&mut self) {
         self.frames.truncate(usize::from(self.sent > 0));
-        self.bytes = self.frames.front().map_or(0, |first| first.wire().len() - self.sent);
+        self.len = self.frames.len();
+        self.droppable = None;
+        let first = self.frames.front().and_then(Option::as_ref);
+        self.bytes = first.map_or(0, |first| first.wire().len() - self.sent);
     }
 
     /// Copies what comes next of the frames, at most `max` bytes, behind what `out` holds.
     pub fn copy_to(&self, out: &mut Vec<u8>, max: usize) {
         let end = out.len() + max;
         let mut skip = self.sent;
-        for frame in &self.frames {
+        for frame in self.frames.iter().flatten() {
             let rest = &frame.wire()[skip..];
             skip = 0;
             out.extend_from_slice(&rest[..rest.len().min(end - out.len())]);
@@ -99,18 +213,19 @@ impl Backlog {
     }
 
     /// Notes that `sent` bytes of the frames have left.
-    pub fn consume(&mut self, mut sent: usize) {
+    pub fn consume(&mut self, sent: usize) {
         debug_assert!(sent <= self.bytes);
-        self.bytes = self.bytes.saturating_sub(sent);
-        sent += self.sent;
-        while let Some(first) = self.frames.front() {
+        let mut sent = self.sent + sent;
+        self.bytes += mem::take(&mut self.sent);
+        while let Some(Some(first)) = self.frames.front() {
             if sent < first.wire().len() {
                 break;
             }
             sent -= first.wire().len();
-            self.frames.pop_front();
+            self.pop_first();
         }
         self.sent = sent;
+        self.bytes = self.bytes.saturating_sub(sent);
     }
 
     /// Counts bytes that wait for the same client in another place against its limit as well.
@@ -121,28 +236,25 @@ impl Backlog {
     /// Takes the first frame out. Only for a backlog of which nothing has left in part.
     pub fn pop(&mut self) -> Option<Frame> {
         debug_assert_eq!(self.sent, 0);
-        let frame = self.frames.pop_front()?;
-        self.bytes = self.bytes.saturating_sub(frame.wire().len());
-        Some(frame)
+        self.pop_first()
     }
 
     /// Takes all frames out, of which nothing has left in part.
     pub(super) fn into_frames(self) -> impl Iterator<Item = Frame> {
         debug_assert_eq!(self.sent, 0);
-        self.frames.into_iter()
+        self.frames.into_iter().flatten()
     }
 
     /// Takes the first frames out that have at most so many packets together; always one, if there is any.
     /// Only for a backlog of which nothing has left in part.
     pub fn take(&mut self, packets_max: usize) -> Vec<Frame> {
         let (mut taken, mut packets) = (Vec::new(), 0);
-        while let Some(frame) = self.frames.front() {
+        while let Some(Some(frame)) = self.frames.front() {
             packets += frame.packets();
             if !taken.is_empty() && packets > packets_max {
                 break;
             }
-            self.bytes = self.bytes.saturating_sub(frame.wire().len());
-            taken.extend(self.frames.pop_front());
+            taken.extend(self.pop_first());
         }
         taken
     }
@@ -152,6 +264,7 @@ impl Backlog {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::{Backpressure, Policy};
     use super::*;
 
     proptest! {
@@ -175,6 +288,72 @@ mod tests {
             }
             prop_assert_eq!(stream, expected.as_bytes());
             prop_assert_eq!(backlog.bytes(), 0);
+        }
+    }
+
+    /// What a backlog should be: frames in order, of which those that may be dropped say so.
+    #[derive(Default)]
+    struct Model(Vec<(String, Option<u8>, bool)>);
+
+    proptest! {
+        #[test]
+        fn what_is_dropped_leaves_the_others_in_order(
+            steps in prop::collection::vec((0u8..6, 0u8..4), 0..300),
+        ) {
+            let old = Backpressure { policy: Policy::DropOldest, ..Backpressure::default() };
+            let (mut backlog, mut model) = (Backlog::default(), Model::default());
+            let (mut stream, mut expected, mut partial) = (Vec::new(), String::new(), false);
+            for (n, (step, arg)) in steps.into_iter().enumerate() {
+                let text = format!("<{n}>");
+                match step {
+                    0 => {
+                        backlog.push(Frame::raw(text.clone()));
+                        model.0.push((text, None, false));
+                    }
+                    1 => {
+                        backlog.push(Frame::raw(text.clone()).bounded(old));
+                        model.0.push((text, None, true));
+                    }
+                    2 | 3 => {
+                        let same = model.0.iter().rposition(|(_, key, _)| *key == Some(arg));
+                        let same = same.filter(|at| *at > 0 || !partial);
+                        prop_assert_eq!(backlog.drop_key(Key::of(&arg)), same.is_some());
+                        same.map(|at| model.0.remove(at));
+                        backlog.push(Frame::raw(text.clone()).latest(Key::of(&arg)));
+                        model.0.push((text, Some(arg), true));
+                    }
+                    4 => {
+                        let skip = usize::from(partial);
+                        let at = model.0.iter().skip(skip).position(|(_, _, droppable)| *droppable);
+                        prop_assert_eq!(backlog.drop_oldest(), at.is_some());
+                        at.map(|at| model.0.remove(at + skip));
+                    }
+                    _ => {
+                        let mut out = Vec::new();
+                        backlog.copy_to(&mut out, usize::from(arg) * 2 + 1);
+                        backlog.consume(out.len());
+                        stream.extend_from_slice(&out);
+                        let mut left = stream.len() - expected.len();
+                        partial = false;
+                        while left > 0 {
+                            let len = model.0[0].0.len();
+                            if left < len {
+                                partial = true;
+                                break;
+                            }
+                            left -= len;
+                            expected.push_str(&model.0.remove(0).0);
+                        }
+                    }
+                }
+                let bytes: usize = model.0.iter().map(|(text, ..)| text.len()).sum();
+                prop_assert_eq!(backlog.len(), model.0.len());
+                prop_assert_eq!(backlog.bytes() + stream.len(), bytes + expected.len());
+                prop_assert!(backlog.frames.len() <= 2 * backlog.len() + GAPS + 1);
+            }
+            backlog.copy_to(&mut stream, usize::MAX / 2);
+            model.0.iter().for_each(|(text, ..)| expected.push_str(text));
+            prop_assert_eq!(String::from_utf8(stream).unwrap(), expected);
         }
     }
 

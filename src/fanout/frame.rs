@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::{Backpressure, Key, Policy};
 use crate::protocol::eio::{self, Dialect, Revision, v3};
 use crate::protocol::ws::deflate::{Deflater, Settings};
 use crate::protocol::ws::frame::{OpCode, compressed_header, header};
@@ -36,6 +37,15 @@ struct Inner {
     foreign: OnceLock<Box<Foreign>>,
     /// Whether a polling answer is compressed for its sake.
     compress: bool,
+    /// What is done when it has to wait; `None` for what is never dropped.
+    waiting: Option<Box<Waiting>>,
+}
+
+/// How a frame waits for a client that is slow.
+#[derive(Clone, Debug, Default)]
+struct Waiting {
+    bounds: Backpressure,
+    key: Option<Key>,
 }
 
 /// The forms for clients of other dialects, each made when the first of them needs it.
@@ -77,6 +87,7 @@ impl Frame {
             deflated: OnceLock::new(),
             foreign: OnceLock::new(),
             compress: true,
+            waiting: None,
         }))
     }
 
@@ -161,12 +172,78 @@ impl Frame {
     /// assert!(!frame.is_compressible());
     /// ```
     #[must_use]
-    pub fn uncompressed(&self) -> Self {
-        let Self(mut new) = Self::new(self.0.wire.clone(), self.0.pieces.clone());
-        if let Some(inner) = Arc::get_mut(&mut new) {
-            inner.compress = false;
+    pub fn uncompressed(self) -> Self {
+        self.changed(|inner| inner.compress = false)
+    }
+
+    /// The same message with bounds of its own for the clients that it has to wait for.
+    ///
+    /// ```
+    /// use sockring::fanout::{Backpressure, Frame, Policy};
+    /// let bounds = Backpressure { max_messages: 100, policy: Policy::DropNewest, ..Backpressure::default()
+    /// }; assert_eq!(Frame::raw("tick").bounded(bounds).backpressure(), Some(bounds));
+    /// ```
+    #[must_use]
+    pub fn bounded(self, bounds: Backpressure) -> Self {
+        self.changed(|inner| inner.waiting.get_or_insert_default().bounds = bounds)
+    }
+
+    /// The same message as the latest of a key: where one of the same key waits for a slow client, it takes
+    /// its place, at the end. See [`Policy::KeepLatest`].
+    ///
+    /// ```
+    /// use sockring::fanout::{Frame, Key, Outlets, Via};
+    /// let mut outlets = Outlets::new(1 << 20, 0);
+    /// let id = outlets.open(Via::Layer);
+    /// outlets.block(id.slot());
+    /// for text in ["x=1 ", "y=1 ", "x=2 "] {
+    ///     let _ = outlets.push(id, &Frame::raw(text).latest(Key::of(&text[..1])));
+    /// }
+    /// let mut out = Vec::new();
+    /// outlets.backlog(id.slot()).unwrap().copy_to(&mut out, 100);
+    /// assert_eq!(out, b"y=1 x=2 ");
+    /// ```
+    #[must_use]
+    pub fn latest(self, key: Key) -> Self {
+        self.changed(|inner| {
+            let waiting = inner.waiting.get_or_insert_default();
+            waiting.key = Some(key);
+            waiting.bounds.policy = Policy::KeepLatest;
+        })
+    }
+
+    /// A frame that nobody shares is changed where it is, another one is made anew: forms that exist already
+    /// are made again when they are needed.
+    fn changed(self, change: impl FnOnce(&mut Inner)) -> Self {
+        let Self(mut inner) = self;
+        if Arc::get_mut(&mut inner).is_none() {
+            let Self(mut new) = Self::new(inner.wire.clone(), inner.pieces.clone());
+            if let Some(new) = Arc::get_mut(&mut new) {
+                new.compress = inner.compress;
+                new.waiting.clone_from(&inner.waiting);
+            }
+            inner = new;
         }
-        Self(new)
+        if let Some(inner) = Arc::get_mut(&mut inner) {
+            change(inner);
+        }
+        Self(inner)
+    }
+
+    /// Its own bounds, if it has some.
+    pub fn backpressure(&self) -> Option<Backpressure> {
+        self.0.waiting.as_ref().map(|waiting| waiting.bounds)
+    }
+
+    /// Of which key it is the latest message.
+    pub(super) fn key(&self) -> Option<Key> {
+        self.0.waiting.as_ref()?.key
+    }
+
+    /// Whether it may be dropped for a later one.
+    pub(super) fn is_droppable(&self) -> bool {
+        let policy = self.backpressure().map(|bounds| bounds.policy);
+        matches!(policy, Some(Policy::DropOldest | Policy::KeepLatest))
     }
 
     /// Whether a polling answer with this message in it may be compressed.
@@ -213,6 +290,8 @@ impl Frame {
                 let frame = self.compress(|message, out| {
                     message.len() >= settings.threshold && deflater.alone(message, out)
                 });
+                // Nothing builds on it: it may be dropped as the plain form may.
+                let frame = frame.map(|frame| frame.changed(|new| new.waiting.clone_from(&self.0.waiting)));
                 Box::new(Deflated { settings: *settings, frame, next: OnceLock::new() })
             });
             if made.settings == *settings {
@@ -223,7 +302,7 @@ impl Frame {
     }
 
     /// The form for one client whose messages build on each other. It must be sent, and nothing that was
-    /// made later before it.
+    /// made later before it: it is never dropped.
     pub fn deflated_next(&self, deflater: &mut Deflater) -> Self {
         let frame = self.compress(|message, out| {
             deflater.next(message, out);
@@ -397,7 +476,7 @@ mod tests {
         assert_eq!(frame.packed(0, pack).unwrap(), "4hello!");
         assert_eq!(frame.clone().packed(0, |_| Bytes::new()).unwrap(), "4hello!");
         assert_eq!(frame.packed(PACKED_FORMS, pack), None);
-        let plain = frame.uncompressed();
+        let plain = frame.clone().uncompressed();
         assert!(frame.is_compressible() && !plain.is_compressible() && !frame.same(&plain));
         assert_eq!((plain.wire(), plain.packets()), (frame.wire(), 1));
     }

@@ -9,7 +9,8 @@
 //!    four bytes, that it is owed the frame;
 //! 4. at the end of the turn everything that is owed to a socket leaves in one send. Sockets that are owed
 //!    the same sequence of frames share one joined buffer, made once by the [`Batch`];
-//! 5. only a socket that could not take everything keeps references to frames, in a bounded [`Backlog`].
+//! 5. only a socket that could not take everything keeps references to frames, in a bounded [`Backlog`];
+//!    what is done beyond its bounds is a matter of [`Backpressure`].
 //!
 //! Nothing is allocated, hashed, locked or reference-counted per recipient on this path.
 //!
@@ -17,6 +18,7 @@
 //! Members who have negotiated permessage-deflate are owed the frame's compressed form, which is made once.
 
 mod backlog;
+mod backpressure;
 mod batch;
 mod directory;
 mod frame;
@@ -26,6 +28,7 @@ mod rooms;
 mod space;
 
 pub use backlog::Backlog;
+pub use backpressure::{Backpressure, Dropped, Key, Policy};
 pub use batch::{Batch, Owed};
 pub use directory::{Cores, Directory, Moment, RoomKey};
 pub use frame::{Frame, PACKED_FORMS};

@@ -5,7 +5,7 @@ use std::mem;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::{Backlog, Batch, Frame, Owed};
+use super::{Backlog, Backpressure, Batch, Dropped, Frame, Owed, Policy};
 use crate::protocol::ws::deflate::{Deflater, Settings};
 
 /// What leads from an outlet to its client.
@@ -158,10 +158,13 @@ pub struct Outlets {
     free: Vec<u32>,
     dirty: Dirty,
     overflowed: Vec<OutletId>,
+    /// Outlets whose frames were put into their backlogs although their clients may take them.
+    gathered: Vec<u32>,
     limit: usize,
     classes: Vec<Shared>,
     /// The compressors of outlets that have one of their own.
     deflaters: HashMap<u32, Deflater, RandomState>,
+    dropped: Dropped,
     /// The sequences that this turn's frames make up.
     pub batch: Batch,
 }
@@ -176,9 +179,11 @@ impl Outlets {
             free: Vec::new(),
             dirty: Dirty::default(),
             overflowed: Vec::new(),
+            gathered: Vec::new(),
             limit,
             classes: Vec::new(),
             deflaters: HashMap::default(),
+            dropped: Dropped::default(),
             batch: Batch::default(),
         }
     }
@@ -249,45 +254,22 @@ impl Outlets {
     #[inline]
     pub fn push_slot(&mut self, slot: u32, frame: &Frame) -> Delivery {
         let hot = &mut self.hot[slot as usize];
-        if hot.state == State::Ready {
-            // The limit counts what was owed before this frame, so that one large message always fits.
-            if self.batch.cost(hot.owed) <= self.limit {
-                hot.owed = self.batch.append(hot.owed, frame);
-                self.dirty.set(slot);
-                return Delivery::Sent;
-            }
-            hot.state = State::Overflowed;
-            self.overflowed.push(OutletId { slot, generation: hot.generation });
-            return Delivery::Dropped;
+        if hot.state == State::Ready && self.batch.cost(hot.owed) <= self.limit {
+            hot.owed = self.batch.append(hot.owed, frame);
+            self.dirty.set(slot);
+            return Delivery::Sent;
         }
-        self.push_apart(slot, frame)
+        self.push_apart(slot, frame, true)
     }
 
-    /// For an outlet that is blocked, or has a class, or takes nothing any more.
+    /// For an outlet that is blocked, has a class, is at its limit, or takes nothing any more.
     #[inline(never)]
-    fn push_apart(&mut self, slot: u32, frame: &Frame) -> Delivery {
-        let hot = &mut self.hot[slot as usize];
-        let backlog = &mut self.backlogs[slot as usize];
-        let waiting = match hot.state {
-            State::ReadyApart => self.batch.cost(hot.owed),
-            State::Blocked => backlog.as_ref().map_or(0, |backlog| backlog.cost()),
-            State::Free | State::Ready | State::Overflowed => return Delivery::Dropped,
-        };
-        let class = self.classes.get_mut(usize::from(hot.class).wrapping_sub(1));
-        let (limit, close) = match &class {
-            // Of control frames nobody asks how many wait.
-            Some(Shared { class, .. }) if self.limit != usize::MAX => {
-                (class.max_waiting.unwrap_or(self.limit), class.close_when_over)
-            }
-            _ => (self.limit, true),
-        };
-        if waiting > limit {
-            if close {
-                hot.state = State::Overflowed;
-                self.overflowed.push(OutletId { slot, generation: hot.generation });
-            }
+    fn push_apart(&mut self, slot: u32, frame: &Frame, limited: bool) -> Delivery {
+        if !self.make_room(slot, frame, limited) {
             return Delivery::Dropped;
         }
+        let hot = &mut self.hot[slot as usize];
+        let class = self.classes.get_mut(usize::from(hot.class).wrapping_sub(1));
         let made;
         let frame = match class {
             Some(Shared { class: Class { deflate: Some(settings), deflate_context, .. }, deflater }) => {
@@ -302,12 +284,88 @@ impl Outlets {
             _ => frame,
         };
         if hot.state == State::Blocked {
-            backlog.get_or_insert_default().push(frame.clone());
+            self.backlogs[slot as usize].get_or_insert_default().push(frame.clone());
             return Delivery::Queued;
         }
-        hot.owed = self.batch.append_apart(hot.class, hot.owed, frame);
+        hot.owed = match hot.class {
+            0 => self.batch.append(hot.owed, frame),
+            class => self.batch.append_apart(class, hot.owed, frame),
+        };
         self.dirty.set(slot);
         Delivery::Sent
+    }
+
+    /// Whether an outlet may be owed a frame, after what has to give way to it has done so.
+    fn make_room(&mut self, slot: u32, frame: &Frame, limited: bool) -> bool {
+        let hot = &self.hot[slot as usize];
+        let blocked = match hot.state {
+            State::Ready | State::ReadyApart => false,
+            State::Blocked => true,
+            State::Free | State::Overflowed => return false,
+        };
+        if !limited {
+            return true;
+        }
+        let bounds = self.bounds(hot.class, frame, blocked);
+        if let (true, Some(key)) = (blocked, frame.key())
+            && self.backlogs[slot as usize].as_mut().is_some_and(|backlog| backlog.drop_key(key))
+        {
+            self.dropped.conflated += 1;
+            return true;
+        }
+        if self.fits(slot, &bounds) {
+            return true;
+        }
+        match bounds.policy {
+            Policy::Close => {
+                let hot = &mut self.hot[slot as usize];
+                hot.state = State::Overflowed;
+                self.overflowed.push(OutletId { slot, generation: hot.generation });
+                self.dropped.closed += 1;
+            }
+            Policy::DropNewest => self.dropped.newest += 1,
+            Policy::DropOldest | Policy::KeepLatest => {
+                if !blocked && self.hot[slot as usize].connection != NO_CONNECTION {
+                    // Nothing that is owed can be taken back, what waits can.
+                    self.block(slot);
+                    self.gathered.push(slot);
+                }
+                while let Some(backlog) = &mut self.backlogs[slot as usize]
+                    && backlog.drop_oldest()
+                {
+                    self.dropped.oldest += 1;
+                    if self.fits(slot, &bounds) {
+                        return true;
+                    }
+                }
+                self.dropped.newest += 1;
+            }
+        }
+        false
+    }
+
+    /// What counts for a frame: its own bounds, where it has some, within those of the outlet. A frame's own
+    /// bounds are about what waits, not about what leaves in this turn.
+    fn bounds(&self, class: u8, frame: &Frame, blocked: bool) -> Backpressure {
+        let class = self.classes.get(usize::from(class).wrapping_sub(1)).map(|shared| shared.class);
+        let limit = class.and_then(|class| class.max_waiting).unwrap_or(self.limit);
+        let drops = class.is_some_and(|class| !class.close_when_over);
+        let policy = if drops { Policy::DropNewest } else { Policy::Close };
+        let outlets = Backpressure { max_bytes: limit, policy, ..Backpressure::default() };
+        match frame.backpressure() {
+            None => outlets,
+            Some(own) if blocked => Backpressure { max_bytes: own.max_bytes.min(limit), ..own },
+            Some(Backpressure { policy, .. }) => Backpressure { policy, ..outlets },
+        }
+    }
+
+    /// Whether so little waits that one more frame may. The limits count what was there before it, so that
+    /// one large message always fits.
+    fn fits(&self, slot: u32, bounds: &Backpressure) -> bool {
+        let backlog = self.backlogs[slot as usize].as_deref();
+        let (waiting, messages) = backlog.map_or((0, 0), |backlog| (backlog.cost(), backlog.len()));
+        waiting + self.batch.cost(self.owed(slot)) <= bounds.max_bytes
+            && (messages == 0 || messages < bounds.max_messages)
     }
 
     /// Gives the outlet a class, for what it is owed from now on. `false`, and nothing is changed: the core
@@ -348,19 +406,33 @@ impl Outlets {
         if let Some(deflater) = self.deflaters.remove(&first) {
             self.deflaters.insert(second, deflater);
         }
-        let limit = mem::replace(&mut self.limit, usize::MAX);
         for frame in backlog.into_iter().flat_map(|backlog| backlog.into_frames()) {
-            let _ = self.push_apart(second, &frame);
+            let _ = self.push_apart(second, &frame, false);
         }
-        self.limit = limit;
     }
 
     /// Owes the client a frame whatever its limit says: for pings, pongs and closes, which are few and small.
     pub fn push_control(&mut self, id: OutletId, frame: &Frame) -> Delivery {
-        let limit = mem::replace(&mut self.limit, usize::MAX);
-        let delivery = self.push(id, frame);
-        self.limit = limit;
-        delivery
+        if self.is_open(id) { self.push_apart(id.slot, frame, false) } else { Delivery::Dropped }
+    }
+
+    /// Owes a frame to a client that is known to be there, unless it is [busy](Self::is_writable): then the
+    /// message is dropped.
+    #[inline]
+    pub fn push_volatile(&mut self, slot: u32, frame: &Frame) -> Delivery {
+        if self.passes_by(slot) { Delivery::Dropped } else { self.push_slot(slot, frame) }
+    }
+
+    /// Whether a volatile message is dropped, which is counted.
+    pub fn passes_by(&mut self, slot: u32) -> bool {
+        let busy = !self.is_writable(slot);
+        self.dropped.volatile += u64::from(busy);
+        busy
+    }
+
+    /// What became of messages that could not leave, since the start.
+    pub fn dropped(&self) -> Dropped {
+        self.dropped
     }
 
     /// Whether a volatile message would leave: nothing waits, and nothing was said in this turn.
@@ -499,6 +571,12 @@ impl Outlets {
         self.dirty.contains(slot)
     }
 
+    /// Moves the outlets into `out` of which something was put into a backlog although they were not blocked.
+    /// They are blocked now, and nobody has been asked to tell when they take bytes.
+    pub fn take_gathered(&mut self, out: &mut Vec<u32>) {
+        out.append(&mut self.gathered);
+    }
+
     /// Moves the outlets that went over their limit since the last call into `out`.
     pub fn take_overflowed(&mut self, out: &mut Vec<OutletId>) {
         out.append(&mut self.overflowed);
@@ -562,220 +640,4 @@ fn bits(mut word: u64) -> impl Iterator<Item = u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(text: &str) -> Frame {
-        Frame::raw(text.to_owned())
-    }
-
-    #[test]
-    fn a_short_send_keeps_the_rest_in_order() {
-        let mut outlets = Outlets::new(1000, 0);
-        let id = outlets.open(Via::Connection(0));
-        for part in ["abc", "def"] {
-            assert_eq!(outlets.push(id, &text(part)), Delivery::Sent);
-        }
-        outlets.spill(id.slot, 4);
-        assert!(!outlets.is_writable(id.slot));
-        assert_eq!(outlets.push(id, &text("ghi")), Delivery::Queued);
-        let mut out = Vec::new();
-        outlets.backlog(id.slot).unwrap().copy_to(&mut out, 100);
-        assert_eq!(out, b"efghi");
-        assert_eq!(outlets.waiting(id.slot), 5);
-    }
-
-    #[test]
-    fn the_limit_closes_and_control_frames_are_exempt() {
-        let mut outlets = Outlets::new(4, 0);
-        let id = outlets.open(Via::Connection(0));
-        outlets.block(id.slot);
-        assert_eq!(outlets.push(id, &text("12345")), Delivery::Queued);
-        assert_eq!(outlets.push_control(id, &text("ping")), Delivery::Queued);
-        assert_eq!(outlets.push(id, &text("6")), Delivery::Dropped);
-        assert_eq!(outlets.push(id, &text("7")), Delivery::Dropped);
-        let mut over = Vec::new();
-        outlets.take_overflowed(&mut over);
-        assert_eq!(over, [id]);
-    }
-
-    const DEFLATE: Class = Class {
-        deflate: Some(Settings { threshold: 20, level: 6, mem_level: 8, window_bits: 15 }),
-        deflate_context: false,
-        max_waiting: None,
-        close_when_over: true,
-    };
-    const CONTEXT: Class = Class { deflate_context: true, ..DEFLATE };
-
-    fn message(part: &str) -> Frame {
-        Frame::message(&[part.repeat(30).as_bytes()], &[])
-    }
-
-    /// The messages in a stream of frames to a client.
-    fn inflate(mut wire: &[u8], inflater: &mut crate::protocol::ws::deflate::Inflater) -> Vec<String> {
-        let mut seen = Vec::new();
-        while let [first, len, rest @ ..] = wire {
-            let (payload, rest) = rest.split_at(usize::from(*len));
-            let text = if first & 0x40 == 0 { payload } else { inflater.message(payload, 1000).unwrap() };
-            seen.push(String::from_utf8(text.to_vec()).unwrap());
-            wire = rest;
-        }
-        seen
-    }
-
-    #[test]
-    fn an_outlet_is_16_bytes() {
-        assert_eq!(size_of::<Hot>(), 16);
-    }
-
-    #[test]
-    fn members_of_a_mixed_room_share_per_form() {
-        let mut outlets = Outlets::new(1000, 0);
-        let ids: Vec<OutletId> = (0..6).map(|i| outlets.open(Via::Connection(i))).collect();
-        for id in ids.iter().skip(1).step_by(2) {
-            assert!(outlets.set_class(*id, &DEFLATE));
-        }
-        for frame in [message("abc"), text("raw"), message("def")] {
-            for id in &ids {
-                assert_eq!(outlets.push(*id, &frame), Delivery::Sent);
-            }
-        }
-        let owed: Vec<Owed> = ids.iter().map(|id| outlets.owed(id.slot)).collect();
-        assert!(owed[0] == owed[2] && owed[2] == owed[4] && owed[0] != owed[1]);
-        assert!(owed[1] == owed[3] && owed[3] == owed[5]);
-        assert_eq!(outlets.batch.frames(owed[5]).len(), 3);
-        let joined = outlets.batch.joined(owed[3]).to_vec();
-        assert!(joined.len() < 50 && joined[0] == 0xc1, "{joined:x?}");
-        // A backlog holds the compressed form, whenever it was owed.
-        outlets.spill(ids[1].slot, 3);
-        assert_eq!(outlets.push(ids[1], &message("abc")), Delivery::Queued);
-        let mut out = joined[..3].to_vec();
-        outlets.backlog(ids[1].slot).unwrap().copy_to(&mut out, 1000);
-        assert_eq!(out[..joined.len()], joined);
-        assert!(out.len() < joined.len() + 20);
-        outlets.close(ids[1]);
-        let again = outlets.open(Via::Layer);
-        assert_eq!(outlets.push(again, &message("abc")), Delivery::Sent);
-        assert_eq!(outlets.batch.joined(outlets.owed(again.slot))[0], 0x81);
-    }
-
-    #[test]
-    fn messages_build_on_each_other_where_context_is_kept() {
-        let mut outlets = Outlets::new(10_000, 0);
-        let id = outlets.open(Via::Connection(0));
-        assert!(outlets.set_class(id, &CONTEXT));
-        for part in ["ab", "ab"] {
-            assert_eq!(outlets.push(id, &message(part)), Delivery::Sent);
-        }
-        outlets.spill(id.slot, 0);
-        assert_eq!(outlets.push(id, &message("ab")), Delivery::Queued);
-        let mut wire = Vec::new();
-        outlets.backlog(id.slot).unwrap().copy_to(&mut wire, 1000);
-        let mut inflater = crate::protocol::ws::deflate::Inflater::with_context();
-        assert_eq!(inflate(&wire, &mut inflater), vec!["ab".repeat(30); 3]);
-        assert!(wire.len() < 30, "{}", wire.len());
-    }
-
-    #[test]
-    fn a_session_that_moves_to_a_compressing_socket_takes_its_class_over() {
-        for class in [DEFLATE, CONTEXT] {
-            let mut outlets = Outlets::new(10_000, 0);
-            let (own, session) = (outlets.open(Via::Connection(0)), outlets.open(Via::Layer));
-            assert!(outlets.set_class(own, &class));
-            outlets.block(session.slot);
-            assert_eq!(outlets.push(session, &message("queued")), Delivery::Queued);
-            assert_eq!(outlets.push(own, &message("probe")), Delivery::Sent);
-            outlets.put_before(own, session);
-            outlets.close(own);
-            outlets.redirect(session, Via::Connection(0));
-            assert_eq!(outlets.push(session, &message("later")), Delivery::Queued);
-            let mut wire = Vec::new();
-            outlets.backlog(session.slot).unwrap().copy_to(&mut wire, 1000);
-            let mut inflater = match class.deflate_context {
-                true => crate::protocol::ws::deflate::Inflater::with_context(),
-                false => crate::protocol::ws::deflate::Inflater::alone(),
-            };
-            let expected = ["probe", "queued", "later"].map(|part| part.repeat(30));
-            assert_eq!(inflate(&wire, &mut inflater), expected);
-            outlets.backlog(session.slot).unwrap().consume(wire.len());
-            outlets.unblock(session.slot);
-            assert_eq!(outlets.push(session, &message("and on")), Delivery::Sent);
-            let wire = outlets.batch.joined(outlets.owed(session.slot)).to_vec();
-            assert_eq!(inflate(&wire, &mut inflater), ["and on".repeat(30)]);
-            assert_eq!(wire[0], 0xc1);
-        }
-    }
-
-    #[test]
-    fn a_limit_of_its_own_closes_or_drops() {
-        for close_when_over in [true, false] {
-            let mut outlets = Outlets::new(1000, 0);
-            let id = outlets.open(Via::Connection(0));
-            let class = Class { max_waiting: Some(150), close_when_over, ..Class::default() };
-            assert!(outlets.set_class(id, &class));
-            assert_eq!(outlets.push(id, &text("1234567890")), Delivery::Sent);
-            assert_eq!(outlets.push(id, &text("fits: counted is what waits already")), Delivery::Sent);
-            assert_eq!(outlets.push(id, &text("over")), Delivery::Dropped);
-            let mut over = Vec::new();
-            outlets.take_overflowed(&mut over);
-            assert_eq!(over.len(), usize::from(close_when_over));
-            if !close_when_over {
-                assert_eq!(outlets.push_control(id, &text("pong")), Delivery::Sent);
-                outlets.settle(id.slot);
-                assert_eq!(outlets.push(id, &text("again")), Delivery::Sent);
-            }
-        }
-    }
-
-    #[test]
-    fn there_are_not_more_classes_than_a_byte_can_name() {
-        let mut outlets = Outlets::new(1000, 0);
-        let id = outlets.open(Via::Layer);
-        let set = |outlets: &mut Outlets, bytes| {
-            outlets.set_class(id, &Class { max_waiting: Some(bytes), ..Class::default() })
-        };
-        assert!((0..255).all(|bytes| set(&mut outlets, bytes)));
-        assert!(!set(&mut outlets, 255) && set(&mut outlets, 7) && outlets.set_class(id, &Class::default()));
-    }
-
-    #[test]
-    fn what_one_outlet_is_owed_goes_before_what_waits_in_another() {
-        let mut outlets = Outlets::new(1000, 0);
-        let (own, session) = (outlets.open(Via::Connection(0)), outlets.open(Via::Layer));
-        for (outlet, part) in [(session, "c"), (own, "ab"), (session, "d")] {
-            assert_eq!(outlets.push(outlet, &text(part)), Delivery::Sent);
-        }
-        outlets.spill(own.slot, 1);
-        outlets.put_before(own, session);
-        assert_eq!(outlets.push(session, &text("e")), Delivery::Queued);
-        let mut out = Vec::new();
-        outlets.backlog(session.slot).unwrap().copy_to(&mut out, 100);
-        assert_eq!(out, b"bcde");
-        assert_eq!(outlets.waiting(session.slot), 4);
-    }
-
-    #[test]
-    fn a_closed_outlet_takes_nothing_and_its_slot_is_used_again() {
-        let mut outlets = Outlets::new(100, 0);
-        let old = outlets.open(Via::Layer);
-        assert_eq!(outlets.push(old, &text("lost")), Delivery::Sent);
-        outlets.close(old);
-        let new = outlets.open(Via::Connection(3));
-        assert_eq!(old.slot, new.slot);
-        assert_eq!(outlets.push(old, &text("late")), Delivery::Dropped);
-        assert_eq!(outlets.owed(new.slot), Owed::NOTHING);
-        assert_eq!(outlets.via(new.slot), Via::Connection(3));
-    }
-
-    #[test]
-    fn dirty_slots_come_in_order_and_once() {
-        let mut dirty = Dirty::default();
-        for slot in [70_000, 5, 64, 5, 4096] {
-            dirty.set(slot);
-        }
-        let mut out = Vec::new();
-        dirty.take(&mut out);
-        assert_eq!(out, [5, 64, 4096, 70_000]);
-        assert!(dirty.is_empty());
-    }
-}
+mod tests;

@@ -111,7 +111,7 @@ impl NspInner {
         args: &T,
         done: Callback,
     ) -> Result<Delivery, EncodeError> {
-        let SocketOperator { socket, timeout, volatile, plain } = operator;
+        let SocketOperator { socket, timeout, volatile, plain, .. } = operator;
         let id = self.next_ack.get();
         let frame = self.scope.event(Some(id), event, args)?;
         let connected = self.is_connected(socket);

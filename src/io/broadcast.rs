@@ -1,6 +1,7 @@
 //! To whom a message goes, and the way to all cores that have some of them.
 
 use std::fmt;
+use std::hash::Hash;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::server::by_path;
 use super::server_side::named;
 use super::{Adapter, BroadcastOptions, SocketId};
 use crate::engine::SocketSid;
-use crate::fanout::{Cores, Delivery, Frame, Moment, RoomKey, Space, Task};
+use crate::fanout::{Backpressure, Cores, Delivery, Frame, Key, Moment, Policy, RoomKey, Space, Task};
 use crate::protocol::sio::{EncodeError, NspName, is_reserved};
 use crate::runtime::{self, Core, Shared};
 
@@ -143,12 +144,13 @@ pub struct BroadcastOperator {
     pub(super) in_order: bool,
     /// How long answers are awaited.
     pub(super) timeout: Option<Duration>,
+    latest: Option<Key>,
 }
 
 impl BroadcastOperator {
     pub(super) fn new(scope: Arc<Scope>) -> Self {
         let selection = Selection { moment: Moment::LAST, ..Selection::default() };
-        Self { scope, selection, local: false, in_order: false, timeout: None }
+        Self { scope, selection, local: false, in_order: false, timeout: None, latest: None }
     }
 
     /// The same broadcast in another namespace.
@@ -189,6 +191,20 @@ impl BroadcastOperator {
         new
     }
 
+    /// Of the messages with this event and key only the last one waits for a client that is slow: a later one
+    /// takes the place of the one before it, at the end. For prices, positions and cursors. Other servers of
+    /// a cluster know nothing of the key, and do as their [`Backpressure`](super::Backpressure) says.
+    ///
+    /// ```no_run
+    /// # fn f(io: &sockring::io::Server, user: u64) -> Result<(), sockring::io::EncodeError> {
+    /// let _ = io.to("board").latest(user).emit("cursor", (user, 120, 45))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn latest(&self, key: impl Hash) -> Self {
+        Self { latest: Some(Key::of(&key)), ..self.clone() }
+    }
+
     /// Whether what is emitted may be compressed on its way, as it is by default: `false` for what is
     /// compressed already. It counts for answers to polls; as with the reference, WebSockets do not look at
     /// it.
@@ -216,6 +232,7 @@ impl BroadcastOperator {
         }
         let (frame, offset) = self.scope.event_to_keep(event, &args, self.selection.volatile)?;
         let frame = if self.selection.plain { frame.uncompressed() } else { frame };
+        let frame = self.scope.bounded(frame, event, self.latest);
         if let Some(adapter) = self.adapter() {
             adapter.broadcast(&self.scope.nsp, named(event, &args)?, &self.options());
         }
@@ -412,6 +429,24 @@ impl Scope {
         if named_here && !volatile { Offset::next() } else { None }
     }
 
+    /// A message of the application, with what is done when it has to wait for a client.
+    pub(super) fn bounded(&self, frame: Frame, event: &str, latest: Option<Key>) -> Frame {
+        let bounds = self.registry.backpressure(&self.nsp);
+        let key = match bounds {
+            _ if latest.is_some() => latest,
+            Some(Backpressure { policy: Policy::KeepLatest, .. }) => Some(Key::of(&())),
+            _ => None,
+        };
+        let frame = match bounds {
+            Some(bounds) => frame.bounded(bounds),
+            None => frame,
+        };
+        match key {
+            Some(key) => frame.latest(Key::of(&(&*self.nsp, event, key))),
+            None => frame,
+        }
+    }
+
     pub(super) fn on_this_core(&self) -> Option<Rc<NspInner>> {
         by_path(&self.path)?.namespace(&self.nsp)
     }
@@ -478,6 +513,12 @@ macro_rules! broadcasts {
             /// See [`BroadcastOperator::compress`]($crate::io::BroadcastOperator::compress).
             pub fn compress(&self, compress: bool) -> $crate::io::BroadcastOperator {
                 self.operator().compress(compress)
+            }
+
+            /// Lets only the last message of a key wait for who is slow; see
+            /// [`BroadcastOperator::latest`]($crate::io::BroadcastOperator::latest).
+            pub fn latest(&self, key: impl std::hash::Hash) -> $crate::io::BroadcastOperator {
+                self.operator().latest(key)
             }
 
             /// Limits the time for the answers to a broadcast.

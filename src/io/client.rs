@@ -10,6 +10,7 @@ use super::{DisconnectReason, Socket, recovery};
 use crate::engine::{self, CloseReason, Message};
 use crate::protocol::query::Query;
 use crate::protocol::sio::{Body, Decoder, Packet, Value};
+use crate::runtime;
 use crate::time::Millis;
 
 /// One connection.
@@ -94,6 +95,18 @@ impl Inner {
         for socket in client.map(|client| client.sockets).unwrap_or_default() {
             if let Some(nsp) = self.namespace_at(socket.nsp) {
                 nsp.leave(socket, reason.into(), details);
+            }
+        }
+    }
+
+    /// A client has taken everything that waited for it.
+    pub(super) fn client_drained(&self, conn: engine::Socket) {
+        let sockets = self.client(conn, |client| client.sockets.clone()).unwrap_or_default();
+        for socket in sockets {
+            let Some(nsp) = self.namespace_at(socket.nsp) else { continue };
+            let handlers = nsp.on_drain.borrow().clone();
+            for handler in handlers.into_iter().filter(|_| nsp.is_connected(socket)) {
+                runtime::survived(|| handler(socket));
             }
         }
     }

@@ -172,7 +172,7 @@ impl Scope {
     pub(super) fn kept_event(&self, args: Vec<Value>, offset: &str) -> Result<Frame, EncodeError> {
         let (event, mut args) = split(args)?;
         args.push(Value::from(offset));
-        self.event(None, &event, &Args(args))
+        Ok(self.bounded(self.event(None, &event, &Args(args))?, &event, None))
     }
 }
 

@@ -88,5 +88,5 @@ pub use server_side::{ClusterFuture, ServerAck, ServerEvent};
 pub use socket::{Socket, SocketData, SocketId, SocketOperator};
 pub use state::State;
 
-pub use crate::fanout::Delivery;
+pub use crate::fanout::{Backpressure, Delivery, Policy};
 pub use crate::protocol::sio::{ArgsError, EncodeError, Value};

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::app::Request;
 use crate::engine::{self, SocketSid};
-use crate::fanout::{Delivery, Frame, Moment, Outlets, RoomKey, Rooms};
+use crate::fanout::{Backpressure, Delivery, Frame, Moment, Outlets, RoomKey, Rooms};
 use crate::protocol::sio::Value;
 use crate::runtime::{self, Core};
 use crate::time::Millis;
@@ -104,6 +104,32 @@ impl Namespace {
         self
     }
 
+    /// Runs `handler` when a client that was slow has taken everything that waited for it, and with each poll
+    /// that takes what has waited: the moment to go on for who holds back while
+    /// [`buffered`](crate::engine::Socket::buffered) is high, or [`Delivery::Queued`] comes back.
+    #[doc(alias = "drain")]
+    pub fn on_drain(&self, handler: impl Fn(Socket) + 'static) -> &Self {
+        self.0.on_drain.borrow_mut().push(Rc::new(handler));
+        self
+    }
+
+    /// How much of what is emitted in this namespace may wait for one client, and what is done beyond, in
+    /// place of what [`Options::backpressure`](super::Options::backpressure) says. It counts for all cores,
+    /// and for what is emitted from now on.
+    ///
+    /// ```no_run
+    /// # use sockring::io::{Backpressure, Policy, Server};
+    /// # fn set_up(io: &Server) {
+    /// // Who does not keep up sees the newest positions, and the server keeps 200 of them at most.
+    /// let last = Backpressure { max_messages: 200, policy: Policy::DropOldest, ..Backpressure::default() };
+    /// io.of("/positions").set_backpressure(last);
+    /// # }
+    /// ```
+    pub fn set_backpressure(&self, backpressure: Backpressure) -> &Self {
+        self.0.scope.registry.set_backpressure(&self.0.scope.nsp, backpressure);
+        self
+    }
+
     /// How many sockets this core has in the namespace.
     pub fn local_sockets(&self) -> usize {
         self.0.rooms.borrow().members(ALL).len()
@@ -157,6 +183,7 @@ pub(super) fn escape(room: &str) -> Cow<'_, str> {
 }
 
 type OnError = Rc<dyn Fn(Socket, &EventError)>;
+type OnDrain = Rc<dyn Fn(Socket)>;
 
 pub(super) struct NspInner {
     pub(super) server: u16,
@@ -173,6 +200,7 @@ pub(super) struct NspInner {
     middlewares: RefCell<Vec<BoxedHandler>>,
     pub(super) listeners: RefCell<Listeners>,
     pub(super) on_error: RefCell<Option<OnError>>,
+    pub(super) on_drain: RefCell<Vec<OnDrain>>,
     /// How many sockets of this core listen to what they are sent.
     pub(super) outgoing: Cell<usize>,
     pub(super) room_listeners: RoomListeners,
@@ -267,6 +295,7 @@ impl NspInner {
             middlewares: RefCell::default(),
             listeners: RefCell::default(),
             on_error: RefCell::default(),
+            on_drain: RefCell::default(),
             room_listeners: RefCell::default(),
             server_listeners: RefCell::default(),
             outgoing: Cell::new(0),
@@ -287,6 +316,7 @@ impl NspInner {
             middlewares: template.middlewares.clone(),
             listeners: template.listeners.clone(),
             on_error: template.on_error.clone(),
+            on_drain: template.on_drain.clone(),
             room_listeners: template.room_listeners.clone(),
             server_listeners: template.server_listeners.clone(),
             parent: Some(parent.number),
@@ -317,6 +347,7 @@ impl NspInner {
         self.middlewares.take();
         self.listeners.take();
         self.on_error.take();
+        self.on_drain.take();
         self.room_listeners.take();
         self.server_listeners.take();
         self.acks.take();
@@ -658,7 +689,7 @@ impl NspInner {
     /// Like [`push`], through the session, which tells of it.
     pub(super) fn send_watched(&self, socket: Socket, frame: &Frame, volatile: bool) -> Delivery {
         let outlet = self.with(socket, |entry| entry.outlet);
-        if volatile && !outlet.is_some_and(|outlet| self.core.outlets().is_writable(outlet)) {
+        if volatile && outlet.is_none_or(|outlet| self.core.outlets().passes_by(outlet)) {
             return Delivery::Dropped;
         }
         self.send(socket, frame)
@@ -821,10 +852,7 @@ impl NspInner {
 
 /// Owes a frame to an outlet, unless it is volatile and the client is busy.
 pub(super) fn push(outlets: &mut Outlets, outlet: u32, frame: &Frame, volatile: bool) -> Delivery {
-    if volatile && !outlets.is_writable(outlet) {
-        return Delivery::Dropped;
-    }
-    outlets.push_slot(outlet, frame)
+    if volatile { outlets.push_volatile(outlet, frame) } else { outlets.push_slot(outlet, frame) }
 }
 
 /// What a client is told whose middleware has panicked: nothing of the reason.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Adapter, ConnectionStateRecovery, Parser};
+use super::{Adapter, Backpressure, ConnectionStateRecovery, Parser};
 use crate::engine;
 use crate::protocol::sio::Limits;
 
@@ -42,6 +42,12 @@ pub struct Options {
     /// name, and clients choose the names. At the limit those go that no socket is in, also without the
     /// option above; if there are none, a client that asks for another is refused. At most 60,000.
     pub dynamic_namespaces: usize,
+    /// How much of what the application emits may wait for one client, and what is done beyond. By default
+    /// that is the connection's own limit,
+    /// [`backpressure_bytes`](crate::runtime::Options::backpressure_bytes), which closes it. A namespace may
+    /// say [something else](super::Namespace::set_backpressure). Acknowledgements, emits that await one, and
+    /// the packets that belong to a connection are never dropped.
+    pub backpressure: Backpressure,
     /// Whether clients that lose their connection may come back as who they were; `None`, the default: no.
     pub connection_state_recovery: Option<ConnectionStateRecovery>,
     /// How packets are written and read; `None` for the default, which is faster and which all clients know.
@@ -60,6 +66,7 @@ impl Default for Options {
             client_dist: None,
             cleanup_empty_child_namespaces: false,
             dynamic_namespaces: 10_000,
+            backpressure: Backpressure::default(),
             connection_state_recovery: None,
             parser: None,
             adapter: None,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::hash::Hash;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use super::server::{Inner, by_index};
 use super::{EventError, Handshake, ServerEvent, Socket};
 use crate::app::{AsyncFn, SyncFn};
 use crate::engine;
-use crate::fanout::Delivery;
+use crate::fanout::{Backpressure, Delivery};
 use crate::protocol::sio::{EncodeError, NspName, Value};
 use crate::runtime;
 
@@ -90,6 +91,22 @@ impl ParentNamespace {
         self
     }
 
+    /// Runs `handler` when a slow client of a child has taken everything; see [`Namespace::on_drain`].
+    pub fn on_drain(&self, handler: impl Fn(Socket) + 'static) -> &Self {
+        self.template().on_drain(handler);
+        self
+    }
+
+    /// How much of what is emitted in a child may wait for one client; see [`Namespace::set_backpressure`].
+    pub fn set_backpressure(&self, backpressure: Backpressure) -> &Self {
+        let scope = &self.0.template.scope;
+        scope.registry.set_backpressure(&scope.nsp, backpressure);
+        for child in scope.registry.children(self.0.number) {
+            scope.registry.set_backpressure(&child.nsp, backpressure);
+        }
+        self
+    }
+
     /// The children that this core has.
     pub fn children(&self) -> Vec<Namespace> {
         by_index(self.0.template.server).map(|server| server.children(self.0.number)).unwrap_or_default()
@@ -143,6 +160,11 @@ impl ParentNamespace {
     /// See [`BroadcastOperator::compress`].
     pub fn compress(&self, compress: bool) -> ParentOperator {
         self.operator().compress(compress)
+    }
+
+    /// See [`BroadcastOperator::latest`].
+    pub fn latest(&self, key: impl Hash) -> ParentOperator {
+        self.operator().latest(key)
     }
 
     fn operator(&self) -> ParentOperator {
@@ -203,6 +225,11 @@ impl ParentOperator {
     /// See [`BroadcastOperator::compress`].
     pub fn compress(&self, compress: bool) -> Self {
         Self { template: self.template.compress(compress), ..self.clone() }
+    }
+
+    /// See [`BroadcastOperator::latest`].
+    pub fn latest(&self, key: impl Hash) -> Self {
+        Self { template: self.template.latest(key), ..self.clone() }
     }
 
     /// Emits an event to the selected sockets of all children, of each child's in one go.

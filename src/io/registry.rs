@@ -1,7 +1,8 @@
 //! What the cores of one server know of each other: its adapter, and which of them have which namespaces.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -9,7 +10,7 @@ use hashbrown::HashMap;
 use super::broadcast::Scope;
 use super::wire::Wire;
 use super::{Adapter, Handle};
-use crate::fanout::Cores;
+use crate::fanout::{Backpressure, Cores};
 use crate::protocol::sio::NspName;
 use crate::runtime::Shared;
 
@@ -21,9 +22,20 @@ pub(super) struct Registry {
     pub(super) wire: Wire,
     recovery: OnceLock<bool>,
     keeper: OnceLock<Option<Arc<dyn Adapter>>>,
+    backpressure: Bounds,
     namespaces: Mutex<HashMap<NspName, Known, RandomState>>,
     /// Held while the adapter is told that a namespace has come or gone: it must hear of them in order.
     telling: Mutex<()>,
+}
+
+/// What may wait for clients: by the options, and where a namespace says something else. Whoever emits on
+/// whichever thread looks here.
+#[derive(Default)]
+struct Bounds {
+    /// Whether there is anything but the default, which nobody should have to pay for.
+    any: AtomicBool,
+    usual: OnceLock<Backpressure>,
+    own: RwLock<HashMap<NspName, Backpressure, RandomState>>,
 }
 
 /// A namespace that at least one core has.
@@ -73,6 +85,40 @@ impl Registry {
         self.recovery.get() == Some(&true)
     }
 
+    /// Sets what may wait for clients where no namespace says something else. As the adapter, by the first
+    /// core.
+    pub(super) fn set_usual_backpressure(&self, backpressure: Backpressure) {
+        let _ = self.backpressure.usual.set(backpressure);
+        if backpressure != Backpressure::default() {
+            self.backpressure.any.store(true, Ordering::Release);
+        }
+    }
+
+    /// Sets what may wait for clients of a namespace.
+    pub(super) fn set_backpressure(&self, name: &NspName, backpressure: Backpressure) {
+        let own = &self.backpressure.own;
+        own.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), backpressure);
+        self.backpressure.any.store(true, Ordering::Release);
+    }
+
+    /// A child begins with what its parent says, unless it has something of its own already.
+    pub(super) fn lend_backpressure(&self, parent: &NspName, child: &NspName) {
+        let mut own = self.backpressure.own.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bounds) = own.get(parent).copied() {
+            own.entry(child.clone()).or_insert(bounds);
+        }
+    }
+
+    /// What may wait for clients of a namespace; `None` for the default.
+    pub(super) fn backpressure(&self, name: &NspName) -> Option<Backpressure> {
+        if !self.backpressure.any.load(Ordering::Acquire) {
+            return None;
+        }
+        let own = self.backpressure.own.read().unwrap_or_else(PoisonError::into_inner);
+        let bounds = own.get(name).or(self.backpressure.usual.get()).copied();
+        bounds.filter(|bounds| *bounds != Backpressure::default())
+    }
+
     /// A core has made a namespace.
     pub(super) fn enter(&self, scope: &Arc<Scope>, core: usize, parent: Option<u16>) {
         let telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,6 +148,9 @@ impl Registry {
             known.cores.remove(core);
             if known.cores.is_empty() { namespaces.remove(name) } else { None }
         };
+        if gone.is_some() {
+            self.backpressure.own.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        }
         if let (Some(_), Some(adapter)) = (&gone, self.adapter()) {
             adapter.close(name);
         }

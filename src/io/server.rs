@@ -147,6 +147,7 @@ impl Server {
         let registry = Registry::of(app.core().shared(), &prefix);
         registry.wire.set(options.parser.clone());
         registry.set_adapter(options.adapter.clone());
+        registry.set_usual_backpressure(options.backpressure);
         registry.set_recovery(options.connection_state_recovery.is_some());
         let inner = Rc::new(Inner {
             index: SERVERS.with_borrow(|servers| servers.len() as u16),
@@ -385,6 +386,9 @@ impl Inner {
             nsp
         };
         self.dynamic.set(self.dynamic.get() + usize::from(by_client));
+        if let Some(parent) = parent {
+            self.registry.lend_backpressure(&parent.template.scope.nsp, &scope.nsp);
+        }
         self.registry.enter(&scope, self.core.index(), nsp.parent);
         if !scope.nsp.is_main() {
             let handlers = self.new_namespace.borrow().clone();
@@ -497,7 +501,9 @@ impl Events for Upward {
         self.0.client_message(socket, message);
     }
 
-    fn drain(&self, _: engine::Socket) {}
+    fn drain(&self, socket: engine::Socket) {
+        self.0.client_drained(socket);
+    }
 
     fn close(&self, socket: engine::Socket, reason: CloseReason, details: &str) {
         self.0.client_closed(socket, reason, details);

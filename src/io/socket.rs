@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::hash::Hash;
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::str::FromStr;
@@ -20,7 +21,7 @@ use super::server::by_index;
 use super::{AckError, ArgsError, Client, Handshake, Namespace, Server};
 use crate::app::Request;
 use crate::engine::{self, SocketSid};
-use crate::fanout::Delivery;
+use crate::fanout::{Delivery, Key};
 use crate::protocol::sio::{self, EncodeError, Value};
 use crate::time::Millis;
 
@@ -473,8 +474,14 @@ impl Socket {
         SocketOperator { plain: !compress, ..self.operator() }
     }
 
+    /// Of the messages with this event and key only the last one waits while the client is slow; see
+    /// [`BroadcastOperator::latest`].
+    pub fn latest(self, key: impl Hash) -> SocketOperator {
+        self.operator().latest(key)
+    }
+
     fn operator(self) -> SocketOperator {
-        SocketOperator { socket: self, timeout: None, volatile: false, plain: false }
+        SocketOperator { socket: self, timeout: None, volatile: false, plain: false, latest: None }
     }
 
     /// A broadcast to everybody in the namespace but this socket; to nobody if the namespace is gone.
@@ -542,6 +549,7 @@ pub struct SocketOperator {
     pub(super) timeout: Option<Millis>,
     pub(super) volatile: bool,
     pub(super) plain: bool,
+    latest: Option<Key>,
 }
 
 impl SocketOperator {
@@ -560,6 +568,11 @@ impl SocketOperator {
         Self { plain: !compress, ..self }
     }
 
+    /// See [`BroadcastOperator::latest`].
+    pub fn latest(self, key: impl Hash) -> Self {
+        Self { latest: Some(Key::of(&key)), ..self }
+    }
+
     /// See [`Socket::emit`].
     ///
     /// # Errors
@@ -572,6 +585,7 @@ impl SocketOperator {
             }
             let (frame, offset) = nsp.scope.event_to_keep(event, &args, self.volatile)?;
             let frame = if self.plain { frame.uncompressed() } else { frame };
+            let frame = nsp.scope.bounded(frame, event, self.latest);
             let outlet =
                 nsp.with(self.socket, |entry| entry.outlet).filter(|_| nsp.is_connected(self.socket));
             let Some(outlet) = outlet else { return Ok(Delivery::Dropped) };

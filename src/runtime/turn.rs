@@ -57,10 +57,15 @@ impl Core {
                 self.flush_much(scratch)?;
             }
             // One enter runs at most 20 task works (R10).
-            if handled >= limits::COMPLETIONS_PER_TURN || !self.ring.borrow_mut().has_task_work() {
+            let mut ring = self.ring.borrow_mut();
+            if handled >= limits::COMPLETIONS_PER_TURN || !ring.has_task_work() {
                 return Ok(());
             }
-            self.ring.borrow_mut().submit()?;
+            ring.submit()?;
+            if !ring.has_completions() {
+                // The flag may stand for nothing (R11). If it does not, the next turn goes on.
+                return Ok(());
+            }
         }
     }
 
@@ -487,6 +492,7 @@ impl Core {
         for _ in 0..FLUSH_ROUNDS {
             self.end_dead();
             self.end_overflowed();
+            self.outlets.borrow_mut().take_gathered(&mut self.work.borrow_mut().writable);
             self.drain_backlogs(scratch)?;
             self.tell_drained();
             scratch.dirty.clear();

@@ -1,14 +1,14 @@
 // The examples, each as its user would try it, with the official client. EXAMPLE= names the one that SOCKRING_URL serves.
 import { createHash, randomBytes } from "node:crypto";
 import { call, clientsOf, collect, next, TRANSPORTS } from "./lib/clients.mjs";
-import { assert, run, test } from "./lib/runner.mjs";
+import { assert, run, test, within } from "./lib/runner.mjs";
 import { target } from "./lib/target.mjs";
 
 const server = await target("none: these are the examples of sockring");
-const suites = { acks, admin_namespace, binary_upload, presence, private_messaging };
+const suites = { acks, admin_namespace, binary_upload, presence, private_messaging, slow_readers };
 
 for (const [transport, options] of Object.entries(TRANSPORTS)) {
-  suites[process.env.EXAMPLE](clientsOf(server.url, options), (title, f) => test(`${transport}: ${title}`, f));
+  suites[process.env.EXAMPLE](clientsOf(server.url, options), (title, f) => test(`${transport}: ${title}`, f), transport);
 }
 await run({ finish: server.stop });
 
@@ -41,6 +41,54 @@ function acks(clients, check) {
     crew[3].off("vote");
     assert.equal((await call(crew[0], "vote", room, "so"))[0].length, 3);
     assert.deepEqual(await call(crew[0], "vote", "nobody is here", "?"), [[], true]);
+  });
+}
+
+function slow_readers(clients, check, transport) {
+  // A client that polls reads all the time.
+  if (transport !== "websocket") return;
+  const COUNT = 2400;
+  // Nobody reads for the slow one while the other publishes far more than the kernel keeps for it.
+  const flood = async (t, nsp) => {
+    const [quick, slow] = [await clients.connect(t, nsp), await clients.connect(t, nsp)];
+    const [all, seen] = [[], []];
+    quick.on("tick", (n) => all.push(n));
+    slow.on("tick", (n) => seen.push(n));
+    slow.io.engine.transport.ws.pause();
+    const once = (event) => new Promise((resolve) => slow.once(event, resolve));
+    const [left, drained] = [once("disconnect"), once("drained")];
+    const publish = (from, to) => call(quick, "publish", from, to, "x".repeat(8000));
+    for (let n = 0; n < COUNT; n += 40) await publish(n, n + 40);
+    assert.deepEqual(all, [...all.keys()], "who reads gets everything, once and in order");
+    assert.equal(all.length, COUNT);
+    slow.io.engine.transport.ws.resume();
+    // An answer is never dropped, and comes behind what waits.
+    const caughtUp = async () => {
+      await call(slow, "publish", COUNT, COUNT, "");
+      assert.ok(seen.every((n, at) => at === 0 || n > seen[at - 1]), "in order, and once");
+      await within(drained, 6_000, "drained");
+      assert.ok(seen.length < COUNT, "some were dropped");
+      return seen;
+    };
+    return { left, publish, caughtUp };
+  };
+  check("the newest positions", async (t) => {
+    const { caughtUp } = await flood(t, "/positions");
+    assert.deepEqual((await caughtUp()).slice(-50), Array.from({ length: 50 }, (_, at) => COUNT - 50 + at));
+  });
+  check("announcements from the first on", async (t) => {
+    const { caughtUp, publish } = await flood(t, "/announcements");
+    assert.deepEqual((await caughtUp()).slice(0, 50), Array.from({ length: 50 }, (_, at) => at));
+    await publish(COUNT, COUNT + 1);
+    assert.equal((await caughtUp()).at(-1), COUNT, "what comes later is sent again");
+  });
+  check("the last price of each symbol", async (t) => {
+    const { caughtUp } = await flood(t, "/prices");
+    assert.deepEqual((await caughtUp()).slice(-5), [5, 4, 3, 2, 1].map((back) => COUNT - back));
+  });
+  check("all orders, or none: who is too slow is closed", async (t) => {
+    const { left } = await flood(t, "/orders");
+    assert.match(await within(left, 6_000, "the end"), /^transport (close|error)$/);
   });
 }
 

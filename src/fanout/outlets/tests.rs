@@ -1,0 +1,317 @@
+use super::*;
+use crate::limits;
+
+fn text(text: &str) -> Frame {
+    Frame::raw(text.to_owned())
+}
+
+#[test]
+fn a_short_send_keeps_the_rest_in_order() {
+    let mut outlets = Outlets::new(1000, 0);
+    let id = outlets.open(Via::Connection(0));
+    for part in ["abc", "def"] {
+        assert_eq!(outlets.push(id, &text(part)), Delivery::Sent);
+    }
+    outlets.spill(id.slot, 4);
+    assert!(!outlets.is_writable(id.slot));
+    assert_eq!(outlets.push(id, &text("ghi")), Delivery::Queued);
+    let mut out = Vec::new();
+    outlets.backlog(id.slot).unwrap().copy_to(&mut out, 100);
+    assert_eq!(out, b"efghi");
+    assert_eq!(outlets.waiting(id.slot), 5);
+}
+
+#[test]
+fn the_limit_closes_and_control_frames_are_exempt() {
+    let mut outlets = Outlets::new(4, 0);
+    let id = outlets.open(Via::Connection(0));
+    outlets.block(id.slot);
+    assert_eq!(outlets.push(id, &text("12345")), Delivery::Queued);
+    assert_eq!(outlets.push_control(id, &text("ping")), Delivery::Queued);
+    assert_eq!(outlets.push(id, &text("6")), Delivery::Dropped);
+    assert_eq!(outlets.push(id, &text("7")), Delivery::Dropped);
+    let mut over = Vec::new();
+    outlets.take_overflowed(&mut over);
+    assert_eq!(over, [id]);
+}
+
+const DEFLATE: Class = Class {
+    deflate: Some(Settings { threshold: 20, level: 6, mem_level: 8, window_bits: 15 }),
+    deflate_context: false,
+    max_waiting: None,
+    close_when_over: true,
+};
+const CONTEXT: Class = Class { deflate_context: true, ..DEFLATE };
+
+fn message(part: &str) -> Frame {
+    Frame::message(&[part.repeat(30).as_bytes()], &[])
+}
+
+/// The messages in a stream of frames to a client.
+fn inflate(mut wire: &[u8], inflater: &mut crate::protocol::ws::deflate::Inflater) -> Vec<String> {
+    let mut seen = Vec::new();
+    while let [first, len, rest @ ..] = wire {
+        let (payload, rest) = rest.split_at(usize::from(*len));
+        let text = if first & 0x40 == 0 { payload } else { inflater.message(payload, 1000).unwrap() };
+        seen.push(String::from_utf8(text.to_vec()).unwrap());
+        wire = rest;
+    }
+    seen
+}
+
+#[test]
+fn an_outlet_is_16_bytes() {
+    assert_eq!(size_of::<Hot>(), 16);
+}
+
+#[test]
+fn members_of_a_mixed_room_share_per_form() {
+    let mut outlets = Outlets::new(1000, 0);
+    let ids: Vec<OutletId> = (0..6).map(|i| outlets.open(Via::Connection(i))).collect();
+    for id in ids.iter().skip(1).step_by(2) {
+        assert!(outlets.set_class(*id, &DEFLATE));
+    }
+    for frame in [message("abc"), text("raw"), message("def")] {
+        for id in &ids {
+            assert_eq!(outlets.push(*id, &frame), Delivery::Sent);
+        }
+    }
+    let owed: Vec<Owed> = ids.iter().map(|id| outlets.owed(id.slot)).collect();
+    assert!(owed[0] == owed[2] && owed[2] == owed[4] && owed[0] != owed[1]);
+    assert!(owed[1] == owed[3] && owed[3] == owed[5]);
+    assert_eq!(outlets.batch.frames(owed[5]).len(), 3);
+    let joined = outlets.batch.joined(owed[3]).to_vec();
+    assert!(joined.len() < 50 && joined[0] == 0xc1, "{joined:x?}");
+    // A backlog holds the compressed form, whenever it was owed.
+    outlets.spill(ids[1].slot, 3);
+    assert_eq!(outlets.push(ids[1], &message("abc")), Delivery::Queued);
+    let mut out = joined[..3].to_vec();
+    outlets.backlog(ids[1].slot).unwrap().copy_to(&mut out, 1000);
+    assert_eq!(out[..joined.len()], joined);
+    assert!(out.len() < joined.len() + 20);
+    outlets.close(ids[1]);
+    let again = outlets.open(Via::Layer);
+    assert_eq!(outlets.push(again, &message("abc")), Delivery::Sent);
+    assert_eq!(outlets.batch.joined(outlets.owed(again.slot))[0], 0x81);
+}
+
+#[test]
+fn messages_build_on_each_other_where_context_is_kept() {
+    let mut outlets = Outlets::new(10_000, 0);
+    let id = outlets.open(Via::Connection(0));
+    assert!(outlets.set_class(id, &CONTEXT));
+    for part in ["ab", "ab"] {
+        assert_eq!(outlets.push(id, &message(part)), Delivery::Sent);
+    }
+    outlets.spill(id.slot, 0);
+    assert_eq!(outlets.push(id, &message("ab")), Delivery::Queued);
+    let mut wire = Vec::new();
+    outlets.backlog(id.slot).unwrap().copy_to(&mut wire, 1000);
+    let mut inflater = crate::protocol::ws::deflate::Inflater::with_context();
+    assert_eq!(inflate(&wire, &mut inflater), vec!["ab".repeat(30); 3]);
+    assert!(wire.len() < 30, "{}", wire.len());
+}
+
+#[test]
+fn a_session_that_moves_to_a_compressing_socket_takes_its_class_over() {
+    for class in [DEFLATE, CONTEXT] {
+        let mut outlets = Outlets::new(10_000, 0);
+        let (own, session) = (outlets.open(Via::Connection(0)), outlets.open(Via::Layer));
+        assert!(outlets.set_class(own, &class));
+        outlets.block(session.slot);
+        assert_eq!(outlets.push(session, &message("queued")), Delivery::Queued);
+        assert_eq!(outlets.push(own, &message("probe")), Delivery::Sent);
+        outlets.put_before(own, session);
+        outlets.close(own);
+        outlets.redirect(session, Via::Connection(0));
+        assert_eq!(outlets.push(session, &message("later")), Delivery::Queued);
+        let mut wire = Vec::new();
+        outlets.backlog(session.slot).unwrap().copy_to(&mut wire, 1000);
+        let mut inflater = match class.deflate_context {
+            true => crate::protocol::ws::deflate::Inflater::with_context(),
+            false => crate::protocol::ws::deflate::Inflater::alone(),
+        };
+        let expected = ["probe", "queued", "later"].map(|part| part.repeat(30));
+        assert_eq!(inflate(&wire, &mut inflater), expected);
+        outlets.backlog(session.slot).unwrap().consume(wire.len());
+        outlets.unblock(session.slot);
+        assert_eq!(outlets.push(session, &message("and on")), Delivery::Sent);
+        let wire = outlets.batch.joined(outlets.owed(session.slot)).to_vec();
+        assert_eq!(inflate(&wire, &mut inflater), ["and on".repeat(30)]);
+        assert_eq!(wire[0], 0xc1);
+    }
+}
+
+#[test]
+fn a_limit_of_its_own_closes_or_drops() {
+    for close_when_over in [true, false] {
+        let mut outlets = Outlets::new(1000, 0);
+        let id = outlets.open(Via::Connection(0));
+        let class = Class { max_waiting: Some(150), close_when_over, ..Class::default() };
+        assert!(outlets.set_class(id, &class));
+        assert_eq!(outlets.push(id, &text("1234567890")), Delivery::Sent);
+        assert_eq!(outlets.push(id, &text("fits: counted is what waits already")), Delivery::Sent);
+        assert_eq!(outlets.push(id, &text("over")), Delivery::Dropped);
+        let mut over = Vec::new();
+        outlets.take_overflowed(&mut over);
+        assert_eq!(over.len(), usize::from(close_when_over));
+        if !close_when_over {
+            assert_eq!(outlets.push_control(id, &text("pong")), Delivery::Sent);
+            outlets.settle(id.slot);
+            assert_eq!(outlets.push(id, &text("again")), Delivery::Sent);
+        }
+    }
+}
+
+fn waiting(outlets: &mut Outlets, id: OutletId) -> String {
+    let mut out = Vec::new();
+    if let Some(backlog) = outlets.backlog(id.slot) {
+        backlog.copy_to(&mut out, 10_000);
+    }
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_policy_is_about_what_waits_and_never_about_what_has_none() {
+    for (policy, kept, dropped) in [
+        (Policy::DropNewest, "must 1 2 ", Dropped { newest: 2, ..Dropped::default() }),
+        (Policy::DropOldest, "must 3 4 ", Dropped { oldest: 2, ..Dropped::default() }),
+        (Policy::KeepLatest, "must 3 4 ", Dropped { oldest: 2, ..Dropped::default() }),
+        (Policy::Close, "must 1 2 ", Dropped { closed: 1, ..Dropped::default() }),
+    ] {
+        let mut outlets = Outlets::new(10_000, 0);
+        let id = outlets.open(Via::Connection(0));
+        let bounds = Backpressure { max_messages: 3, policy, ..Backpressure::default() };
+        let tick = |n: u32| text(&format!("{n} ")).bounded(bounds);
+        for n in 10..20 {
+            assert_eq!(outlets.push(id, &tick(n)), Delivery::Sent, "it leaves at once");
+        }
+        outlets.settle(id.slot);
+        outlets.block(id.slot);
+        assert_eq!(outlets.push(id, &text("must ")), Delivery::Queued);
+        let last = (1..5).map(|n| outlets.push(id, &tick(n))).last().unwrap();
+        assert_eq!(last == Delivery::Queued, dropped.oldest > 0, "{policy:?}");
+        assert_eq!(waiting(&mut outlets, id), kept, "{policy:?}");
+        assert_eq!(outlets.dropped(), dropped);
+        // What the server itself owes is not dropped, and pings go out of turn.
+        let taken = if policy == Policy::Close { Delivery::Dropped } else { Delivery::Queued };
+        assert_eq!(outlets.push(id, &text("answer ")), taken);
+        assert_eq!(waiting(&mut outlets, id).contains("answer"), policy != Policy::Close);
+    }
+}
+
+#[test]
+fn where_only_the_latest_waits_it_waits_at_the_end() {
+    let mut outlets = Outlets::new(10_000, 0);
+    let id = outlets.open(Via::Connection(0));
+    let price = |key: &str, n: u32| text(&format!("{key}{n} ")).latest(crate::fanout::Key::of(&key));
+    for n in 0..3 {
+        assert_eq!(outlets.push(id, &price("a", n)), Delivery::Sent);
+    }
+    // The client has taken the first and a part of the second.
+    outlets.spill(id.slot, 4);
+    for (key, n) in [("b", 3), ("a", 4), ("c", 5), ("b", 6)] {
+        assert_eq!(outlets.push(id, &price(key, n)), Delivery::Queued);
+    }
+    assert_eq!(waiting(&mut outlets, id), "1 a4 c5 b6 ");
+    assert_eq!(outlets.dropped(), Dropped { conflated: 2, ..Dropped::default() });
+}
+
+#[test]
+fn one_turn_with_more_than_the_limit_keeps_the_newest_where_that_is_wanted() {
+    let bounds = Backpressure { policy: Policy::DropOldest, ..Backpressure::default() };
+    let mut outlets = Outlets::new(2 * (limits::FRAME_COST_BYTES + 2), 0);
+    let (socket, session) = (outlets.open(Via::Connection(0)), outlets.open(Via::Layer));
+    for n in 0..6 {
+        let frame = text(&format!("{n} ")).bounded(bounds);
+        assert_ne!(outlets.push(socket, &frame), Delivery::Dropped);
+        // A session that polls is answered with what it is owed first.
+        assert_eq!(outlets.push(session, &frame) == Delivery::Dropped, n > 2);
+    }
+    assert_eq!(waiting(&mut outlets, socket), "3 4 5 ");
+    let mut gathered = Vec::new();
+    outlets.take_gathered(&mut gathered);
+    assert_eq!(gathered, [socket.slot]);
+}
+
+#[test]
+fn volatile_messages_are_counted_where_they_are_dropped() {
+    let mut outlets = Outlets::new(1000, 0);
+    let id = outlets.open(Via::Layer);
+    assert_eq!(outlets.push_volatile(id.slot, &text("a")), Delivery::Sent);
+    assert_eq!(outlets.push_volatile(id.slot, &text("b")), Delivery::Dropped);
+    assert_eq!(outlets.dropped(), Dropped { volatile: 1, ..Dropped::default() });
+}
+
+#[test]
+fn what_builds_on_each_other_is_not_dropped() {
+    let old = Backpressure { max_messages: 2, policy: Policy::DropOldest, ..Backpressure::default() };
+    for (class, kept) in [(DEFLATE, ["c", "d"]), (CONTEXT, ["a", "b"])] {
+        let mut outlets = Outlets::new(10_000, 0);
+        let id = outlets.open(Via::Connection(0));
+        assert!(outlets.set_class(id, &class));
+        outlets.block(id.slot);
+        for part in ["a", "b", "c", "d"] {
+            let _ = outlets.push(id, &message(part).bounded(old));
+        }
+        let mut wire = Vec::new();
+        outlets.backlog(id.slot).unwrap().copy_to(&mut wire, 10_000);
+        let mut inflater = match class.deflate_context {
+            true => crate::protocol::ws::deflate::Inflater::with_context(),
+            false => crate::protocol::ws::deflate::Inflater::alone(),
+        };
+        assert_eq!(inflate(&wire, &mut inflater), kept.map(|part| part.repeat(30)));
+    }
+}
+
+#[test]
+fn there_are_not_more_classes_than_a_byte_can_name() {
+    let mut outlets = Outlets::new(1000, 0);
+    let id = outlets.open(Via::Layer);
+    let set = |outlets: &mut Outlets, bytes| {
+        outlets.set_class(id, &Class { max_waiting: Some(bytes), ..Class::default() })
+    };
+    assert!((0..255).all(|bytes| set(&mut outlets, bytes)));
+    assert!(!set(&mut outlets, 255) && set(&mut outlets, 7) && outlets.set_class(id, &Class::default()));
+}
+
+#[test]
+fn what_one_outlet_is_owed_goes_before_what_waits_in_another() {
+    let mut outlets = Outlets::new(1000, 0);
+    let (own, session) = (outlets.open(Via::Connection(0)), outlets.open(Via::Layer));
+    for (outlet, part) in [(session, "c"), (own, "ab"), (session, "d")] {
+        assert_eq!(outlets.push(outlet, &text(part)), Delivery::Sent);
+    }
+    outlets.spill(own.slot, 1);
+    outlets.put_before(own, session);
+    assert_eq!(outlets.push(session, &text("e")), Delivery::Queued);
+    let mut out = Vec::new();
+    outlets.backlog(session.slot).unwrap().copy_to(&mut out, 100);
+    assert_eq!(out, b"bcde");
+    assert_eq!(outlets.waiting(session.slot), 4);
+}
+
+#[test]
+fn a_closed_outlet_takes_nothing_and_its_slot_is_used_again() {
+    let mut outlets = Outlets::new(100, 0);
+    let old = outlets.open(Via::Layer);
+    assert_eq!(outlets.push(old, &text("lost")), Delivery::Sent);
+    outlets.close(old);
+    let new = outlets.open(Via::Connection(3));
+    assert_eq!(old.slot, new.slot);
+    assert_eq!(outlets.push(old, &text("late")), Delivery::Dropped);
+    assert_eq!(outlets.owed(new.slot), Owed::NOTHING);
+    assert_eq!(outlets.via(new.slot), Via::Connection(3));
+}
+
+#[test]
+fn dirty_slots_come_in_order_and_once() {
+    let mut dirty = Dirty::default();
+    for slot in [70_000, 5, 64, 5, 4096] {
+        dirty.set(slot);
+    }
+    let mut out = Vec::new();
+    dirty.take(&mut out);
+    assert_eq!(out, [5, 64, 4096, 70_000]);
+    assert!(dirty.is_empty());
+}
