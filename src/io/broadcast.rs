@@ -218,7 +218,8 @@ impl BroadcastOperator {
     /// bytes (`bytes::Bytes`) travels as binary.
     ///
     /// [`Delivery::Sent`]: it is on its way to every core that has members; [`Delivery::Dropped`]: a core is
-    /// stuck and its mailbox is full.
+    /// stuck and its mailbox is full; [`Delivery::Queued`]: the adapter has it, which
+    /// [keeps](Adapter::keeps_sessions) it for clients that come back.
     ///
     /// # Errors
     ///

@@ -5,6 +5,7 @@
 //! what it brings in; the rooms of the session are announced there and then, so that each packet behind those
 //! that the answer lists finds the client's core, behind the answer.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,9 @@ use crate::io::{Handle, KeptPacket, RestoreAnswer, RestoredSession, Session, Soc
 use crate::limits;
 use crate::time::Millis;
 
-use std::rc::Rc;
+/// The longest name of a packet that an adapter is asked about: more than any broker's names have. Clients may
+/// say anything.
+const OFFSET_BYTES_MAX: usize = 256;
 
 /// Where the directory says on which core a session is that is not where it began.
 pub(super) fn pids(scope: &Scope) -> Space {
@@ -87,6 +90,9 @@ impl NspInner {
         let text =
             self.with(socket, |entry| Some(entry.auth.as_deref()?.get("offset")?.as_str()?.to_owned()));
         let Some(Some(text)) = text else { return false };
+        if text.len() > OFFSET_BYTES_MAX {
+            return false;
+        }
         {
             let mut asked = recovery.asked.borrow_mut();
             if asked.0.len() >= limits::RESTORES_MAX {

@@ -56,13 +56,13 @@ pub struct ConnectionStateRecovery {
     pub max_disconnection_duration: Duration,
     /// Whether a socket that comes back is let in without asking the middlewares.
     pub skip_middlewares: bool,
-    /// Bytes that one core keeps of packets, 64 MiB by default. Beyond, the oldest are
-    /// forgotten, and clients that have not got them come back as new sockets.
+    /// Bytes that one core keeps of packets, 64 MiB by default, with what clients that move between cores bring
+    /// along. Beyond, the oldest are forgotten, and clients that have not got them come back as new sockets.
     pub max_bytes: usize,
     /// Packets that one core keeps for one namespace, 100,000 by default.
     pub max_packets: usize,
-    /// Sockets of one core that are gone and may come back, 100,000 by default. Beyond, the one of the same
-    /// namespace that has been gone for longest is given up.
+    /// Sockets of one core that are gone and may come back, 100,000 by default. Beyond, the one that has been
+    /// gone for longest is given up.
     pub max_sessions: usize,
 }
 
@@ -85,7 +85,7 @@ impl ConnectionStateRecovery {
         let unnoticed = (engine.ping_interval + engine.ping_timeout).as_millis() as Millis + UNNOTICED_SLACK;
         let age = window.saturating_add(unnoticed);
         let bounds = Bounds { age, packets: self.max_packets, bytes: self.max_bytes };
-        Sessions::new(window, self.max_sessions, bounds, usage)
+        Sessions::new(window, bounds, usage)
     }
 }
 

@@ -29,6 +29,7 @@ use crate::io::namespace::{ALL, Identity, NspInner};
 use crate::io::{ConnectionStateRecovery, DisconnectReason, Socket, SocketId};
 use crate::protocol::sio::Value;
 use crate::runtime;
+use crate::time::Millis;
 
 type OnExpired = Rc<dyn Fn(&ExpiredSession)>;
 
@@ -151,19 +152,37 @@ impl NspInner {
         loop {
             let expired = recovery.sessions.borrow_mut().expire(self.core.now());
             let Some((pid, state)) = expired else { break };
-            self.release(&state.rooms);
-            self.forget_pid(recovery, pid);
-            self.forget_kept(pid);
-            let handlers = recovery.on_expired.borrow().clone();
-            if !handlers.is_empty() {
-                let rooms = state.rooms.iter().filter(|room| ***room != *ALL).map(|room| room.to_string());
-                let expired = ExpiredSession { id: state.id, rooms: rooms.collect(), data: state.data };
-                for handler in handlers {
-                    runtime::survived(|| handler(&expired));
-                }
-            }
-            self.tidy();
+            self.give_up(recovery, pid, state);
         }
+    }
+
+    /// When the time of the one is over that has been gone for longest.
+    pub(in crate::io) fn oldest_session(&self) -> Option<Millis> {
+        self.recovery.as_ref()?.sessions.borrow_mut().oldest()
+    }
+
+    /// Gives the one up that has been gone for longest.
+    pub(in crate::io) fn give_up_oldest_session(self: &Rc<Self>) {
+        let Some(recovery) = &self.recovery else { return };
+        let oldest = recovery.sessions.borrow_mut().give_up_oldest();
+        if let Some((pid, state)) = oldest {
+            self.give_up(recovery, pid, state);
+        }
+    }
+
+    fn give_up(self: &Rc<Self>, recovery: &Recovery, pid: Pid, state: State) {
+        self.release(&state.rooms);
+        self.forget_pid(recovery, pid);
+        self.forget_kept(pid);
+        let handlers = recovery.on_expired.borrow().clone();
+        if !handlers.is_empty() {
+            let rooms = state.rooms.iter().filter(|room| ***room != *ALL).map(|room| room.to_string());
+            let expired = ExpiredSession { id: state.id, rooms: rooms.collect(), data: state.data };
+            for handler in handlers {
+                runtime::survived(|| handler(&expired));
+            }
+        }
+        self.tidy();
     }
 
     /// The namespace ends: nobody comes back to it.
@@ -260,9 +279,9 @@ impl NspInner {
 
     pub(super) fn adopt(&self, arrival: Option<Arrival>) {
         let Some(recovery) = &self.recovery else { return };
-        if let Some(mut arrival) = arrival
-            && let Some(moved) = arrival.moved.take()
-        {
+        let Some(mut arrival) = arrival else { return };
+        let room = |moved: &mut Moved| recovery.sessions.borrow_mut().make_room(moved);
+        if let Some(moved) = arrival.moved.take_if(room) {
             let rooms = self.rooms.borrow();
             let born = |room: &str| {
                 let enter = || self.core.shared().directory.enter(self.room_key(room), self.core.index());
