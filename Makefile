@@ -12,6 +12,8 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
 MIRI_CASES ?= 2
 FANOUT_ARGS ?=
+PEERS ?=
+PEER_ARGS ?=
 
 CLIENTS := tests/clients
 NODE_STAMP := $(CLIENTS)/node_modules/.stamp
@@ -63,6 +65,12 @@ bench: system-build ## micro benchmarks; reports in target/criterion
 fanout-cost: system-build ## what one delivery of a broadcast costs the server (FANOUT_ARGS=...)
 	cargo build $(CARGO_FLAGS) --release --example fanout_server
 	cargo run $(CARGO_FLAGS) --release -p load-tests -- fanout-cost $(FANOUT_ARGS)
+
+.PHONY: bench-peers
+bench-peers: system-demo ## sockring beside other servers, turn by turn: one table with ratios (PEERS="..." PEER_ARGS=...)
+	load-tests/peers/build $(PEERS)
+	cargo build $(CARGO_FLAGS) --release --example fanout_server
+	cargo run $(CARGO_FLAGS) --release -p load-tests -- compare --peers-file target/peers/commands $(PEER_ARGS)
 
 # No input of more than 600 bytes: none of the codecs has a state that needs more, and runs stay cheap. One that
 # asks for 16 MB at once or takes 25 s is a finding. What the fuzzer keeps goes to fuzz/target, out of the

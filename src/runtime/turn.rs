@@ -58,10 +58,15 @@ impl Core {
                 self.flush_much(scratch)?;
             }
             // One enter runs at most 20 task works (R10).
-            if handled >= limits::COMPLETIONS_PER_TURN || !self.ring.borrow_mut().has_task_work() {
+            let mut ring = self.ring.borrow_mut();
+            if handled >= limits::COMPLETIONS_PER_TURN || !ring.has_task_work() {
                 return Ok(());
             }
-            self.ring.borrow_mut().submit()?;
+            ring.submit()?;
+            if !ring.has_completions() {
+                // The flag may stand for nothing (R11). If it does not, the next turn goes on.
+                return Ok(());
+            }
         }
     }
 

@@ -239,14 +239,14 @@ impl<'a> Reader<'a> {
             Marker::FixMap(len) => self.map(usize::from(len), depth),
             Marker::Map16 => self.len16().and_then(|len| self.map(len, depth)),
             Marker::Map32 => self.len32().and_then(|len| self.map(len, depth)),
-            Marker::FixExt1 => self.extension(1, true),
-            Marker::FixExt2 => self.extension(2, true),
-            Marker::FixExt4 => self.extension(4, true),
-            Marker::FixExt8 => self.extension(8, true),
-            Marker::FixExt16 => self.extension(16, true),
-            Marker::Ext8 => self.len8().and_then(|len| self.extension(len, false)),
-            Marker::Ext16 => self.len16().and_then(|len| self.extension(len, false)),
-            Marker::Ext32 => self.len32().and_then(|len| self.extension(len, false)),
+            Marker::FixExt1 => self.extension(1, true, depth),
+            Marker::FixExt2 => self.extension(2, true, depth),
+            Marker::FixExt4 => self.extension(4, true, depth),
+            Marker::FixExt8 => self.extension(8, true, depth),
+            Marker::FixExt16 => self.extension(16, true, depth),
+            Marker::Ext8 => self.len8().and_then(|len| self.extension(len, false, depth)),
+            Marker::Ext16 => self.len16().and_then(|len| self.extension(len, false, depth)),
+            Marker::Ext32 => self.len32().and_then(|len| self.extension(len, false, depth)),
             Marker::Reserved => Err(MsgpackError::Marker),
             number => self.number(number),
         }
@@ -316,7 +316,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A value of a type that MessagePack itself does not have; `fixed` if its length is that of its marker.
-    fn extension(&mut self, len: usize, fixed: bool) -> Result<Value, MsgpackError> {
+    fn extension(&mut self, len: usize, fixed: bool, depth: usize) -> Result<Value, MsgpackError> {
         let [kind] = self.array()?;
         let data = self.take(len)?;
         Ok(match (kind.cast_signed(), data) {
@@ -324,6 +324,7 @@ impl<'a> Reader<'a> {
             (0, &[a, b, c, d, e, f, g, h]) if fixed => date(i64::from_be_bytes([a, b, c, d, e, f, g, h])),
             (0, data) => Value::Binary(Bytes::copy_from_slice(data)),
             (-1, data) => timestamp(data),
+            _ if depth == 0 => return Err(MsgpackError::TooDeep),
             (kind, data) => Value::Array(vec![kind.into(), Bytes::copy_from_slice(data).into()]),
         })
     }

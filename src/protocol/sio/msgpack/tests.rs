@@ -66,6 +66,9 @@ fn limits() {
     let deep = |depth: usize| [vec![0x91; depth], vec![0xc0]].concat();
     assert!(read(&deep(3), 3).is_ok());
     assert_eq!(read(&deep(4), 3), Err(MsgpackError::TooDeep));
+    // An extension of an unknown type is an array, and nests like one.
+    assert!(read(b"\x91\xc7\x01\x05\x07", 2).is_ok());
+    assert_eq!(read(b"\x91\xc7\x01\x05\x07", 1), Err(MsgpackError::TooDeep));
     assert!(read(&deep(MAX_DEPTH), usize::MAX).is_ok());
     assert_eq!(read(&deep(MAX_DEPTH + 1), usize::MAX), Err(MsgpackError::TooDeep));
     assert_eq!(read(&deep(1_000_000), usize::MAX), Err(MsgpackError::TooDeep));
