@@ -19,24 +19,24 @@
 //!
 //! # Contents
 //!
-//! Each line leads to a section with a snippet, and to the items that it is about.
+//! Each line leads to a section with a snippet, and to what it is about.
 //!
-//! | | |
-//! |---|---|
-//! | [A server](#a-server), [what to know first](#what-to-know-before-the-first-handler) | on this page |
-//! | [Listening, attaching, closing](io#servers) | [`io::Server`], [`io::Builder`], [`io::Options`], [`app::App`] |
-//! | [Namespaces](io#namespaces) | [`io::Namespace`], [`io::ParentNamespace`] |
-//! | [Middlewares](io#middlewares) | [`io::Namespace::middleware`], [`io::Socket::middleware`], [`io::Failure`] |
-//! | [Sockets, events and acknowledgements](io#sockets-events-and-acknowledgements) | [`io::Socket`], [`io::Ack`], [`io::Handler`] |
-//! | [Data, state and errors](io#data-state-and-errors) | [`io::Data`], [`io::State`], [`io::Value`], [`io::EventError`] |
-//! | [Rooms and broadcasts](io#rooms-and-broadcasts), also from other threads | [`io::BroadcastOperator`], [`io::Handle`] |
-//! | [Sockets of all cores and servers](io#sockets-of-all-cores-and-servers) | [`io::RemoteSocket`], [`io::ServerEvent`], [`adapter`] |
-//! | [Connection state recovery](io#connection-state-recovery) | [`io::ConnectionStateRecovery`] |
-//! | Slow clients | [`io::Backpressure`], [`io::Namespace::on_drain`] |
-//! | [Other parsers](io#other-parsers), MessagePack | [`io::Parser`] |
-//! | Engine.IO alone | [`engine::Server`] |
-//! | HTTP routes, static files, raw WebSockets, topics | [`app`] |
-//! | TLS, Unix sockets, sockets that are open already | [`runtime::Options`], [`app::Builder`] |
+//! * [A server](#a-server), and [what to know first](#what-to-know-before-the-first-handler): on this page
+//! * [Listening, attaching, closing](io#servers): [`io::Server`], [`io::Builder`], [`io::Options`]
+//! * [Namespaces](io#namespaces): [`io::Namespace`], [`io::ParentNamespace`]
+//! * [Middlewares](io#middlewares): [`io::Namespace::middleware`], [`io::Socket::middleware`]
+//! * [Sockets, events, acknowledgements](io#sockets-events-and-acknowledgements): [`io::Socket`], [`io::Ack`]
+//! * [Data, state and errors](io#data-state-and-errors): [`io::Data`], [`io::State`], [`io::EventError`]
+//! * [Rooms and broadcasts](io#rooms-and-broadcasts), also from other threads: [`io::BroadcastOperator`],
+//!   [`io::Handle`]
+//! * [Sockets of all cores and servers](io#sockets-of-all-cores-and-servers): [`io::RemoteSocket`],
+//!   [`io::ServerEvent`], [`adapter`]
+//! * [Connection state recovery](io#connection-state-recovery): [`io::ConnectionStateRecovery`]
+//! * [Other parsers](io#other-parsers), MessagePack: [`io::Parser`]
+//! * Slow clients: [`io::Backpressure`], [`io::Namespace::on_drain`]
+//! * Engine.IO alone: [`engine::Server`]
+//! * HTTP routes, static files, raw WebSockets, topics: [`app`]
+//! * TLS, Unix sockets, sockets that are open already: [`app::Builder`], [`runtime::Options`]
 //!
 //! # A server
 //!

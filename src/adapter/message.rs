@@ -138,9 +138,10 @@ pub struct Flags {
 /// A broadcast to sockets.
 ///
 /// ```
-/// # use sockring::adapter::Broadcast;
-/// let json = r#"{"packet":{"type":2,"data":["news"]},"opts":{"rooms":[],"except":[],"flags":{}},"requestId":"7"}"#;
-/// assert_eq!(serde_json::to_string(&serde_json::from_str::<Broadcast>(json)?)?, json);
+/// use sockring::adapter::Broadcast;
+/// let json = r#"{"packet":{"type":2,"data":["news"]},"opts":{"rooms":["lobby"]},"requestId":"7"}"#;
+/// let broadcast: Broadcast = serde_json::from_str(json)?;
+/// assert_eq!((&*broadcast.opts.rooms[0], broadcast.request_id.as_deref()), ("lobby", Some("7")));
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -27,10 +27,10 @@
 //! # Servers
 //!
 //! A server is part of an App ([`Server::attach_app`]), listens by itself ([`Server::listen`]), or is built
-//! first and listens later ([`Server::builder`], with [`attach`](Builder::attach) for a listener that is there
-//! already). [`Server::bind`] takes an engine's sessions, [`Server::close`] ends it gracefully, and
-//! [`Options`] has the reference's names and defaults; [`allow_eio3`](crate::engine::Options::allow_eio3)
-//! among them lets clients of Socket.IO v2 in.
+//! first and listens later ([`Server::builder`], with [`attach`](Builder::attach) for a listener that is
+//! there already). [`Server::bind`] takes an engine's sessions, [`Server::close`] ends it gracefully, and
+//! [`Options`] has the reference's names and defaults. Among them,
+//! [`allow_eio3`](crate::engine::Options::allow_eio3) lets clients of Socket.IO v2 in.
 //!
 //! ```no_run
 //! use sockring::engine;
