@@ -184,11 +184,11 @@ impl Asking {
         let rooms: Vec<Box<str>> = own.chain([ALL.into()]).collect();
         let directory = &self.scope.shared.directory;
         let space = self.scope.space.number();
-        let announce = |room: &Box<str>| {
+        let announce = |room: &str| {
             let moment = directory.announce(RoomKey { space, room }, self.core);
-            Announced { room: String::from(&**room), core: self.core, moment }
+            Announced { room: room.to_owned(), core: self.core, moment }
         };
-        let announced: Vec<Announced> = rooms.iter().map(announce).collect();
+        let announced: Vec<Announced> = rooms.iter().map(|room| announce(room)).collect();
         if self.core != self.pid.core() {
             directory.enter(RoomKey { space: self.pids, room: &self.pid.to_string() }, self.core);
         }
