@@ -377,8 +377,8 @@ fn a_server_is_bound_to_an_engine() {
 #[test]
 fn what_is_set_before_a_server_listens_counts() {
     let _alone = alone();
-    let seen: Arc<Mutex<Option<(String, Duration, bool, bool)>>> = Arc::default();
-    let told = seen.clone();
+    let log = Log::default();
+    let told = log.clone();
     let io = Server::builder()
         .path("/chat")
         .connect_timeout(Duration::from_millis(1234))
@@ -387,13 +387,11 @@ fn what_is_set_before_a_server_listens_counts() {
         // Called later, but what was set by name goes before it.
         .options(|| sockring::io::Options { connect_timeout: Duration::ZERO, ..Default::default() })
         .set_up(move |io| {
-            let settings =
-                (io.path().to_owned(), io.connect_timeout(), io.serve_client(), io.adapter().is_some());
-            *told.lock().unwrap() = Some(settings);
+            let (client, adapter) = (io.serve_client(), io.adapter().is_some());
+            told.add(format!("{} {:?} {client} {adapter}", io.path(), io.connect_timeout()));
         });
     let server = io.start(builder(options(Descriptors::Auto, 1))).unwrap();
-    let expected = ("/chat/".to_owned(), Duration::from_millis(1234), false, true);
-    assert_eq!(*seen.lock().unwrap(), Some(expected));
+    assert_eq!(log.take(), ["/chat/ 1.234s false true"]);
     let address = server.addresses()[0];
     let mut ws = Client::websocket(address, "/chat/?EIO=4&transport=websocket");
     assert!(ws.text().starts_with('0'));
