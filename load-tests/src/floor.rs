@@ -267,8 +267,9 @@ impl Floor {
                 } else if let Some(rest) = event.strip_prefix(b"[\"publish\",") {
                     self.publish(rest);
                 }
+                let echoed = event.strip_prefix(b"[\"echo\",").unwrap_or(b"]");
                 if !ack.is_empty() {
-                    text(&[b"43", ack, b"[]"]);
+                    text(&[b"43", ack, b"[", echoed]);
                 }
             }
             _ => {}

@@ -8,11 +8,18 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod client;
+mod compare;
 mod cost;
+mod crowd;
+mod echo;
 mod fanout;
 mod floor;
 mod idle;
+mod listener;
 mod meter;
+mod page;
+mod rate;
+mod record;
 mod report;
 mod slow;
 mod storm;
@@ -49,8 +56,14 @@ enum Command {
     Fanout(fanout::FanoutArgs),
     /// The acceptance run: the server against both floors, turn by turn
     FanoutCost(cost::CostArgs),
+    /// All servers and all kinds of work, turn by turn: one table with ratios
+    Compare(compare::CompareArgs),
     /// Memory of an idle connection, and CPU of accepting it
     Idle(idle::IdleArgs),
+    /// Broadcasts by the clock: what a subscriber waits
+    Rate(rate::RateArgs),
+    /// Echo with acknowledgement: cost of a round trip
+    Echo(echo::EchoArgs),
     /// What one reader that stops reading does to the others
     SlowReader(slow::SlowArgs),
     /// All connect at once
@@ -63,7 +76,10 @@ fn main() -> ExitCode {
         Command::Floor(args) => floor::run(&args).map(|()| true),
         Command::Fanout(args) => fanout::run(&args),
         Command::FanoutCost(args) => cost::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Idle(args) => idle::run(&args),
+        Command::Rate(args) => rate::run(&args),
+        Command::Echo(args) => echo::run(&args),
         Command::SlowReader(args) => slow::run(&args),
         Command::Storm(args) => storm::run(&args),
     });

@@ -70,6 +70,11 @@ impl Meter {
         Self { pid, cores: cores.to_vec(), softirq_pids, ticks_per_second: ticks.max(1) as f64 }
     }
 
+    /// The server's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Whether ksoftirqd of every core of the server is visible (it is not inside a container's own pid namespace).
     pub(crate) fn sees_softirq(&self) -> bool {
         self.softirq_pids.len() == self.cores.len()

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::client::{Plan, Swarm};
 use crate::fanout;
 use crate::meter;
+use crate::rate::publish_at_rate;
 use crate::report::{self, Quantiles, Table};
 use crate::tally::Tally;
 use crate::target::TargetArgs;
@@ -112,13 +113,13 @@ fn one_run(args: &SlowArgs, with_slow: bool) -> Outcome<Run> {
     let sockets = args.sockets as usize;
     // In the middle: a server that goes through its readers in order has some before it and some behind.
     let slow = with_slow.then_some(sockets / 2);
-    let plan = Plan { addr: server.addr, sockets, join: true, slow, time_deliveries: true, tls: server.tls };
+    let plan = Plan { slow, time_deliveries: true, ..Plan::new(&server, sockets) };
     let mut swarm = Swarm::new(plan)?;
     if swarm.connect(0..sockets + 1, 64, Duration::from_secs(30), &mut |_| {})?.failed > 0 {
         return fail(format!("not all got in: {}", swarm.errors().join("; ")));
     }
     // A second of warm-up with everybody reading.
-    publish_at_rate(&mut swarm, args, 1.0, &mut |_| Ok(()))?;
+    publish_at_rate(&mut swarm, args.rate, args.payload, 1.0, &mut |_| Ok(()))?;
     fanout::await_all(&mut swarm)?;
     swarm.reset_latencies();
     if let Some(slow) = slow {
@@ -127,7 +128,7 @@ fn one_run(args: &SlowArgs, with_slow: bool) -> Outcome<Run> {
     let rss_start_bytes = meter::resident_bytes(server.pid)?;
     let mut rss_most_bytes = rss_start_bytes;
     let mut sampled = Instant::now();
-    publish_at_rate(&mut swarm, args, args.seconds, &mut |now| {
+    publish_at_rate(&mut swarm, args.rate, args.payload, args.seconds, &mut |now| {
         if now - sampled >= SAMPLE_EVERY {
             sampled = now;
             rss_most_bytes = rss_most_bytes.max(meter::resident_bytes(server.pid)?);
@@ -136,7 +137,7 @@ fn one_run(args: &SlowArgs, with_slow: bool) -> Outcome<Run> {
     })?;
     fanout::await_all(&mut swarm)?;
     rss_most_bytes = rss_most_bytes.max(meter::resident_bytes(server.pid)?);
-    let latency = Quantiles::of(swarm.delivery_latency_us());
+    let latency = Quantiles::of(swarm.latency().all());
     let slow = match slow {
         Some(slow) => {
             swarm.resume(slow)?;
@@ -149,33 +150,6 @@ fn one_run(args: &SlowArgs, with_slow: bool) -> Outcome<Run> {
     drop(swarm);
     server.stop()?;
     Ok(Run { latency, rss_start_bytes, rss_growth_bytes: rss_most_bytes - rss_start_bytes, others, slow })
-}
-
-/// Publishes by the clock, whatever the server does: a late broadcast is stamped with the time it was due.
-fn publish_at_rate(
-    swarm: &mut Swarm,
-    args: &SlowArgs,
-    seconds: f64,
-    watch: &mut dyn FnMut(Instant) -> Outcome,
-) -> Outcome {
-    let (start, start_us) = (Instant::now(), swarm.now_us());
-    let count = (args.rate * seconds) as u64;
-    let bar = report::progress("broadcasts", count);
-    for number in 0..count {
-        let due = Duration::from_secs_f64(number as f64 / args.rate);
-        loop {
-            let now = Instant::now();
-            watch(now)?;
-            let Some(left) = due.checked_sub(now - start) else { break };
-            // The last millisecond is spent polling, or every broadcast would be late by half of one.
-            // Never below 0, which would be to wait for ever.
-            swarm.poll((i32::try_from(left.as_millis())? - 1).max(0))?;
-        }
-        swarm.publish(1, args.payload, start_us + due.as_micros() as u64)?;
-        bar.set_position(number + 1);
-    }
-    bar.finish_and_clear();
-    Ok(())
 }
 
 fn judge(args: &SlowArgs, without: &Run, with: &Run) -> Vec<(String, bool)> {

@@ -28,6 +28,16 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    /// Adds another group's.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.delivered += other.delivered;
+        self.lost += other.lost;
+        self.duplicate += other.duplicate;
+        self.out_of_order += other.out_of_order;
+        self.heartbeats += other.heartbeats;
+        self.closed += other.closed;
+    }
+
     /// Whether every broadcast reached every reader once and in order.
     pub(crate) fn is_clean(&self) -> bool {
         self.lost == 0 && self.duplicate == 0 && self.out_of_order == 0 && self.closed == 0
@@ -79,6 +89,8 @@ pub(crate) struct Broadcasts {
     delivered: Vec<u32>,
     completed: u32,
     completion_us: Histogram<u64>,
+    /// When each was complete; 0 before.
+    completed_at_us: Vec<u64>,
 }
 
 impl Broadcasts {
@@ -90,6 +102,7 @@ impl Broadcasts {
             delivered: Vec::new(),
             completed: 0,
             completion_us: report::microseconds()?,
+            completed_at_us: Vec::new(),
         })
     }
 
@@ -118,9 +131,26 @@ impl Broadcasts {
         if self.sent_us.len() >= BROADCASTS_MAX {
             return fail(format!("more than {BROADCASTS_MAX} broadcasts in one run"));
         }
+        self.push(sent_us);
+        Ok(self.sent_us.len() as u32 - 1)
+    }
+
+    fn push(&mut self, sent_us: u64) {
         self.sent_us.push(sent_us);
         self.delivered.push(0);
-        Ok(self.sent_us.len() as u32 - 1)
+        self.completed_at_us.push(0);
+    }
+
+    /// Takes the number of a broadcast that another swarm published. Numbers before it count as published, too.
+    pub(crate) fn learn(&mut self, sequence: u32, sent_us: u64) {
+        while self.sent_us.len() <= sequence as usize && self.sent_us.len() < BROADCASTS_MAX {
+            self.push(sent_us);
+        }
+    }
+
+    /// When each broadcast was sent and when the last reader had it, 0 if one has it not.
+    pub(crate) fn times_us(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.sent_us.iter().copied().zip(self.completed_at_us.iter().copied())
     }
 
     /// A reader got one. Numbers that were never published are a broken payload; the reader's count shows them.
@@ -131,6 +161,7 @@ impl Broadcasts {
             self.completed += 1;
             let sent_us = self.sent_us[sequence as usize];
             self.completion_us.saturating_record(now_us.saturating_sub(sent_us));
+            self.completed_at_us[sequence as usize] = now_us;
         }
     }
 }

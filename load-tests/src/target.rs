@@ -43,16 +43,16 @@ pub(crate) struct Cores {
     /// Cores of the server, whose ksoftirqd is charged to it
     #[arg(long, value_delimiter = ',', default_value = "0")]
     pub(crate) server_cores: Vec<usize>,
-    /// Core of this client
-    #[arg(long, default_value_t = 1)]
-    pub(crate) client_core: usize,
+    /// Cores of this client; threads take them in turn
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    pub(crate) client_core: Vec<usize>,
 }
 
 impl Cores {
     /// Moves this thread to its core; one that does not exist is reported once and otherwise ignored.
     pub(crate) fn pin_client(&self) {
-        if let Err(error) = sys::pin_to_cores(&[self.client_core]) {
-            eprintln!("the client is not pinned to core {}: {error}", self.client_core);
+        if let Err(error) = sys::pin_to_cores(&self.client_core) {
+            eprintln!("the client is not pinned to {:?}: {error}", self.client_core);
         }
     }
 }

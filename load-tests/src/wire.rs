@@ -260,7 +260,11 @@ impl Stamp {
 
     /// Reads it back from the first bytes of a delivery; `None` for anything that is not one.
     pub(crate) fn parse_message(prefix: &[u8]) -> Option<Self> {
-        let stamp = prefix.strip_prefix(MESSAGE_HEAD)?;
+        Self::parse(prefix.strip_prefix(MESSAGE_HEAD)?)
+    }
+
+    /// Reads it from the start of a payload.
+    pub(crate) fn parse(stamp: &[u8]) -> Option<Self> {
         Some(Self {
             sequence: u32::try_from(digits(stamp.get(..10)?)?).ok()?,
             sent_us: digits(stamp.get(11..21)?)?,

@@ -122,3 +122,49 @@ fn a_slow_reader_is_followed() {
     assert_eq!(slow["tally"]["lost"], 0, "{report:#}");
     assert_eq!(slow["tally"]["out_of_order"], 0, "{report:#}");
 }
+
+/// Several threads, one publisher among them: all is delivered, and the page holds its plots.
+#[test]
+fn broadcasts_by_the_clock() {
+    let html = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("rate.html");
+    let page = html.to_string_lossy();
+    let words = ["rate", "--server", "floor:joined", "--sockets", "50", "--threads", "3", "--rate", "50"];
+    let report = scenario("rate", &[&words[..], &["--seconds", "1", "--html", &page]].concat());
+    assert_eq!(report["broadcasts"], 50, "{report:#}");
+    assert_eq!(report["deliveries"], 2500, "{report:#}");
+    for wrong in ["lost", "duplicate", "out_of_order", "closed"] {
+        assert_eq!(report["tally"][wrong], 0, "{report:#}");
+    }
+    assert!(report["last_subscriber"]["max_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{report:#}");
+    let page = std::fs::read_to_string(html).expect("the page is written");
+    assert_eq!(page.matches("<svg").count(), 4);
+}
+
+#[test]
+fn echoes_come_home() {
+    let words = ["echo", "--server", "floor:joined", "--sockets", "20", "--threads", "2", "--window", "16"];
+    let report = scenario("echo", &[&words[..], &["--seconds", "0.5"]].concat());
+    assert!(report["round_trips"].as_u64().is_some_and(|trips| trips >= 320), "{report:#}");
+    for wrong in ["duplicate", "out_of_order", "closed"] {
+        assert_eq!(report["tally"][wrong], 0, "{report:#}");
+    }
+    assert_eq!(report["lost"], 0, "{report:#}");
+}
+
+#[test]
+fn a_comparison_has_all_rows() {
+    let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("compare");
+    let output = Command::new(env!("CARGO_BIN_EXE_load-tests"))
+        .args(["compare", "--server", "floor:joined", "--peer", "uwebsockets=floor:joined", "--rounds", "1"])
+        .args(["--seconds", "0.2", "--sockets", "20", "--many", "30", "--echo-sockets", "5", "--out"])
+        .arg(&out)
+        .output()
+        .expect("the tool starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = std::fs::read_to_string(out.with_extension("json")).expect("the report is written");
+    let report: Value = serde_json::from_str(&text).expect("the report is JSON");
+    assert_eq!(report["rows"].as_array().map(Vec::len), Some(9), "{report:#}");
+    assert_eq!(report["problems"].as_array().map(Vec::len), Some(0), "{report:#}");
+    let table = std::fs::read_to_string(out.with_extension("md")).expect("the table is written");
+    assert_eq!(table.lines().filter(|line| line.starts_with('|')).count(), 11, "{table}");
+}

@@ -53,6 +53,7 @@ pub struct Batch {
     others: Vec<Lane>,
     spare: Vec<Vec<u8>>,
     frame_bytes: usize,
+    joined_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -121,7 +122,10 @@ impl Batch {
 
     fn grow(&mut self, owed: Owed, frame: &Frame) -> u32 {
         let (bytes, frames) = self.node(owed).map_or((0, 0), |node| (node.bytes, node.frames));
-        self.frame_bytes += frame.wire().len();
+        // A frame that follows several sequences weighs nothing more.
+        if self.nodes.last().is_none_or(|last| !last.frame.same(frame)) {
+            self.frame_bytes += frame.wire().len();
+        }
         self.nodes.push(Node {
             frame: frame.clone(),
             parent: owed.0,
@@ -182,6 +186,7 @@ impl Batch {
         let bytes = node.bytes;
         let mut out = self.spare.pop().unwrap_or_default();
         out.reserve(bytes);
+        self.joined_bytes += bytes;
         for frame in self.frames(owed) {
             out.extend_from_slice(frame.wire());
         }
@@ -230,9 +235,12 @@ impl Batch {
         Some(made)
     }
 
-    /// Bytes of the frames of all nodes, roughly: a frame that follows several sequences counts for each.
-    pub fn frame_bytes(&self) -> usize {
-        self.frame_bytes
+    /// Whether it is time to send what is owed, since it weighs much: more frames than a client should have
+    /// to take at once, or more memory than a turn should need.
+    pub fn is_large(&self) -> bool {
+        self.frame_bytes > limits::FLUSH_BYTES
+            || self.joined_bytes > limits::BATCH_JOINED_BYTES
+            || self.nodes.len() > limits::BATCH_NODES
     }
 
     /// Whether the turn owes nothing to anybody.
@@ -253,7 +261,7 @@ impl Batch {
         }
         self.lane = Lane::default();
         self.others.clear();
-        self.frame_bytes = 0;
+        (self.frame_bytes, self.joined_bytes) = (0, 0);
     }
 }
 

@@ -157,6 +157,10 @@ pub struct Outlets {
     backlogs: Vec<Option<Box<Backlog>>>,
     free: Vec<u32>,
     dirty: Dirty,
+    /// Those that are owed something from an earlier turn, which had no time for them.
+    put_off: Dirty,
+    /// Where the next of them is looked for.
+    next_put_off: u32,
     overflowed: Vec<OutletId>,
     /// Outlets whose frames were put into their backlogs although their clients may take them.
     gathered: Vec<u32>,
@@ -178,6 +182,8 @@ impl Outlets {
             backlogs: Vec::with_capacity(reserve),
             free: Vec::new(),
             dirty: Dirty::default(),
+            put_off: Dirty::default(),
+            next_put_off: 0,
             overflowed: Vec::new(),
             gathered: Vec::new(),
             limit,
@@ -561,9 +567,39 @@ impl Outlets {
         self.dirty.take(out);
     }
 
+    /// Leaves what outlets are owed to a later turn.
+    ///
+    /// ```
+    /// use sockring::fanout::{Frame, Outlets, Via};
+    /// let mut outlets = Outlets::new(1024, 8);
+    /// let slots: Vec<u32> = (0..4).map(|i| outlets.open(Via::Connection(i)).slot()).collect();
+    /// outlets.put_off(&slots);
+    /// let mut some = Vec::new();
+    /// outlets.take_put_off(&mut some, 3);
+    /// assert_eq!(some, slots[..3]);
+    /// ```
+    pub fn put_off(&mut self, slots: &[u32]) {
+        slots.iter().for_each(|slot| self.put_off.set(*slot));
+    }
+
+    /// Whether anything was put off.
+    pub fn has_put_off(&self) -> bool {
+        !self.put_off.is_empty()
+    }
+
+    /// Moves at most `max` of the outlets that were put off into `out`, from where the last call has stopped.
+    pub fn take_put_off(&mut self, out: &mut Vec<u32>, max: usize) {
+        let wanted = out.len() + max;
+        self.put_off.take_some(self.next_put_off, wanted, out);
+        if out.len() < wanted {
+            self.put_off.take_some(0, wanted, out);
+        }
+        self.next_put_off = out.last().map_or(0, |last| last + 1);
+    }
+
     /// Whether anything is owed to anybody.
     pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || self.has_put_off()
     }
 
     /// Whether an outlet was owed something since [`take_dirty`](Self::take_dirty).
@@ -623,6 +659,27 @@ impl Dirty {
                 let word = i * 64 + bit as usize;
                 let slots = bits(mem::take(&mut self.words[word]));
                 out.extend(slots.map(|bit| word as u32 * 64 + bit));
+            }
+        }
+    }
+
+    /// Takes slots from `from` on until `out` has as many as `wanted`.
+    fn take_some(&mut self, from: u32, wanted: usize, out: &mut Vec<u32>) {
+        let first = (from / 64) as usize;
+        for word in first..self.words.len() {
+            if self.summary[word / 64] & (1 << (word % 64)) == 0 {
+                continue;
+            }
+            let below = if word == first { (1 << (from % 64)) - 1 } else { 0 };
+            for bit in bits(self.words[word] & !below) {
+                if out.len() >= wanted {
+                    return;
+                }
+                self.words[word] &= !(1 << bit);
+                out.push(word as u32 * 64 + bit);
+            }
+            if self.words[word] == 0 {
+                self.summary[word / 64] &= !(1 << (word % 64));
             }
         }
     }

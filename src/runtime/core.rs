@@ -211,6 +211,7 @@ pub struct Core {
     /// Steps of TLS handshakes since a turn last asked.
     #[cfg(feature = "tls")]
     pub(super) handshakes: Cell<usize>,
+    pub(super) send_slice: Duration,
     pub(super) shutdown_timeout: Duration,
     pub(super) close_timeout: Cell<Duration>,
     epoch: Instant,
@@ -254,6 +255,7 @@ pub(super) struct Setup {
     pub(super) capacity: usize,
     pub(super) direct: bool,
     pub(super) backpressure_bytes: usize,
+    pub(super) send_slice: Duration,
     pub(super) shutdown_timeout: Duration,
     pub(super) epoch: Instant,
 }
@@ -287,6 +289,7 @@ impl Core {
             secure: RefCell::default(),
             #[cfg(feature = "tls")]
             handshakes: Cell::new(0),
+            send_slice: setup.send_slice,
             shutdown_timeout: setup.shutdown_timeout,
             close_timeout: Cell::new(setup.shutdown_timeout),
             epoch: setup.epoch,

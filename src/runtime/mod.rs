@@ -14,6 +14,7 @@ mod core;
 mod doorbell;
 mod error;
 mod fence;
+mod flush;
 mod hangup;
 mod listener;
 mod moving;

@@ -59,6 +59,11 @@ pub struct Options {
     /// shared, so a stalled room costs its messages once; large enough for a few messages of the
     /// default `max_http_buffer_size` (1 MB) behind each other.
     pub backpressure_bytes: usize,
+    /// How long a turn sends, or carries out what other threads have asked for, before it looks at what has
+    /// come in the meantime: a broadcast to very many sockets is cut in slices, and in between pings,
+    /// new connections and messages to few sockets have their turn. Each socket gets everything in order. A
+    /// slice has one burst of 256 sends at least.
+    pub send_slice: Duration,
     /// How long clients get to leave after [`Running::shutdown`](super::Running::shutdown).
     pub shutdown_timeout: Duration,
 }
@@ -76,6 +81,7 @@ impl Default for Options {
             share_port: false,
             send_buffer: 64 * 1024,
             backpressure_bytes: 4 * 1024 * 1024,
+            send_slice: Duration::from_millis(4),
             shutdown_timeout: Duration::from_secs(3),
         }
     }

@@ -309,6 +309,7 @@ impl Worker {
             capacity: self.capacity,
             direct: self.direct,
             backpressure_bytes: self.options.backpressure_bytes,
+            send_slice: self.options.send_slice,
             shutdown_timeout: self.options.shutdown_timeout,
             epoch: self.epoch,
         });
@@ -422,9 +423,11 @@ impl Core {
     /// Closes what is left and lets the kernel finish, so that nothing refers to our memory (R8).
     fn leave(&self, scratch: &mut Scratch) -> io::Result<()> {
         // What others have asked for until now is done, so that nobody waits for it.
-        for task in self.shared.mesh.close(self.index).drain() {
+        let mut mail = self.shared.mesh.close(self.index);
+        for task in scratch.tasks.drain(..).chain(mail.drain()) {
             survived(|| task.run());
         }
+        self.flush_all(scratch)?;
         let left: Vec<u32> = self.connections.borrow().iter().map(|(slot, _)| slot as u32).collect();
         for slot in left {
             self.remove(slot);

@@ -315,3 +315,22 @@ fn dirty_slots_come_in_order_and_once() {
     assert_eq!(out, [5, 64, 4096, 70_000]);
     assert!(dirty.is_empty());
 }
+
+#[test]
+fn what_is_put_off_comes_in_turn_and_once() {
+    let mut outlets = Outlets::new(1000, 0);
+    let take = |outlets: &mut Outlets, max| {
+        let mut out = Vec::new();
+        outlets.take_put_off(&mut out, max);
+        out
+    };
+    outlets.put_off(&[70_000, 5, 64, 4096, 65]);
+    assert!(outlets.is_dirty());
+    assert_eq!(take(&mut outlets, 2), [5, 64]);
+    // What comes behind the place that was reached is served first.
+    outlets.put_off(&[3, 66, 64]);
+    assert_eq!(take(&mut outlets, 4), [65, 66, 4096, 70_000]);
+    assert_eq!(take(&mut outlets, 4), [3, 64]);
+    assert!(take(&mut outlets, 4).is_empty());
+    assert!(!outlets.is_dirty());
+}

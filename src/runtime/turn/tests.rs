@@ -23,6 +23,7 @@ fn core(direct: bool) -> Rc<Core> {
         capacity: 8,
         direct,
         backpressure_bytes: 1 << 20,
+        send_slice: Duration::ZERO,
         shutdown_timeout: Duration::from_secs(1),
         epoch: Instant::now(),
         listeners: Vec::new(),

@@ -1,0 +1,412 @@
+//! The end of a turn: what sockets are owed leaves.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use super::connection::{Connection, ConnectionId, Deadline, Ended, Phase, Receive};
+use super::core::{Core, survived};
+use super::ring::{Completion, Kind, Send};
+use super::turn::Scratch;
+use crate::fanout::{Backlog, Outlets, Owed, Via};
+use crate::limits;
+
+/// The time that one flush may take.
+struct Slice {
+    begun: Instant,
+    time: Duration,
+}
+
+impl Slice {
+    fn is_over(&self) -> bool {
+        self.begun.elapsed() >= self.time
+    }
+
+    fn is_endless(&self) -> bool {
+        self.time == Duration::MAX
+    }
+}
+
+impl Core {
+    /// Sends as much as the kernel takes to the sockets that are owed something, for about a slice of time:
+    /// what is still owed then leaves in the turns that follow, and messages to few sockets go before it.
+    pub(super) fn flush(&self, scratch: &mut Scratch) -> io::Result<()> {
+        self.flush_for(scratch, self.send_slice)
+    }
+
+    /// The same to its end.
+    pub(super) fn flush_all(&self, scratch: &mut Scratch) -> io::Result<()> {
+        self.flush_for(scratch, Duration::MAX)
+    }
+
+    fn flush_for(&self, scratch: &mut Scratch, time: Duration) -> io::Result<()> {
+        let slice = Slice { begun: Instant::now(), time };
+        let mut went_on = false;
+        // Handlers that run in here (a poll is answered, a slow client has drained) may owe more.
+        for _ in 0..FLUSH_ROUNDS {
+            self.end_dead();
+            self.end_overflowed();
+            self.outlets.borrow_mut().take_gathered(&mut self.work.borrow_mut().writable);
+            self.drain_backlogs(scratch)?;
+            self.tell_drained();
+            scratch.dirty.clear();
+            self.outlets.borrow_mut().take_dirty(&mut scratch.dirty);
+            if !scratch.dirty.is_empty() {
+                let dirty = mem::take(&mut scratch.dirty);
+                self.send_first(&dirty, &slice, scratch)?;
+                scratch.dirty = dirty;
+            } else if mem::replace(&mut went_on, true) || !self.send_put_off(&slice, scratch)? {
+                break;
+            }
+        }
+        self.end_dead();
+        let more = !self.work.borrow().drains.is_empty();
+        let mut outlets = self.outlets.borrow_mut();
+        if outlets.is_dirty() || more {
+            self.bell.ring();
+        }
+        if !outlets.is_dirty() {
+            outlets.batch.clear();
+        }
+        Ok(())
+    }
+
+    /// Sends to the outlets that this turn owes something. Those of a large broadcast that is not the first
+    /// take their turn behind the others', and get in one send what both owe them.
+    fn send_first(&self, dirty: &[u32], slice: &Slice, scratch: &mut Scratch) -> io::Result<()> {
+        let mut left = dirty;
+        let large = dirty.len() > limits::SENDS_PER_ENTER && !slice.is_endless();
+        if !(large && self.outlets.borrow().has_put_off()) {
+            while let Some((some, rest)) = left.split_at_checked(left.len().min(limits::SENDS_PER_ENTER))
+                && !some.is_empty()
+            {
+                self.send_some(some, scratch)?;
+                left = rest;
+                if slice.is_over() {
+                    break;
+                }
+            }
+        }
+        self.outlets.borrow_mut().put_off(left);
+        Ok(())
+    }
+
+    /// Goes on where an earlier turn has stopped, with one burst at least. `false`: there was nothing left.
+    fn send_put_off(&self, slice: &Slice, scratch: &mut Scratch) -> io::Result<bool> {
+        let mut some = mem::take(&mut scratch.dirty);
+        let mut any = false;
+        loop {
+            some.clear();
+            self.outlets.borrow_mut().take_put_off(&mut some, limits::SENDS_PER_ENTER);
+            if some.is_empty() {
+                break;
+            }
+            any = true;
+            self.send_some(&some, scratch)?;
+            if slice.is_over() {
+                break;
+            }
+        }
+        scratch.dirty = some;
+        Ok(any)
+    }
+
+    fn send_some(&self, some: &[u32], scratch: &mut Scratch) -> io::Result<()> {
+        self.offer_to_layers(some);
+        self.burst(some, &mut scratch.failed)
+    }
+
+    /// Tells layers that asked that nothing is owed to a connection any more.
+    fn tell_drained(&self) {
+        let drains = mem::take(&mut self.work.borrow_mut().drains);
+        for outlet in drains {
+            let (owed, waiting, via) = {
+                let outlets = self.outlets.borrow();
+                if !outlets.is_open(outlet) {
+                    continue;
+                }
+                let slot = outlet.slot();
+                (outlets.owed(slot) != Owed::NOTHING, outlets.waiting(slot), outlets.via(slot))
+            };
+            if owed {
+                self.work.borrow_mut().drains.push(outlet);
+            } else if let (0, Via::Connection(at)) = (waiting, via)
+                && let (Some(id), Some(service)) = (self.id(at), self.service())
+                && !survived(|| service.drained(id))
+            {
+                self.end(id, Ended::Panic);
+            }
+            // A backlog tells by itself when it has drained.
+        }
+    }
+
+    /// Ends connections whose peer a send has found gone.
+    fn end_dead(&self) {
+        let dead = mem::take(&mut self.work.borrow_mut().dead);
+        for id in dead {
+            if self.id(id.slot) == Some(id) {
+                self.end(id, Ended::Reset);
+            }
+        }
+    }
+
+    fn end_overflowed(&self) {
+        let mut over = Vec::new();
+        self.outlets.borrow_mut().take_overflowed(&mut over);
+        for outlet in over {
+            let via = {
+                let outlets = self.outlets.borrow();
+                if !outlets.is_open(outlet) {
+                    continue;
+                }
+                outlets.via(outlet.slot())
+            };
+            match via {
+                Via::Connection(slot) => {
+                    if let Some(id) = self.id(slot) {
+                        tracing::debug!("core {}: a client is too slow, closing it", self.index);
+                        self.end(id, Ended::Overflow);
+                    }
+                }
+                Via::Layer => {
+                    if let Some(service) = self.service() {
+                        survived(|| service.overflowed(outlet));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets layers take what their outlets are owed.
+    fn offer_to_layers(&self, dirty: &[u32]) {
+        for slot in dirty {
+            let outlet = {
+                let outlets = self.outlets.borrow();
+                let layers = outlets.owed(*slot) != Owed::NOTHING && outlets.via(*slot) == Via::Layer;
+                layers.then(|| outlets.id(*slot))
+            };
+            if let (Some(outlet), Some(service)) = (outlet, self.service()) {
+                survived(|| service.owed(outlet));
+                // A layer that has panicked has left it. What was owed since then is dirty again.
+                let mut outlets = self.outlets.borrow_mut();
+                if !outlets.is_dirty_slot(*slot) {
+                    outlets.settle(*slot);
+                }
+            }
+        }
+    }
+
+    /// One burst: at most one send for each of these outlets, in one enter.
+    fn burst(&self, some: &[u32], failed: &mut VecDeque<Completion>) -> io::Result<()> {
+        let mut outlets = self.outlets.borrow_mut();
+        let connections = self.connections.borrow();
+        for slot in some {
+            let owed = outlets.owed(*slot);
+            outlets.batch.prepare(owed);
+        }
+        let mut sends: SmallVec<[Send<'_>; limits::SENDS_PER_ENTER]> = SmallVec::new();
+        #[cfg(feature = "tls")]
+        let sessions = self.sessions.borrow();
+        #[cfg(feature = "tls")]
+        let mut secure: SmallVec<[u32; limits::SENDS_PER_ENTER]> = SmallVec::new();
+        for slot in some {
+            let bytes = outlets.batch.prepared(outlets.owed(*slot));
+            let Via::Connection(at) = outlets.via(*slot) else { continue };
+            let Some(connection) = connections.get(at as usize) else { continue };
+            if !bytes.is_empty() && !matches!(connection.phase, Phase::Departed | Phase::Lingering { .. }) {
+                #[cfg(feature = "tls")]
+                if sessions.has(at) {
+                    secure.push(*slot);
+                    continue;
+                }
+                sends.push(Send { target: connection.target, bytes, tag: connection.tag(Kind::Send, at) });
+            }
+        }
+        self.ring.borrow_mut().burst(&sends)?;
+        drop((sends, connections));
+        #[cfg(feature = "tls")]
+        drop(sessions);
+        self.reap_failures(failed);
+        while let Some(completion) = failed.pop_front() {
+            self.send_failed(completion, &mut outlets, Outlets::spill);
+        }
+        #[cfg(feature = "tls")]
+        if !secure.is_empty() {
+            self.burst_secure(&secure, &mut outlets, failed)?;
+        }
+        for slot in some {
+            // The others were offered to layers, and may be owed something again since then.
+            if outlets.via(*slot) != Via::Layer {
+                outlets.settle(*slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the completions of failed sends into `failed`; all others wait for the next turn.
+    pub(super) fn reap_failures(&self, failed: &mut VecDeque<Completion>) {
+        let mut inbox = self.inbox.borrow_mut();
+        self.ring.borrow_mut().reap(failed, usize::MAX);
+        for _ in 0..failed.len() {
+            match failed.pop_front() {
+                Some(completion) if completion.tag.kind == Kind::Send => failed.push_back(completion),
+                other => inbox.extend(other),
+            }
+        }
+        if !inbox.is_empty() {
+            self.bell.ring();
+        }
+    }
+
+    /// A socket did not take everything: keep the rest, by `spill`, and ask to be told, or find it dead.
+    pub(super) fn send_failed(
+        &self,
+        completion: Completion,
+        outlets: &mut Outlets,
+        spill: impl FnOnce(&mut Outlets, u32, usize),
+    ) {
+        let slot = completion.tag.slot;
+        let mut connections = self.connections.borrow_mut();
+        let Some(connection) = connections.get_mut(slot as usize) else { return };
+        if connection.generation != completion.tag.generation {
+            return;
+        }
+        let outlet = connection.outlet.slot();
+        match completion.result {
+            sent if sent >= 0 => spill(outlets, outlet, sent as usize),
+            again if again == -libc::EAGAIN => spill(outlets, outlet, 0),
+            _ => {
+                let id = ConnectionId { slot, generation: connection.generation };
+                if connection.receive == Receive::Armed && connection.phase == Phase::Open {
+                    // The receive says so too, behind what the peer has sent before. But a multishot receive
+                    // can miss an end that comes together with data (liburing issue 1549; seen here on 6.18
+                    // with TCP, once in some ten thousand connections): armed again, it looks.
+                    let tag = connection.tag(Kind::Receive, slot);
+                    self.queue(|ring| ring.cancel(tag));
+                } else {
+                    // Nobody else would say so.
+                    self.work.borrow_mut().dead.push(id);
+                }
+                return;
+            }
+        }
+        self.watch(connection, slot);
+    }
+
+    /// Asks to be told when a full socket takes bytes again.
+    fn watch(&self, connection: &mut Connection, slot: u32) {
+        if !mem::replace(&mut connection.polled, true) {
+            let (target, tag) = (connection.target, connection.tag(Kind::Writable, slot));
+            self.queue(|ring| ring.poll_writable(target, tag));
+        }
+    }
+
+    /// Sends what waits for sockets that take bytes again, one after the other.
+    fn drain_backlogs(&self, scratch: &mut Scratch) -> io::Result<()> {
+        let writable = mem::take(&mut self.work.borrow_mut().writable);
+        for slot in writable {
+            let id = {
+                let outlets = self.outlets.borrow();
+                match outlets.via(slot) {
+                    Via::Connection(at) => self.id(at),
+                    Via::Layer => None,
+                }
+            };
+            let Some(id) = id else { continue };
+            let emptied = self.drain_backlog(id, slot, scratch)?;
+            let open = self.with(id, |_| ()).is_some();
+            if let (true, true, Some(service)) = (emptied, open, self.service()) {
+                if !survived(|| service.drained(id)) {
+                    self.end(id, Ended::Panic);
+                }
+            } else if emptied {
+                self.work.borrow_mut().closing.push(id.slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// A client that takes what it is owed, however slowly, is given more time to do so.
+    fn note_progress(&self, id: ConnectionId) {
+        let later = Deadline::after(self.now(), self.close_timeout.get());
+        if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize)
+            && let Phase::Closing { deadline, .. } | Phase::Moving { deadline } = &mut connection.phase
+        {
+            *deadline = later;
+        }
+    }
+
+    /// Copies what is to be sent next; whether it is sealed, and not in the backlog any more.
+    fn copy_backlog(&self, id: ConnectionId, backlog: &mut Backlog, out: &mut Vec<u8>) -> bool {
+        #[cfg(feature = "tls")]
+        if self.seal_backlog(id, backlog, out) {
+            return true;
+        }
+        let _ = id;
+        backlog.copy_to(out, limits::BACKLOG_SEND_BYTES);
+        false
+    }
+
+    /// Whether the backlog is empty now.
+    fn drain_backlog(&self, id: ConnectionId, slot: u32, scratch: &mut Scratch) -> io::Result<bool> {
+        for _ in 0..BACKLOG_SENDS {
+            scratch.backlog.clear();
+            let mut outlets = self.outlets.borrow_mut();
+            let sealed = outlets
+                .backlog(slot)
+                .is_some_and(|backlog| self.copy_backlog(id, backlog, &mut scratch.backlog));
+            if scratch.backlog.is_empty() {
+                outlets.unblock(slot);
+                return Ok(true);
+            }
+            let Some(send) = self.connection(id.slot).map(|c| Send {
+                target: c.target,
+                bytes: &scratch.backlog,
+                tag: c.tag(Kind::Send, id.slot),
+            }) else {
+                return Ok(false);
+            };
+            self.ring.borrow_mut().burst(&[send])?;
+            self.reap_failures(&mut scratch.failed);
+            let failure = scratch.failed.pop_front().map(|completion| completion.result);
+            let Some(backlog) = outlets.backlog(slot) else { return Ok(false) };
+            let sent = failure.map_or(scratch.backlog.len(), |result| result.max(0) as usize);
+            if sealed {
+                backlog.seal(&scratch.backlog[sent..]);
+            } else {
+                backlog.consume(sent);
+            }
+            if sent > 0 {
+                self.note_progress(id);
+            }
+            match failure {
+                None => {}
+                Some(result) if result >= 0 || result == -libc::EAGAIN => {
+                    drop(outlets);
+                    if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize) {
+                        self.watch(connection, id.slot);
+                    }
+                    return Ok(false);
+                }
+                Some(_) => {
+                    drop(outlets);
+                    self.end(id, Ended::Reset);
+                    return Ok(false);
+                }
+            }
+        }
+        // A very large backlog goes on in the next turn.
+        self.work.borrow_mut().writable.push(slot);
+        self.bell.ring();
+        Ok(false)
+    }
+}
+
+/// How often a turn flushes what its own flush has made handlers owe.
+const FLUSH_ROUNDS: usize = 4;
+
+/// Sends from one backlog in one turn.
+const BACKLOG_SENDS: usize = 8;
