@@ -28,7 +28,7 @@ use super::wire::Incoming;
 use super::{Adapter, Handle, Handshake, Options, Parser, Socket, client_files};
 use crate::app::{App, Layer};
 use crate::engine::{self, CloseReason, Closing, Events, IdPool, Message};
-use crate::fanout::OutletId;
+use crate::fanout::{OutletId, Rooms};
 use crate::protocol::sio::NspName;
 use crate::runtime::{self, Core};
 use crate::time::Millis;
@@ -180,10 +180,9 @@ impl Server {
             engine: RefCell::default(),
         });
         SERVERS.with_borrow_mut(|servers| servers.push(inner.clone()));
-        inner
-            .create(NspName::default(), None, false)
-            .sockets
-            .replace(Slab::with_capacity(app.core().table_reserve()));
+        let main = inner.create(NspName::default(), None, false);
+        main.sockets.replace(Slab::with_capacity(app.core().table_reserve()));
+        main.rooms.replace(Rooms::with_reserve(app.core().table_reserve()));
         inner
     }
 
