@@ -49,7 +49,7 @@ lint: system-build ## format, clippy and rustdoc, warnings are errors
 # client's bundles needs them.
 .PHONY: features
 features: system-build $(NODE_STAMP) ## clippy for the library with each feature alone, and with all
-	@for features in client-bundles msgpack tls client-bundles,msgpack,tls; do \
+	@for features in client-bundles msgpack prometheus tls client-bundles,msgpack,prometheus,tls; do \
 	    echo "features: $$features"; \
 	    cargo clippy $(CARGO_FLAGS) --quiet --lib --features $$features -- -D warnings; \
 	done

@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let flags = Flags::parse();
     let builder = flags.listen.builder(3001)?;
     common::serve(builder, move |app| {
+        app.serve_metrics("/metrics");
         socketio(app, flags.deflate);
         plain(app);
     })

@@ -17,6 +17,27 @@
 //! | [`fanout`] | frames, outlets, rooms, the directory of rooms, the mesh between cores; no I/O |
 //! | [`protocol`] | codecs: HTTP, WebSocket, Engine.IO, Socket.IO; no I/O, no clock |
 //!
+//! # Contents
+//!
+//! Each line leads to a section with a snippet, and to what it is about.
+//!
+//! * [A server](#a-server), and [what to know first](#what-to-know-before-the-first-handler): on this page
+//! * [Listening, attaching, closing](io#servers): [`io::Server`], [`io::Builder`], [`io::Options`]
+//! * [Namespaces](io#namespaces): [`io::Namespace`], [`io::ParentNamespace`]
+//! * [Middlewares](io#middlewares): [`io::Namespace::middleware`], [`io::Socket::middleware`]
+//! * [Sockets, events, acknowledgements](io#sockets-events-and-acknowledgements): [`io::Socket`], [`io::Ack`]
+//! * [Data, state and errors](io#data-state-and-errors): [`io::Data`], [`io::State`], [`io::EventError`]
+//! * [Rooms and broadcasts](io#rooms-and-broadcasts), also from other threads: [`io::BroadcastOperator`],
+//!   [`io::Handle`]
+//! * [Sockets of all cores and servers](io#sockets-of-all-cores-and-servers): [`io::RemoteSocket`],
+//!   [`io::ServerEvent`], [`adapter`]
+//! * [Connection state recovery](io#connection-state-recovery): [`io::ConnectionStateRecovery`]
+//! * [Other parsers](io#other-parsers), MessagePack: [`io::Parser`]
+//! * Slow clients: [`io::Backpressure`], [`io::Namespace::on_drain`]
+//! * Engine.IO alone: [`engine::Server`]
+//! * HTTP routes, static files, raw WebSockets, topics: [`app`]
+//! * TLS, Unix sockets, sockets that are open already: [`app::Builder`], [`runtime::Options`]
+//!
 //! # A server
 //!
 //! ```no_run

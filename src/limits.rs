@@ -30,6 +30,9 @@ pub const BATCH_JOINED_BYTES: usize = 16 << 20;
 /// bytes each.
 pub const BATCH_NODES: usize = 65_536;
 
+/// How long all cores are given to say what they have counted: a scrape gives up after some seconds.
+pub const MEASURING: Duration = Duration::from_secs(1);
+
 /// Completions that one turn handles before it flushes what is owed: bounds the time that one turn's
 /// incoming messages can hold back the answers to the first of them.
 pub const COMPLETIONS_PER_TURN: usize = 1024;

@@ -67,6 +67,15 @@ pub trait Medium: Debug + Send + Sync + 'static {
 }
 
 /// Takes the messages that a [`Medium`] brings, on any thread.
+///
+/// ```
+/// use sockring::adapter::{Inbox, Message};
+/// /// What a broker's client calls with what has come.
+/// fn received(json: &str, inbox: &Inbox) -> serde_json::Result<()> {
+///     inbox.deliver(serde_json::from_str::<Message>(json)?);
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Inbox(Arc<dyn Fn(Message) + Send + Sync>);
 

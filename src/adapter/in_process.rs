@@ -72,6 +72,11 @@ impl InProcess {
 }
 
 /// One server's end of an [`InProcess`] medium.
+///
+/// ```
+/// let adapter = sockring::adapter::InProcess::new().adapter();
+/// adapter.medium().cut(true);
+/// ```
 #[derive(Debug)]
 pub struct Link {
     hub: InProcess,

@@ -33,6 +33,12 @@ pub struct Message {
 pub const EMITTER: &str = "emitter";
 
 /// What a message says. Answers carry the id of the request that they belong to.
+///
+/// ```
+/// use sockring::adapter::Body;
+/// assert_eq!(Body::Heartbeat.kind(), 2);
+/// assert!(!Body::Heartbeat.is_response());
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Body {
@@ -65,6 +71,13 @@ pub enum Body {
 }
 
 /// The packet of a broadcast: the event's name and its arguments.
+///
+/// ```
+/// # use sockring::adapter::Packet;
+/// let json = r#"{"type":2,"data":["news",1],"nsp":"/"}"#;
+/// assert_eq!(serde_json::to_string(&serde_json::from_str::<Packet>(json)?)?, json);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Packet {
     /// 2, an event.
@@ -77,6 +90,13 @@ pub struct Packet {
 }
 
 /// Which sockets, and how.
+///
+/// ```
+/// # use sockring::adapter::Opts;
+/// let json = r#"{"rooms":["lobby"],"except":[],"flags":{"volatile":true}}"#;
+/// assert_eq!(serde_json::to_string(&serde_json::from_str::<Opts>(json)?)?, json);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Opts {
     /// Members of any of these rooms; of all, if there is none.
@@ -91,6 +111,13 @@ pub struct Opts {
 }
 
 /// Conditions of a broadcast. One that is not set is left out.
+///
+/// ```
+/// # use sockring::adapter::Flags;
+/// let json = r#"{"compress":false,"timeout":500.0}"#;
+/// assert_eq!(serde_json::to_string(&serde_json::from_str::<Flags>(json)?)?, json);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Flags {
@@ -109,6 +136,14 @@ pub struct Flags {
 }
 
 /// A broadcast to sockets.
+///
+/// ```
+/// use sockring::adapter::Broadcast;
+/// let json = r#"{"packet":{"type":2,"data":["news"]},"opts":{"rooms":["lobby"]},"requestId":"7"}"#;
+/// let broadcast: Broadcast = serde_json::from_str(json)?;
+/// assert_eq!((&*broadcast.opts.rooms[0], broadcast.request_id.as_deref()), ("lobby", Some("7")));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Broadcast {
@@ -122,6 +157,13 @@ pub struct Broadcast {
 }
 
 /// Sockets join or leave rooms.
+///
+/// ```
+/// # use sockring::adapter::Rooms;
+/// let json = r#"{"opts":{"rooms":["a"],"except":[],"flags":{}},"rooms":["b"]}"#;
+/// assert_eq!(serde_json::to_string(&serde_json::from_str::<Rooms>(json)?)?, json);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rooms {
     /// Who.
@@ -131,6 +173,13 @@ pub struct Rooms {
 }
 
 /// Sockets are disconnected.
+///
+/// ```
+/// # use sockring::adapter::Disconnect;
+/// let json = r#"{"opts":{"rooms":["a"],"except":[],"flags":{}},"close":true}"#;
+/// assert_eq!(serde_json::to_string(&serde_json::from_str::<Disconnect>(json)?)?, json);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Disconnect {
     /// Who.
@@ -141,6 +190,13 @@ pub struct Disconnect {
 }
 
 /// Asks for sockets.
+///
+/// ```
+/// # use sockring::adapter::Fetch;
+/// let json = r#"{"opts":{"rooms":[],"except":[],"flags":{}},"requestId":"7"}"#;
+/// assert_eq!(serde_json::to_string(&serde_json::from_str::<Fetch>(json)?)?, json);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Fetch {
@@ -151,6 +207,13 @@ pub struct Fetch {
 }
 
 /// The sockets of one server.
+///
+/// ```
+/// # use sockring::adapter::Fetched;
+/// let json = r#"{"requestId":"7","sockets":[]}"#;
+/// assert_eq!(serde_json::to_string(&serde_json::from_str::<Fetched>(json)?)?, json);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Fetched {
@@ -161,6 +224,13 @@ pub struct Fetched {
 }
 
 /// An event for the servers themselves.
+///
+/// ```
+/// # use sockring::adapter::ServerSideEmit;
+/// let json = r#"{"requestId":"7","packet":["load?",0.5]}"#;
+/// assert_eq!(serde_json::to_string(&serde_json::from_str::<ServerSideEmit>(json)?)?, json);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerSideEmit {
@@ -172,6 +242,13 @@ pub struct ServerSideEmit {
 }
 
 /// One value that answers a request.
+///
+/// ```
+/// # use sockring::adapter::Answer;
+/// let json = r#"{"requestId":"7","packet":[1]}"#;
+/// assert_eq!(serde_json::to_string(&serde_json::from_str::<Answer>(json)?)?, json);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Answer {
@@ -183,6 +260,13 @@ pub struct Answer {
 }
 
 /// How many sockets of a server were sent a broadcast.
+///
+/// ```
+/// # use sockring::adapter::ClientCount;
+/// let json = r#"{"requestId":"7","clientCount":3}"#;
+/// assert_eq!(serde_json::to_string(&serde_json::from_str::<ClientCount>(json)?)?, json);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientCount {

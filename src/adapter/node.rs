@@ -52,6 +52,19 @@ const NODES_MAX: usize = 1000;
 const REQUESTS_MAX: usize = 10_000;
 
 /// Something that the owner of a [`Node`] has to do.
+///
+/// ```
+/// use sockring::adapter::Action;
+/// use sockring::io::Handle;
+/// fn carry_out(action: Action, sockets: &Handle) {
+///     match action {
+///         Action::Publish(message) => println!("to all: {message:?}"),
+///         Action::Respond(uid, message) => println!("to {uid}: {message:?}"),
+///         Action::Broadcast(args, options) => println!("to {:?}: {args:?}", options.rooms),
+///         others => println!("{others:?} is for {sockets:?}"),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Action {

@@ -25,6 +25,8 @@ mod behavior;
 mod body;
 mod builder;
 mod http;
+#[cfg(feature = "prometheus")]
+mod metrics;
 mod options;
 mod request;
 mod response;
@@ -57,7 +59,7 @@ pub use websocket::{Closed, Message, Upgrade, WebSocket};
 pub use crate::protocol::ws::extensions::PerMessageDeflate;
 
 use crate::fanout::{Delivery, Frame};
-use crate::runtime::{Adopter, Core};
+use crate::runtime::{Adopter, Core, Measuring, Metrics};
 use routes::{HttpHandler, Route, Target};
 use service::Inner;
 
@@ -360,6 +362,21 @@ impl App {
     /// to another runtime.
     pub fn adopter(&self) -> Adopter {
         self.0.core.adopter()
+    }
+
+    /// Asks all cores what they have counted.
+    ///
+    /// ```no_run
+    /// # fn set_up(app: &sockring::app::App) {
+    /// let all = app.clone();
+    /// app.get("/health", move |_, response| {
+    ///     let metrics = all.metrics();
+    ///     async move { response.end(format!("{} connections", metrics.await.total("connections"))) }
+    /// });
+    /// # }
+    /// ```
+    pub fn metrics(&self) -> Measuring {
+        Metrics::measure(self.0.core.shared())
     }
 
     /// The core that this App runs on.

@@ -17,7 +17,7 @@ use super::{App, Options};
 use crate::fanout::{Delivery, Frame, Moment, OutletId, RoomKey, Rooms, Space, Task};
 use crate::protocol::http::Shapes;
 use crate::protocol::ws::deflate::Inflater;
-use crate::runtime::{self, ConnectionId, Core, Ended, Parcel, Service};
+use crate::runtime::{self, ConnectionId, Core, Ended, Parcel, Sample, Service, Value};
 use crate::time::Millis;
 
 thread_local! {
@@ -41,6 +41,8 @@ pub(crate) trait Layer {
     fn shutdown(&self);
     /// The server has stopped: drop what may hold handles on it.
     fn stopped(&self);
+    /// Somebody wants to know what is going on: adds the layer's own numbers.
+    fn measure(&self, samples: &mut Vec<Sample>);
 }
 
 pub(crate) struct Inner {
@@ -60,6 +62,7 @@ pub(crate) struct Inner {
     /// Those of the others, by the slot of the connection.
     pub(super) inflaters: RefCell<HashMap<u32, Inflater, RandomState>>,
     swept: Cell<Millis>,
+    pub(super) requests: Cell<u64>,
     date: RefCell<(Millis, String)>,
 }
 
@@ -146,6 +149,7 @@ impl Inner {
             inflater: RefCell::default(),
             inflaters: RefCell::default(),
             swept: Cell::new(0),
+            requests: Cell::new(0),
             date: RefCell::default(),
         });
         inner.core.set_close_timeout(inner.options.write_timeout);
@@ -412,6 +416,26 @@ impl Service for Inner {
         if now >= self.swept.get() + SWEEP_MS {
             self.swept.set(now);
             self.sweep(now);
+        }
+    }
+
+    fn measure(&self, samples: &mut Vec<Sample>) {
+        let gauge = |name, help, value| Sample::new(name, help, Value::Gauge(value));
+        let sockets = {
+            let table = self.table.borrow();
+            table.iter().flatten().filter(|entry| matches!(entry.state, State::WebSocket(_))).count()
+        };
+        samples.extend([
+            gauge("websockets", "Connections that are WebSockets.", sockets as u64),
+            gauge("topics", "Topics with subscribers.", self.topics.borrow().len() as u64),
+            Sample::new(
+                "http_requests",
+                "Requests that a route has answered.",
+                Value::Counter(self.requests.get()),
+            ),
+        ]);
+        for layer in self.layers() {
+            layer.measure(samples);
         }
     }
 

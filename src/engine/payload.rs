@@ -131,8 +131,11 @@ impl Inner {
             let body = Bytes::copy_from_slice(plain);
             Some(Payload::new(body, Coding::Identity, compressible))
         };
+        let messages = outlets.batch.len(owed);
         outlets.settle(slot);
         outlets.block(slot);
+        drop(outlets);
+        self.core.count_messages(messages);
         payload
     }
 }

@@ -25,7 +25,7 @@ use crate::app::{App, Hooks, Layer, Request, WebSocket};
 use crate::fanout::{Delivery, Frame, OutletId};
 use crate::limits;
 use crate::protocol::eio::{Dialect, Open, Packet, PacketType, decode_payload};
-use crate::runtime::{self, Core};
+use crate::runtime::{self, Core, Sample, Value};
 use crate::time::Millis;
 
 /// An engine on one core. A clone is a reference to the same.
@@ -61,6 +61,7 @@ impl Server {
             taken: Taken::default(),
             sessions: RefCell::new(Slab::with_capacity(app.core().table_reserve())),
             generation: Cell::new(0),
+            messages: Cell::new(0),
             random: RefCell::default(),
             named: RefCell::default(),
             hooks: hooks::Hooks::default(),
@@ -187,6 +188,8 @@ pub(crate) struct Inner {
     pub(super) taken: Taken,
     pub(super) sessions: RefCell<Slab<Entry>>,
     generation: Cell<u32>,
+    /// How many messages have come.
+    messages: Cell<u64>,
     random: RefCell<Pool>,
     pub(super) ids: Arc<Ids>,
     named: RefCell<Named>,
@@ -456,6 +459,7 @@ impl Inner {
                 self.with(socket, |_| ()).is_some()
             }
             Heard::Message => {
+                self.messages.set(self.messages.get() + 1);
                 match packet {
                     Packet::Text { data, .. } => {
                         self.tell(socket, |events| events.message(socket, Message::Text(data)));
@@ -667,6 +671,20 @@ impl Inner {
 }
 
 impl Layer for Inner {
+    fn measure(&self, samples: &mut Vec<Sample>) {
+        let sessions = self.sessions.borrow();
+        for transport in [Transport::Polling, Transport::WebSocket] {
+            let over = sessions.iter().filter(|(_, entry)| entry.session.transport() == transport).count();
+            let help = "Engine.IO sessions that are open.";
+            let sample = Sample::new("engine_sessions", help, Value::Gauge(over as u64));
+            samples.push(sample.label("transport", transport.as_str()));
+        }
+        let opened = Value::Counter(self.generation.get().into());
+        samples.push(Sample::new("engine_sessions_opened", "Engine.IO sessions since the start.", opened));
+        let help = "Engine.IO messages that clients have sent, attachments included.";
+        samples.push(Sample::new("engine_messages_received", help, Value::Counter(self.messages.get())));
+    }
+
     fn owed(&self, outlet: OutletId) {
         let slot = self.pollers.borrow().get(&outlet.slot()).copied();
         let Some(Place::Here(socket)) = slot.map(|slot| self.at(slot)) else { return };

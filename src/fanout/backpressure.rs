@@ -9,6 +9,11 @@ use foldhash::quality::RandomState;
 ///
 /// Messages that the server itself owes a client (answers, the packets of a connection, pings) know only
 /// [`Close`](Self::Close), and none of the others ever drops one of them.
+///
+/// ```
+/// use sockring::fanout::Policy;
+/// assert_eq!(Policy::default(), Policy::Close);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Policy {

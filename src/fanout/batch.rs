@@ -154,6 +154,11 @@ impl Batch {
         self.node(owed).map_or(0, |node| node.bytes)
     }
 
+    /// Frames of the whole sequence.
+    pub fn len(&self, owed: Owed) -> usize {
+        self.node(owed).map_or(0, |node| node.frames)
+    }
+
     /// What the sequence weighs against the limit of a client: its bytes, and the record of each frame.
     pub fn cost(&self, owed: Owed) -> usize {
         self.node(owed).map_or(0, |node| node.bytes + node.frames * limits::FRAME_COST_BYTES)

@@ -197,7 +197,7 @@ impl Frame {
     /// let id = outlets.open(Via::Layer);
     /// outlets.block(id.slot());
     /// for text in ["x=1 ", "y=1 ", "x=2 "] {
-    ///     let _ = outlets.push(id, &Frame::raw(text).latest(Key::of(&text[..1])));
+    ///     let _ = outlets.push(id, &Frame::raw(text).latest(Key::of(&&text[..1])));
     /// }
     /// let mut out = Vec::new();
     /// outlets.backlog(id.slot()).unwrap().copy_to(&mut out, 100);

@@ -169,6 +169,7 @@ pub struct Outlets {
     /// The compressors of outlets that have one of their own.
     deflaters: HashMap<u32, Deflater, RandomState>,
     dropped: Dropped,
+    queued: u64,
     /// The sequences that this turn's frames make up.
     pub batch: Batch,
 }
@@ -190,6 +191,7 @@ impl Outlets {
             classes: Vec::new(),
             deflaters: HashMap::default(),
             dropped: Dropped::default(),
+            queued: 0,
             batch: Batch::default(),
         }
     }
@@ -291,6 +293,7 @@ impl Outlets {
         };
         if hot.state == State::Blocked {
             self.backlogs[slot as usize].get_or_insert_default().push(frame.clone());
+            self.queued += 1;
             return Delivery::Queued;
         }
         hot.owed = match hot.class {
@@ -434,6 +437,18 @@ impl Outlets {
         let busy = !self.is_writable(slot);
         self.dropped.volatile += u64::from(busy);
         busy
+    }
+
+    /// Bytes that wait in all backlogs, and how many connections take nothing for now. Looks at every outlet.
+    pub fn census(&self) -> (usize, usize) {
+        let queued = self.backlogs.iter().flatten().map(|backlog| backlog.bytes()).sum();
+        let slow = |hot: &&Hot| hot.state == State::Blocked && hot.connection != NO_CONNECTION;
+        (queued, self.hot.iter().filter(slow).count())
+    }
+
+    /// Messages that had to wait for their clients, since the start.
+    pub fn queued(&self) -> u64 {
+        self.queued
     }
 
     /// What became of messages that could not leave, since the start.

@@ -40,6 +40,13 @@ impl Default for BroadcastOptions {
 }
 
 /// A socket, as servers tell each other of it.
+///
+/// ```
+/// use sockring::io::SocketDetails;
+/// let details: SocketDetails = serde_json::from_str(r#"{"id":"abc","rooms":["abc","lobby"]}"#)?;
+/// assert_eq!((details.rooms.len(), details.data.is_null()), (2, true));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SocketDetails {
     /// Its id.
@@ -123,6 +130,22 @@ pub struct RestoredSession {
 ///
 /// One adapter serves one server: all of its cores and namespaces. Each core is set up with one; that of the
 /// first counts. [`adapter::ClusterAdapter`](crate::adapter::ClusterAdapter) is one for any medium.
+///
+/// ```
+/// use std::sync::mpsc::SyncSender;
+/// use sockring::io::{Adapter, BroadcastOptions, Value};
+///
+/// /// Hands broadcasts to a thread that speaks to the other servers; sockets of theirs cannot be asked.
+/// #[derive(Debug)]
+/// struct Forward(SyncSender<(String, Vec<Value>, BroadcastOptions)>);
+///
+/// impl Adapter for Forward {
+///     fn broadcast(&self, nsp: &str, args: Vec<Value>, options: &BroadcastOptions) {
+///         // What finds no room in the queue is lost for the other servers.
+///         let _ = self.0.try_send((nsp.to_owned(), args, options.clone()));
+///     }
+/// }
+/// ```
 pub trait Adapter: Debug + Send + Sync {
     /// The first core of the server has made a namespace. What is done through `nsp` stays in this process.
     fn init(&self, nsp: Handle) {

@@ -184,6 +184,15 @@ impl FromEvent for DisconnectReason {
 
 /// What is known of a disconnection beside its [`DisconnectReason`]: the reference's `description`. Often
 /// nothing.
+///
+/// ```no_run
+/// # use sockring::io::{Description, DisconnectReason, Socket};
+/// # fn set_up(socket: Socket) {
+/// socket.on("disconnect", |reason: DisconnectReason, Description(more): Description| {
+///     println!("{reason}: {}", more.unwrap_or_default());
+/// });
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description(pub Option<String>);
 

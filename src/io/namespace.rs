@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -554,10 +554,10 @@ impl NspInner {
 
     fn leave_rooms(&self, socket: Socket) {
         let watched = self.rooms_are_watched().then(|| (self.id(socket), self.known_rooms(socket)));
-        let mut deleted: Vec<String> = Vec::new();
+        let mut deleted: HashSet<String, RandomState> = HashSet::default();
         let emptied = |room: &str| {
             if self.emptied(room) && watched.is_some() {
-                deleted.push(room.to_owned());
+                deleted.insert(room.to_owned());
             }
         };
         self.rooms.borrow_mut().leave_all(socket.slot, emptied);

@@ -261,12 +261,27 @@ pub(super) enum Rule {
 
 /// What a function says that decides about a namespace: a `bool`, or a future of one. `M` only tells the two
 /// apart; it is inferred.
+///
+/// ```no_run
+/// # use sockring::io::{Handshake, Server};
+/// # async fn exists(name: &str) -> bool { true }
+/// # fn set_up(io: &Server) {
+/// io.of_fn(|name: String, _: Handshake| name.len() < 20);
+/// io.of_fn(|name: String, _: Handshake| async move { exists(&name).await });
+/// # }
+/// ```
 pub trait Permit<M>: 'static {
     /// The answer, or the way to it.
     fn permit(self) -> Permission;
 }
 
 /// An answer, or the way to it.
+///
+/// ```
+/// use sockring::io::{Permission, Permit};
+/// assert!(matches!(true.permit(), Permission::Now(true)));
+/// assert!(matches!(async { true }.permit(), Permission::Later(_)));
+/// ```
 pub enum Permission {
     /// It is there.
     Now(bool),

@@ -64,6 +64,21 @@ pub trait Parser: Debug + Send + Sync {
 }
 
 /// Puts the packets of one client together.
+///
+/// ```
+/// use sockring::engine::Message;
+/// use sockring::io::{Failure, PacketDecoder};
+/// use sockring::protocol::sio::{Body, Packet};
+///
+/// /// Each text is an event without arguments.
+/// struct Names;
+/// impl PacketDecoder for Names {
+///     fn add(&mut self, message: Message<'_>) -> Result<Option<Packet>, Failure> {
+///         let Message::Text(name) = message else { return Err(Failure::new("bytes are no name")) };
+///         Ok(Some(Packet::new("/", None, Body::Event { name: name.into(), args: Vec::new() })))
+///     }
+/// }
+/// ```
 pub trait PacketDecoder {
     /// Takes a message, and gives the packet that is whole with it. Its size is limited already
     /// (`max_http_buffer_size`); its values must nest no deeper than [`Limits::depth`], since what is done
@@ -77,6 +92,11 @@ pub trait PacketDecoder {
 }
 
 /// A message of Engine.IO, to be sent.
+///
+/// ```
+/// use sockring::io::Encoded;
+/// let messages = [Encoded::Text("a line".into()), Encoded::Binary(vec![1, 2].into())];
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Encoded {
     /// A text message.

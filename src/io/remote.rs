@@ -119,6 +119,15 @@ impl RemoteSocket {
 
 /// What is emitted to one socket, wherever it is, with a limit for its answer. Made by
 /// [`RemoteSocket::timeout`].
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # use sockring::io::{AckError, RemoteSocket};
+/// # async fn f(socket: RemoteSocket) {
+/// let quickly = socket.timeout(Duration::from_millis(500));
+/// let name: Result<String, AckError> = quickly.emit_with_ack("name?", ()).await;
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "an operator does nothing until it emits"]
 pub struct RemoteOperator(BroadcastOperator);

@@ -19,7 +19,7 @@ use super::broadcast::{BroadcastOperator, Scope, broadcasts};
 use super::broadcast_ack::Watches;
 use super::client::{Client, UNJOINED_MIN};
 use super::extract::Handler;
-use super::namespace::{Namespace, NspInner};
+use super::namespace::{ALL, Namespace, NspInner};
 use super::parent::{Parent, ParentNamespace, Permit, Rule};
 use super::recovery::{Recovery, Usage};
 use super::registry::Registry;
@@ -30,7 +30,7 @@ use crate::app::{App, Layer};
 use crate::engine::{self, CloseReason, Closing, Events, IdPool, Message};
 use crate::fanout::{OutletId, Rooms};
 use crate::protocol::sio::NspName;
-use crate::runtime::{self, Core};
+use crate::runtime::{self, Core, Sample, Value};
 use crate::time::Millis;
 
 /// A Socket.IO server on one core. A clone is a reference to the same.
@@ -531,6 +531,24 @@ impl Layer for Upward {
     }
 
     fn shutdown(&self) {}
+
+    fn measure(&self, samples: &mut Vec<Sample>) {
+        let (mut sockets, mut rooms, mut acks) = (0, 0, 0);
+        let namespaces = self.0.all_namespaces();
+        for nsp in &namespaces {
+            sockets += nsp.rooms.borrow().members(ALL).len();
+            // All sockets of a namespace are a room of their own.
+            rooms += nsp.rooms.borrow().len().saturating_sub(1);
+            acks += nsp.acks.borrow().len();
+        }
+        let gauge = |name, help, value: usize| Sample::new(name, help, Value::Gauge(value as u64));
+        samples.extend([
+            gauge("namespaces", "Namespaces.", namespaces.len()),
+            gauge("sockets", "Sockets that have joined a namespace.", sockets),
+            gauge("rooms", "Rooms with members, those of the sockets' own ids left out.", rooms),
+            gauge("pending_acks", "Acknowledgements that clients still owe.", acks),
+        ]);
+    }
 
     fn stopped(&self) {
         // The engine's events lead back here, and handlers may hold servers and namespaces.

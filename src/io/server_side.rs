@@ -56,6 +56,15 @@ type Answer = Box<dyn FnOnce(Value) + Send>;
 
 /// The answer to a [`ServerEvent`]. It may be sent from any thread, now or later; of several clones and
 /// handlers the first counts.
+///
+/// ```no_run
+/// # use sockring::io::{Server, ServerEvent};
+/// # fn set_up(io: &Server) {
+/// io.on_server_event("sum", |event: ServerEvent| {
+///     std::thread::spawn(move || event.ack.send((1..1000).sum::<u64>()));
+/// });
+/// # }
+/// ```
 #[derive(Clone, Default)]
 pub struct ServerAck(Arc<Mutex<Option<Answer>>>);
 

@@ -20,6 +20,7 @@ use super::buffers::ReceiveBuffers;
 use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
 use super::doorbell::Bell;
 use super::listener::Listening;
+use super::metrics::{Counters, Sample};
 use super::ring::{Completion, GENERATION_MASK, Kind, Ring, Target};
 use crate::fanout::{Class, Delivery, Directory, Frame, Mesh, OutletId, Outlets, Queue, Task, Via};
 use crate::limits;
@@ -90,6 +91,10 @@ pub trait Service {
     fn shutdown(&self);
     /// The server has stopped: drop what may hold handles on it.
     fn stopped(&self);
+    /// Somebody wants to know what is going on: adds the service's own numbers.
+    fn measure(&self, samples: &mut Vec<Sample>) {
+        let _ = samples;
+    }
 }
 
 /// What all cores of a server share.
@@ -211,6 +216,7 @@ pub struct Core {
     /// Steps of TLS handshakes since a turn last asked.
     #[cfg(feature = "tls")]
     pub(super) handshakes: Cell<usize>,
+    pub(super) counters: Counters,
     pub(super) send_slice: Duration,
     pub(super) shutdown_timeout: Duration,
     pub(super) close_timeout: Cell<Duration>,
@@ -294,6 +300,7 @@ impl Core {
             close_timeout: Cell::new(setup.shutdown_timeout),
             epoch: setup.epoch,
             now: Cell::new(0),
+            counters: Counters::default(),
         })
     }
 

@@ -90,6 +90,7 @@ impl Core {
                 }
             }
         }
+        self.counters.put_off.add(left.len());
         self.outlets.borrow_mut().put_off(left);
         Ok(())
     }
@@ -212,11 +213,15 @@ impl Core {
         let sessions = self.sessions.borrow();
         #[cfg(feature = "tls")]
         let mut secure: SmallVec<[u32; limits::SENDS_PER_ENTER]> = SmallVec::new();
+        let (mut bytes_sent, mut messages) = (0, 0);
         for slot in some {
-            let bytes = outlets.batch.prepared(outlets.owed(*slot));
+            let owed = outlets.owed(*slot);
+            let bytes = outlets.batch.prepared(owed);
             let Via::Connection(at) = outlets.via(*slot) else { continue };
             let Some(connection) = connections.get(at as usize) else { continue };
             if !bytes.is_empty() && !matches!(connection.phase, Phase::Departed | Phase::Lingering { .. }) {
+                bytes_sent += bytes.len();
+                messages += outlets.batch.len(owed);
                 #[cfg(feature = "tls")]
                 if sessions.has(at) {
                     secure.push(*slot);
@@ -226,6 +231,9 @@ impl Core {
             }
         }
         self.ring.borrow_mut().burst(&sends)?;
+        self.counters.sends.add(sends.len());
+        self.counters.sent_bytes.add(bytes_sent);
+        self.counters.sent_messages.add(messages);
         drop((sends, connections));
         #[cfg(feature = "tls")]
         drop(sessions);
@@ -275,8 +283,12 @@ impl Core {
             return;
         }
         let outlet = connection.outlet.slot();
+        self.counters.short_sends.add(1);
+        let sent = usize::try_from(completion.result).unwrap_or(0);
+        let unsent = outlets.batch.bytes(outlets.owed(outlet)).saturating_sub(sent);
+        self.counters.sent_bytes.take_back(unsent);
         match completion.result {
-            sent if sent >= 0 => spill(outlets, outlet, sent as usize),
+            0.. => spill(outlets, outlet, sent),
             again if again == -libc::EAGAIN => spill(outlets, outlet, 0),
             _ => {
                 let id = ConnectionId { slot, generation: connection.generation };
@@ -374,6 +386,8 @@ impl Core {
             let failure = scratch.failed.pop_front().map(|completion| completion.result);
             let Some(backlog) = outlets.backlog(slot) else { return Ok(false) };
             let sent = failure.map_or(scratch.backlog.len(), |result| result.max(0) as usize);
+            self.counters.sends.add(1);
+            self.counters.sent_bytes.add(sent);
             if sealed {
                 backlog.seal(&scratch.backlog[sent..]);
             } else {

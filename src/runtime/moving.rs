@@ -101,6 +101,7 @@ impl Core {
         let (Some(parcel), Some(service)) = (parcel, self.service()) else {
             return self.queue(|ring| ring.close(target));
         };
+        self.counters.moved.add(1);
         self.land(target, parcel, &service);
     }
 

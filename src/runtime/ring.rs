@@ -200,6 +200,11 @@ impl Ring {
         self.has_completions()
     }
 
+    /// Completions that the kernel had no room for. None, unless it is short of memory.
+    pub(super) fn completions_lost(&mut self) -> u64 {
+        u64::from(self.uring.completion().overflow())
+    }
+
     /// Whether completions wait.
     pub(super) fn has_completions(&mut self) -> bool {
         !self.uring.completion().is_empty()

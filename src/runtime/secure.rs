@@ -447,6 +447,7 @@ impl Core {
             |one: &Sealed| Send { target: one.target, bytes: &records[one.records.clone()], tag: one.tag };
         let sends: Vec<Send<'_>> = all.iter().filter(|one| !one.records.is_empty()).map(send).collect();
         self.ring.borrow_mut().burst(&sends)?;
+        self.counters.sends.add(sends.len());
         self.reap_failures(failed);
         // Before the failures: what was not encrypted waits behind what was and did not leave.
         for one in all.iter().filter(|one| !one.whole) {

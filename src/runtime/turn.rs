@@ -29,6 +29,7 @@ impl Core {
     /// Reads completions and tasks within the turn's budget, runs what they call for, and sends what that
     /// owes. Messages leave in the turn that made them; nothing is sent in reaction to a single `emit`.
     pub(super) fn turn(&self, scratch: &mut Scratch) -> io::Result<()> {
+        let begun = Instant::now();
         let now = self.update_now();
         self.bell.hush();
         self.ring.borrow_mut().submit()?;
@@ -42,7 +43,9 @@ impl Core {
         self.rearm();
         self.publish_load();
         self.deliver_tasks();
-        self.ring.borrow_mut().submit()
+        self.ring.borrow_mut().submit()?;
+        self.counters.turn_took(begun.elapsed());
+        Ok(())
     }
 
     fn complete_all(&self, scratch: &mut Scratch) -> io::Result<()> {
@@ -116,6 +119,7 @@ impl Core {
         let Some((listener, peer)) = self.ring.borrow_mut().accepted(number) else { return };
         let exhausted = matches!(-result, libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS);
         if exhausted {
+            self.counters.refused.add(1);
             // It would fail again at once: the next tick tries.
             let resting = &mut self.work.borrow_mut().resting;
             if resting.is_empty() {
@@ -139,6 +143,7 @@ impl Core {
             return self.queue(|ring| ring.close(target));
         }
         let id = self.admit(target, peer, listener);
+        self.counters.accepted.add(1);
         self.arm_receive(id);
         self.begin(id);
     }
@@ -146,6 +151,8 @@ impl Core {
     fn received(&self, id: ConnectionId, completion: &mut Completion) {
         let result = completion.result;
         if let (Some(lent), true) = (&completion.buffer, result > 0) {
+            self.counters.receives.add(1);
+            self.counters.received_bytes.add(result as usize);
             let mut buffers = self.buffers.borrow_mut();
             self.feed(id, buffers.bytes(lent));
         }
@@ -157,6 +164,7 @@ impl Core {
             // The receive ended although nothing is wrong: buffers ran out, or the completion queue did.
             1.. => self.arm_again(id, stopping),
             r if r == -libc::ENOBUFS => {
+                self.counters.buffers_exhausted.add(1);
                 if stopping {
                     self.receive_stopped(id);
                 } else {
@@ -279,6 +287,7 @@ impl Core {
         for done in 1.. {
             let Some(task) = scratch.tasks.pop_front() else { break };
             survived(|| task.run());
+            self.counters.tasks.add(1);
             self.flush_much(scratch)?;
             if done % TASKS_BETWEEN_LOOKS == 0 && begun.elapsed() >= self.send_slice {
                 break;

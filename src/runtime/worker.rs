@@ -18,6 +18,7 @@ use super::adopt::{Admission, AdoptError, Adopter};
 use super::core::{Core, Service, Setup, Shared, survived};
 use super::doorbell::EventFd;
 use super::listener::Listening;
+use super::metrics::Metrics;
 use super::ring::Ring;
 use super::turn::Scratch;
 use super::{Descriptors, Endpoint, Options, StartError, listener, probe};
@@ -89,6 +90,12 @@ impl Running {
     /// As there.
     pub fn adopt(&self, stream: impl Into<OwnedFd>, read: impl Into<Vec<u8>>) -> Result<(), AdoptError> {
         self.adopter().adopt(stream, read)
+    }
+
+    /// What all cores have counted. A core that does not answer within a second is missing. To be called on a
+    /// thread that is no worker's; [`App::metrics`](crate::app::App::metrics) is for those.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::measure(&self.shared).wait(limits::MEASURING)
     }
 
     /// Asks the workers to stop: they accept nothing more, clients get their close, and the threads end
@@ -271,6 +278,7 @@ type Ready = mpsc::Sender<Result<(), StartError>>;
 
 impl Worker {
     fn run(self, make: &MakeService, ready: &Ready) {
+        let _span = tracing::info_span!("worker", core = self.index).entered();
         let _mailbox = Mailbox(self.shared.clone(), self.index);
         if let Some(cpu) = self.cpu
             && let Err(error) = monoio::utils::bind_to_cpu_set([cpu])
@@ -336,8 +344,10 @@ impl Worker {
 /// Tells the turn that some time has passed.
 async fn tick(core: Weak<Core>) {
     loop {
+        let begun = Instant::now();
         monoio::time::sleep(limits::TICK).await;
         let Some(core) = core.upgrade() else { return };
+        core.counters.timer_was_late(begun.elapsed().saturating_sub(limits::TICK));
         core.ticked.set(true);
         core.ring_bell();
     }

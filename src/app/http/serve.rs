@@ -157,6 +157,7 @@ impl Inner {
         }
         let Some((route, params)) = route else { return self.no_route(id, sequence, &head) };
         let Some(app) = crate::app::current() else { return };
+        self.requests.set(self.requests.get() + 1);
         match &route.target {
             Target::Http { handler, .. } => {
                 let request = self.request(id, head, Bytes::from(body), params);
