@@ -266,7 +266,8 @@ impl<U: 'static> WebSocket<U> {
         open.flatten().flatten().or_else(|| last_data(self.id))
     }
 
-    /// The word that the socket carries instead of a `U`, while it is open and while its `close` handler runs.
+    /// The word that the socket carries instead of a `U`, while it is open and while its `close` handler
+    /// runs.
     pub(crate) fn word(self) -> Option<u64> {
         match self.user_data()? {
             UserData::Word(word) => Some(word),

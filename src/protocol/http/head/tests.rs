@@ -434,8 +434,8 @@ proptest! {
 
 fn browser(agent: usize, client: usize) -> String {
     format!(
-        "GET /socket.io/?EIO=4&transport=websocket&token={client} HTTP/1.1\r\nHost: a\r\nUser-Agent: {agent}\r\n\
-         Cookie: sid={client}; theme=dark\r\nX-Forwarded-For: 10.0.0.{client}\r\n\
+        "GET /socket.io/?EIO=4&transport=websocket&token={client} HTTP/1.1\r\nHost: a\r\n\
+         User-Agent: {agent}\r\nCookie: sid={client}; theme=dark\r\nX-Forwarded-For: 10.0.0.{client}\r\n\
          Accept-Language: en\r\nSec-WebSocket-Key: {client:024}\r\n\r\n"
     )
 }
