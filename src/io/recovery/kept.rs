@@ -87,8 +87,7 @@ impl NspInner {
     /// Asks the adapter for a session that no core knows; whether it was asked.
     pub(super) fn ask_adapter(&self, recovery: &Recovery, socket: Socket, pid: Pid, offset: Offset) -> bool {
         let Some(keeper) = self.scope.registry.keeper() else { return false };
-        let text =
-            self.with(socket, |entry| Some(entry.auth.as_deref()?.get("offset")?.as_str()?.to_owned()));
+        let text = self.with(socket, |entry| Some(entry.auth().get("offset")?.as_str()?.to_owned()));
         let Some(Some(text)) = text else { return false };
         if text.len() > OFFSET_BYTES_MAX {
             return false;
