@@ -5,7 +5,10 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use sockring::fanout::{Class, Directory, Frame, Moment, Outlets, RoomKey, Rooms, Via};
+use sockring::fanout::{
+    Backlog, Backpressure, Class, Directory, Frame, Key, Mesh, Moment, Outlets, Policy, Queue, RoomKey,
+    Rooms, Task, Via,
+};
 use sockring::protocol::ws::deflate::Settings;
 use sockring::protocol::ws::extensions::PerMessageDeflate;
 
@@ -59,6 +62,91 @@ fn broadcast(c: &mut Criterion) {
     group.finish();
 }
 
+/// Some of many sockets are told something: what a turn costs beside the sends.
+fn dirty(c: &mut Criterion) {
+    const OUTLETS: u32 = 65_536;
+    let mut outlets = Outlets::new(1 << 20, OUTLETS as usize);
+    let slots: Vec<u32> = (0..OUTLETS).map(|i| outlets.open(Via::Connection(i)).slot()).collect();
+    let frame = Frame::message(&[b"4", &[b'x'; 128]], &[]);
+    let mut group = c.benchmark_group("a turn with so many dirty of 65,536, per outlet");
+    for count in [1, 100, 10_000] {
+        let some: Vec<u32> =
+            slots.iter().copied().step_by((OUTLETS / count) as usize).take(count as usize).collect();
+        let mut dirty = Vec::new();
+        group.throughput(Throughput::Elements(u64::from(count)));
+        group.bench_function(count.to_string(), |b| {
+            b.iter(|| {
+                for slot in &some {
+                    let _ = outlets.push_slot(*slot, black_box(&frame));
+                }
+                dirty.clear();
+                outlets.take_dirty(&mut dirty);
+                for slot in &dirty {
+                    let owed = outlets.owed(*slot);
+                    outlets.batch.prepare(owed);
+                    outlets.settle(*slot);
+                }
+                outlets.batch.clear();
+            });
+        });
+    }
+    group.finish();
+}
+
+/// What waits for one slow client.
+fn backlog(c: &mut Criterion) {
+    const WAITING: u32 = 1000;
+    let old = Backpressure { policy: Policy::DropOldest, ..Backpressure::default() };
+    let frame = |n: u32| Frame::message(&[b"4", &[b'x'; 128]], &[]).latest(Key::of(&n));
+    let plain = Frame::message(&[b"4", &[b'x'; 128]], &[]);
+    let oldest = plain.clone().bounded(old);
+    let keyed: Vec<Frame> = (0..WAITING).map(frame).collect();
+    c.bench_function("a frame waits and leaves", |b| {
+        let mut backlog = Backlog::default();
+        b.iter(|| {
+            backlog.push(black_box(&plain).clone());
+            backlog.consume(plain.wire().len());
+        });
+    });
+    c.bench_function("a frame waits and the oldest of 1,000 is dropped", |b| {
+        let mut backlog = Backlog::default();
+        (0..WAITING).for_each(|_| backlog.push(oldest.clone()));
+        b.iter(|| {
+            backlog.push(black_box(&oldest).clone());
+            backlog.drop_oldest()
+        });
+    });
+    c.bench_function("a frame takes the place of one of 1,000 keys", |b| {
+        let mut backlog = Backlog::default();
+        keyed.iter().for_each(|frame| backlog.push(frame.clone()));
+        let mut next = (0..WAITING).cycle();
+        b.iter(|| {
+            let n = next.next().unwrap_or(0);
+            let dropped = backlog.drop_key(Key::of(&n));
+            backlog.push(keyed[n as usize].clone());
+            dropped
+        });
+    });
+}
+
+/// A task for another core, without the way to it: the lock and the queue.
+fn mesh(c: &mut Criterion) {
+    let (mesh, mut queue) = (Mesh::new(2), Queue::default());
+    for count in [1, 100] {
+        c.bench_function(&format!("{count} tasks in one post to another core"), |b| {
+            let mut outgoing = Queue::default();
+            b.iter(|| {
+                for _ in 0..count {
+                    let _ = outgoing.push(Task::new(|| ()));
+                }
+                mesh.post_all(1, &mut outgoing);
+                mesh.take(1, &mut queue);
+                queue.drain().for_each(Task::run);
+            });
+        });
+    }
+}
+
 /// One broadcast of some JSON to members who want it plain, compressed once for all, or each for itself.
 fn deflated(c: &mut Criterion) {
     let settings = Settings::new(&PerMessageDeflate::default(), 15);
@@ -100,6 +188,26 @@ fn membership(c: &mut Criterion) {
             rooms.leave(MEMBERS, "room")
         });
     });
+    let members =
+        |rooms: &Rooms| rooms.members("room").iter().map(|member| u64::from(member.outlet)).sum::<u64>();
+    c.bench_function("walk a room of 5,000", |b| b.iter(|| members(black_box(&rooms))));
+    let mut crowded = Rooms::default();
+    let many: Vec<String> = (0..10_000).map(|i| format!("room {i}")).collect();
+    for member in 0..100_000_u32 {
+        for i in 0..10 {
+            let room = (member as usize * 7 + i * 997) % many.len();
+            crowded.join(member, member, &many[room], Moment::default);
+        }
+    }
+    c.bench_function("join and leave a room beside a million memberships", |b| {
+        let mut member = 0;
+        b.iter(|| {
+            member = (member + 7919) % 100_000;
+            crowded.join(member, member, "another", Moment::default);
+            crowded.leave(member, "another")
+        });
+    });
+    drop(crowded);
     let names: Vec<String> = (0..10_000).map(|i| format!("room {i}")).collect();
     c.bench_function("leave 10,000 rooms", |b| {
         let joined = || {
@@ -115,7 +223,13 @@ fn membership(c: &mut Criterion) {
     let key = RoomKey { space: 0, room: "room" };
     directory.enter(key, 1);
     c.bench_function("cores of a room", |b| b.iter(|| directory.cores(black_box(key))));
+    c.bench_function("a room's first and last member on a core", |b| {
+        b.iter(|| {
+            directory.enter(key, 0);
+            directory.exit(key, 0);
+        });
+    });
 }
 
-criterion_group!(benches, broadcast, deflated, membership);
+criterion_group!(benches, broadcast, dirty, backlog, membership, mesh, deflated);
 criterion_main!(benches);

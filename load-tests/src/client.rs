@@ -58,6 +58,27 @@ pub(crate) struct Plan {
     pub(crate) epoch: Option<Instant>,
     /// Another swarm publishes: numbers of broadcasts are learnt from what arrives.
     pub(crate) follows: bool,
+    /// Whether [`Swarm::take_news`] tells of deliveries.
+    pub(crate) tells_deliveries: bool,
+}
+
+/// Something that came for a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum News {
+    /// The answer to a request that was no echo, by the request's number.
+    Answer {
+        /// Whose it was.
+        reader: usize,
+        /// As it was sent.
+        number: u32,
+    },
+    /// A delivery that had not come before.
+    Delivery {
+        /// Who got it.
+        reader: usize,
+        /// Of the broadcast.
+        sequence: u32,
+    },
 }
 
 impl Plan {
@@ -72,6 +93,7 @@ impl Plan {
             tls: server.tls,
             epoch: None,
             follows: false,
+            tells_deliveries: false,
         }
     }
 }
@@ -157,8 +179,7 @@ pub(crate) struct Swarm {
     connect_latency_us: Histogram<u64>,
     latency: Series,
     echoes: Echoes,
-    /// Readers whose requests without an echo were answered, and the requests' numbers.
-    answered: Vec<(usize, u32)>,
+    news: Vec<News>,
     broadcasts: Broadcasts,
     /// All readers but the slow one.
     tally: Tally,
@@ -198,7 +219,7 @@ impl Swarm {
             connect_latency_us: report::microseconds()?,
             latency: Series::new()?,
             echoes: Echoes::new(plan.sockets),
-            answered: Vec::new(),
+            news: Vec::new(),
             broadcasts: Broadcasts::new(readers as u32)?,
             tally: Tally::default(),
             slow_tally: Tally::default(),
@@ -253,6 +274,11 @@ impl Swarm {
         self.broadcasts.reset_latencies();
     }
 
+    /// Different deliveries that a reader got.
+    pub(crate) fn received(&self, index: usize) -> u32 {
+        self.conns[index].follower.received()
+    }
+
     /// What became of the echoes.
     pub(crate) fn echoes(&self) -> &Echoes {
         &self.echoes
@@ -273,7 +299,15 @@ impl Swarm {
         }
     }
 
-    /// Sends a reader's event; its answer, if it asks for one, shows in [`Swarm::take_answered`].
+    /// One echo, which was due at `due_us`.
+    pub(crate) fn echo_once(&mut self, index: usize, due_us: u64) {
+        let mut frame = Vec::new();
+        let mask = self.next_mask();
+        wire::client_frame(wire::OP_TEXT, self.echoes.next(index, due_us), mask, &mut frame);
+        self.answer(index, &frame);
+    }
+
+    /// Sends a reader's event; its answer, if it asks for one, shows in [`Swarm::take_news`].
     pub(crate) fn request(&mut self, index: usize, text: &str) {
         let mut frame = Vec::new();
         let mask = self.next_mask();
@@ -281,9 +315,21 @@ impl Swarm {
         self.answer(index, &frame);
     }
 
-    /// Readers whose requests were answered since the last call, and the requests' numbers.
-    pub(crate) fn take_answered(&mut self) -> Vec<(usize, u32)> {
-        std::mem::take(&mut self.answered)
+    /// What came since the last call, in its order: answers, and deliveries if the plan says so.
+    pub(crate) fn take_news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Cuts a range of connections, without a word to the server; they can be connected again.
+    pub(crate) fn cut(&mut self, range: std::ops::Range<usize>) {
+        for conn in &mut self.conns[range] {
+            match conn.stage {
+                Stage::Fresh | Stage::Closed => {}
+                Stage::Ready => self.ready -= 1,
+                _ => self.connecting -= 1,
+            }
+            *conn = Conn::new();
+        }
     }
 
     /// What the readers got so far, with what they miss as lost; the slow one is not among them.
@@ -613,7 +659,7 @@ impl Swarm {
         let now_us = self.now_us();
         let mask = self.next_mask();
         let is_slow = self.plan.slow == Some(index);
-        let Self { conns, reply, broadcasts, tally, slow_tally, latency, echoes, answered, plan, .. } = self;
+        let Self { conns, reply, broadcasts, tally, slow_tally, latency, echoes, news, plan, .. } = self;
         let conn = &mut conns[index];
         let was_ready = conn.stage == Stage::Ready;
         let mut listener = Listener {
@@ -624,7 +670,8 @@ impl Swarm {
             latency,
             times_deliveries: plan.time_deliveries,
             echoes,
-            answered,
+            news,
+            tells_deliveries: plan.tells_deliveries,
             index,
             reply,
             mask,

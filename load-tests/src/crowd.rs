@@ -49,13 +49,15 @@ pub(crate) struct Shape {
     pub(crate) join: bool,
     /// Whether each thread has a descriptor table of its own.
     pub(crate) own_tables: bool,
+    /// Whether deliveries are told one by one.
+    pub(crate) tells_deliveries: bool,
     /// The clock's zero.
     pub(crate) epoch: Instant,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { join: true, own_tables: false, epoch: Instant::now() }
+        Self { join: true, own_tables: false, tells_deliveries: false, epoch: Instant::now() }
     }
 }
 
@@ -85,6 +87,7 @@ impl Crowd {
                 time_deliveries: true,
                 epoch: Some(shape.epoch),
                 follows: number > 0,
+                tells_deliveries: shape.tells_deliveries,
                 ..Plan::new(server, sockets)
             };
             let core = cores.client_core[number % cores.client_core.len().max(1)];
@@ -116,19 +119,35 @@ impl Crowd {
 
     /// Connects all readers and the publisher.
     pub(crate) fn try_connect(&self, limit: Duration) -> Outcome<Connected> {
+        self.try_connect_watching(limit, &mut || Ok(()))
+    }
+
+    /// The same, and `watch` here until it is done.
+    pub(crate) fn try_connect_watching(
+        &self,
+        limit: Duration,
+        watch: &mut dyn FnMut() -> Outcome,
+    ) -> Outcome<Connected> {
         let in_flight = self.in_flight;
         let start = Instant::now();
         let bar =
             report::progress("connecting", self.members.iter().map(|member| member.sockets as u64).sum());
         let watched = bar.clone();
-        let connected = self.each(move |number, swarm| {
+        let connect = move |number: usize, swarm: &mut Swarm| {
             let last = swarm.publisher() + usize::from(number == 0);
             let mut before = 0;
             swarm.connect(0..last, in_flight, limit, &mut |ready| {
                 watched.inc((ready - before.min(ready)) as u64);
                 before = ready;
             })
-        })?;
+        };
+        let mut answers = Vec::new();
+        for number in 0..self.members.len() {
+            let connect = connect.clone();
+            answers.push(self.begin(number, move |swarm| connect(number, swarm))?);
+        }
+        let connected: Vec<Connected> =
+            answers.iter().map(|answer| Self::wait(answer, watch)).collect::<Outcome<_>>()?;
         bar.finish_and_clear();
         let mut sum = Connected { wall: start.elapsed(), latency_us: report::microseconds()?, failed: 0 };
         for one in connected {
@@ -173,7 +192,10 @@ impl Crowd {
         work: impl FnOnce(&mut Swarm) -> Outcome<R> + Send + 'static,
         watch: &mut dyn FnMut() -> Outcome,
     ) -> Outcome<R> {
-        let answer = self.begin(0, work)?;
+        Self::wait(&self.begin(0, work)?, watch)
+    }
+
+    fn wait<R>(answer: &Receiver<Answer<R>>, watch: &mut dyn FnMut() -> Outcome) -> Outcome<R> {
         loop {
             match answer.recv_timeout(Duration::from_millis(50)) {
                 Ok(answer) => return Ok(answer?),

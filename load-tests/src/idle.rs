@@ -145,11 +145,11 @@ fn join_all(swarm: &mut Swarm, sockets: usize, limit: Duration) -> Outcome<bool>
         swarm.request(reader, &format!("421[\"join\",\"{ROOM}\"]"));
         // The answers are read between the requests.
         swarm.poll(0)?;
-        answered += swarm.take_answered().len();
+        answered += swarm.take_news().len();
     }
     while answered < sockets && start.elapsed() < limit {
         swarm.poll(100)?;
-        answered += swarm.take_answered().len();
+        answered += swarm.take_news().len();
     }
     Ok(answered == sockets)
 }

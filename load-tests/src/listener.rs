@@ -1,6 +1,6 @@
 //! What one connection makes of the frames that one read brought.
 
-use crate::client::{ROOM, Stage};
+use crate::client::{News, ROOM, Stage};
 use crate::echo::Echoes;
 use crate::record::Series;
 use crate::tally::{Broadcasts, Follower, Tally};
@@ -15,7 +15,8 @@ pub(crate) struct Listener<'a> {
     pub(crate) latency: &'a mut Series,
     pub(crate) times_deliveries: bool,
     pub(crate) echoes: &'a mut Echoes,
-    pub(crate) answered: &'a mut Vec<(usize, u32)>,
+    pub(crate) news: &'a mut Vec<News>,
+    pub(crate) tells_deliveries: bool,
     pub(crate) index: usize,
     pub(crate) reply: &'a mut Vec<u8>,
     pub(crate) mask: [u8; 4],
@@ -76,6 +77,9 @@ impl Listener<'_> {
         }
         if self.follower.follow(stamp.sequence, self.tally) && !self.is_slow {
             self.broadcasts.delivered(stamp.sequence, self.now_us);
+            if self.tells_deliveries {
+                self.news.push(News::Delivery { reader: self.index, sequence: stamp.sequence });
+            }
             if self.times_deliveries {
                 self.latency.record(stamp.sent_us, self.now_us);
             }
@@ -97,7 +101,7 @@ impl Listener<'_> {
                 wire::client_frame(wire::OP_TEXT, next, self.mask, self.reply);
             }
         } else if let Some(number) = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok()) {
-            self.answered.push((self.index, number));
+            self.news.push(News::Answer { reader: self.index, number });
         }
     }
 

@@ -14,13 +14,17 @@ mod crowd;
 mod echo;
 mod fanout;
 mod floor;
+mod hold;
 mod idle;
 mod listener;
 mod meter;
+mod mixed;
 mod page;
+mod polling;
 mod rate;
 mod record;
 mod report;
+mod rooms;
 mod slow;
 mod storm;
 mod sys;
@@ -64,9 +68,15 @@ enum Command {
     Rate(rate::RateArgs),
     /// Echo with acknowledgement: cost of a round trip
     Echo(echo::EchoArgs),
+    /// Many rooms, and sockets that join and leave all the time
+    Rooms(rooms::RoomsArgs),
+    /// Long-polling clients beside WebSockets
+    Mixed(mixed::MixedArgs),
+    /// More connections than one descriptor table holds
+    Hold(hold::HoldArgs),
     /// What one reader that stops reading does to the others
     SlowReader(slow::SlowArgs),
-    /// All connect at once
+    /// All connect at once, beside sockets that stay
     Storm(storm::StormArgs),
 }
 
@@ -80,6 +90,9 @@ fn main() -> ExitCode {
         Command::Idle(args) => idle::run(&args),
         Command::Rate(args) => rate::run(&args),
         Command::Echo(args) => echo::run(&args),
+        Command::Rooms(args) => rooms::run(&args),
+        Command::Mixed(args) => mixed::run(&args),
+        Command::Hold(args) => hold::run(&args),
         Command::SlowReader(args) => slow::run(&args),
         Command::Storm(args) => storm::run(&args),
     });

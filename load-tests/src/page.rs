@@ -36,6 +36,12 @@ impl Page {
         Self { title: title.to_owned(), body: String::new() }
     }
 
+    /// A paragraph.
+    pub(crate) fn text(mut self, text: &str) -> Self {
+        let _ = write!(self.body, "<p>{}</p>", escaped(text));
+        self
+    }
+
     /// A table.
     pub(crate) fn table(mut self, table: &Table) -> Self {
         self.body += "<div><table>";
@@ -181,7 +187,7 @@ mod tests {
         let mut table = Table::new(&["a<b", "c"]);
         table.row(vec!["x & y".into(), "1".into()]);
         let lines = [("one", vec![(0.0, 1.0), (1.0, 2.0)]), ("two", vec![(0.0, 3.0), (1.0, 1.0)])];
-        let page = Page::new("<title>").table(&table);
+        let page = Page::new("<title>").text("words").table(&table);
         page.plot("plot", "x", &lines, &seconds).unwrap().write(&path).unwrap();
         let html = fs::read_to_string(&path).unwrap();
         fs::remove_file(&path).unwrap();

@@ -87,12 +87,19 @@ struct Memo {
 
 impl Batch {
     /// The sequence `owed` and then `frame`.
+    #[inline]
     pub fn append(&mut self, owed: Owed, frame: &Frame) -> Owed {
-        let address = frame.address();
         let memo = &self.lane.memo;
-        if memo.frame == address && memo.from == owed.0 {
+        if memo.frame == frame.address() && memo.from == owed.0 {
             return Owed(memo.to);
         }
+        self.step(owed, frame)
+    }
+
+    /// The first member of a room that is owed `frame` behind what it was owed.
+    #[inline(never)]
+    fn step(&mut self, owed: Owed, frame: &Frame) -> Owed {
+        let address = frame.address();
         let newest = match self.node(owed) {
             Some(node) => node.newest_child,
             None => self.lane.root_child,
