@@ -122,7 +122,7 @@ fn an_acknowledgement_is_sent_once() {
 fn who_never_waits_for_a_decision_is_closed() {
     let _alone = support::alone();
     let server = start(|io| {
-        io.of("/slow").middleware(|| std::future::pending::<()>());
+        io.of("/slow").middleware(std::future::pending::<()>);
     });
     let mut client = join(server.addresses()[0]);
     let wishes: Vec<u8> = (0..200).flat_map(|_| masked(OpCode::Text, b"40/slow,")).collect();
@@ -221,7 +221,11 @@ fn who_is_sent_away_by_a_middleware_gets_no_further() {
     let _alone = support::alone();
     let (tell, ends) = mpsc::channel();
     let server = start(move |io| {
-        let tell = tell.clone();
+        let (tell, also) = (tell.clone(), tell.clone());
+        // One of the namespace outlives those of the socket.
+        io.sockets_on("event", move || {
+            let _ = also.send("handled");
+        });
         io.on_connection(move |socket: Socket| {
             socket.middleware(|socket: Socket| socket.disconnect(false));
             let (handled, left) = (tell.clone(), tell.clone());
