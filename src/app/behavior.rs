@@ -52,6 +52,8 @@ pub struct Behavior<U> {
     deflate: Option<PerMessageDeflate>,
     max_backpressure: Option<usize>,
     close_on_backpressure: bool,
+    /// Its place among the App's.
+    pub(super) number: u16,
 }
 
 /// Pongs that wait for a client before one more ping ends its connection, as in ws 8.23.
@@ -100,6 +102,7 @@ impl<U: 'static> Behavior<U> {
             deflate: None,
             max_backpressure: None,
             close_on_backpressure: true,
+            number: 0,
         }
     }
 

@@ -304,13 +304,17 @@ impl App {
 
     /// Serves WebSockets on the path that matches `pattern` (see [`any`](Self::any)).
     pub fn ws<U: 'static>(&self, pattern: &str, behavior: Behavior<U>) -> &Self {
-        self.0.add_route(Route::new(pattern, Target::WebSocket(Rc::new(behavior))));
+        if let Some(behavior) = self.0.add_behavior(behavior) {
+            self.0.add_route(Route::new(pattern, Target::WebSocket(behavior)));
+        }
         self
     }
 
     /// Serves WebSockets on every path that begins with `prefix`.
     pub(crate) fn ws_prefix<U: 'static>(&self, prefix: &str, behavior: Behavior<U>) {
-        self.0.add_route(Route::prefix(prefix, Target::WebSocket(Rc::new(behavior))));
+        if let Some(behavior) = self.0.add_behavior(behavior) {
+            self.0.add_route(Route::prefix(prefix, Target::WebSocket(behavior)));
+        }
     }
 
     /// Serves the files of a folder below `prefix`: `static_files("/", "public")` answers `/` with

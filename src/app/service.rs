@@ -8,12 +8,14 @@ use std::rc::Rc;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
+use super::behavior::{Behavior, Upgradable};
 use super::http::Http;
 use super::request::Params;
 use super::routes::{BodyEnd, Route, Target};
 use super::websocket::Socket;
 use super::{App, Options};
 use crate::fanout::{Delivery, Frame, Moment, OutletId, RoomKey, Rooms, Space, Task};
+use crate::protocol::http::Shapes;
 use crate::protocol::ws::deflate::Inflater;
 use crate::runtime::{self, ConnectionId, Core, Ended, Parcel, Sample, Service, Value};
 use crate::time::Millis;
@@ -47,7 +49,11 @@ pub(crate) struct Inner {
     pub(crate) core: Rc<Core>,
     pub(super) options: Options,
     routes: RefCell<Vec<Rc<Route>>>,
+    /// What the WebSockets of the routes do. A socket knows the number.
+    behaviors: RefCell<Vec<Rc<dyn Upgradable>>>,
     pub(super) table: RefCell<Vec<Option<Entry>>>,
+    /// What the requests that are kept have in common.
+    pub(super) shapes: RefCell<Shapes>,
     topics: RefCell<Rooms>,
     topic_space: Space,
     layers: RefCell<Vec<Rc<dyn Layer>>>,
@@ -62,10 +68,30 @@ pub(crate) struct Inner {
 
 /// One connection.
 pub(super) struct Entry {
-    pub(super) id: ConnectionId,
+    generation: u32,
     /// When [`Inner::expire`] is to look at it.
-    pub(super) deadline: Millis,
+    pub(super) deadline: Due,
     pub(super) state: State,
+}
+
+// There is one for each socket.
+const _: () = assert!(size_of::<Option<Entry>>() <= 40);
+
+/// A time in half the words of [`Millis`], rounded up to [`Due::STEP_MS`]: it lasts for eight years.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub(super) struct Due(u32);
+
+impl Due {
+    /// Far less than how often it is looked at: see [`SWEEP_MS`].
+    const STEP_MS: Millis = 64;
+
+    pub(super) fn at(time: Millis) -> Self {
+        Self(u32::try_from(time.div_ceil(Self::STEP_MS)).unwrap_or(u32::MAX))
+    }
+
+    pub(super) fn millis(self) -> Millis {
+        if self.0 == u32::MAX { Millis::MAX } else { Millis::from(self.0) * Self::STEP_MS }
+    }
 }
 
 pub(super) enum State {
@@ -114,7 +140,9 @@ impl Inner {
             core,
             options,
             routes: RefCell::default(),
+            behaviors: RefCell::default(),
             table: RefCell::new(table),
+            shapes: RefCell::default(),
             topics: RefCell::default(),
             topic_space,
             layers: RefCell::default(),
@@ -131,6 +159,23 @@ impl Inner {
 
     pub(super) fn add_route(&self, route: Route) {
         self.routes.borrow_mut().push(Rc::new(route));
+    }
+
+    /// Takes in what the WebSockets of a route do.
+    pub(super) fn add_behavior<U: 'static>(&self, mut behavior: Behavior<U>) -> Option<Rc<dyn Upgradable>> {
+        let mut behaviors = self.behaviors.borrow_mut();
+        let Ok(number) = u16::try_from(behaviors.len()) else {
+            tracing::error!("there are too many routes of WebSockets: one is left out");
+            return None;
+        };
+        behavior.number = number;
+        let behavior: Rc<dyn Upgradable> = Rc::new(behavior);
+        behaviors.push(behavior.clone());
+        Some(behavior)
+    }
+
+    pub(super) fn behavior(&self, socket: &Socket) -> Option<Rc<dyn Upgradable>> {
+        self.behaviors.borrow().get(usize::from(socket.behavior)).cloned()
     }
 
     pub(crate) fn add_layer(&self, layer: Rc<dyn Layer>) {
@@ -165,27 +210,27 @@ impl Inner {
         date.1.clone()
     }
 
-    pub(super) fn insert(&self, id: ConnectionId, state: State, deadline: Millis) {
+    pub(super) fn insert(&self, id: ConnectionId, state: State, deadline: Due) {
         let mut table = self.table.borrow_mut();
         let slot = id.slot() as usize;
         if table.len() <= slot {
             table.resize_with(slot + 1, || None);
         }
-        table[slot] = Some(Entry { id, deadline, state });
+        table[slot] = Some(Entry { generation: id.generation(), deadline, state });
     }
 
     /// Runs `f` on a connection's entry, if it is still there.
     pub(super) fn entry<T>(&self, id: ConnectionId, f: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let mut table = self.table.borrow_mut();
         let entry = table.get_mut(id.slot() as usize)?.as_mut()?;
-        (entry.id == id).then(|| f(entry))
+        (entry.generation == id.generation()).then(|| f(entry))
     }
 
     /// Forgets a connection.
     pub(super) fn forget(&self, id: ConnectionId) -> Option<Entry> {
         let mut table = self.table.borrow_mut();
         let slot = table.get_mut(id.slot() as usize)?;
-        if slot.as_ref()?.id != id {
+        if slot.as_ref()?.generation != id.generation() {
             return None;
         }
         let entry = slot.take();
@@ -270,13 +315,18 @@ impl Inner {
 
     /// Looks at connections whose deadline has passed.
     fn sweep(&self, now: Millis) {
-        let expired: Vec<ConnectionId> = {
-            let table = self.table.borrow();
-            table.iter().flatten().filter(|entry| entry.deadline <= now).map(|entry| entry.id).collect()
-        };
+        let expired = self.connections(|entry| entry.deadline.millis() <= now);
         for id in expired {
             self.expire(id, now);
         }
+    }
+
+    /// The connections whose entries are wanted.
+    fn connections(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<ConnectionId> {
+        let table = self.table.borrow();
+        let entries = table.iter().enumerate().filter_map(|(slot, entry)| Some((slot, entry.as_ref()?)));
+        let wanted = entries.filter(|(_, entry)| wanted(entry));
+        wanted.map(|(slot, entry)| ConnectionId::of(slot as u32, entry.generation)).collect()
     }
 
     fn expire(&self, id: ConnectionId, now: Millis) {
@@ -292,7 +342,7 @@ impl Inner {
 impl Service for Inner {
     fn opened(&self, id: ConnectionId) {
         let deadline = self.core.now() + self.options.head_timeout.as_millis() as Millis;
-        self.insert(id, State::Http(Box::default()), deadline);
+        self.insert(id, State::Http(Box::default()), Due::at(deadline));
     }
 
     fn received(&self, id: ConnectionId, bytes: &mut [u8]) {
@@ -342,7 +392,7 @@ impl Service for Inner {
     fn ended(&self, id: ConnectionId, why: Ended) {
         match self.forget(id).map(|entry| entry.state) {
             Some(State::Http(http)) => http.aborted(BodyEnd::Aborted),
-            Some(State::WebSocket(socket)) => socket.ended(id, why),
+            Some(State::WebSocket(socket)) => socket.ended(self, id, why),
             None => {}
         }
     }
@@ -395,14 +445,14 @@ impl Service for Inner {
         }
         self.routes.take();
         self.table.take();
+        self.behaviors.take();
     }
 
     fn shutdown(&self) {
         for layer in self.layers() {
             layer.shutdown();
         }
-        let open: Vec<ConnectionId> = self.table.borrow().iter().flatten().map(|entry| entry.id).collect();
-        for id in open {
+        for id in self.connections(|_| true) {
             let http = self.entry(id, |entry| match &entry.state {
                 // A request that is being answered is not cut off.
                 State::Http(http) => Some(http.is_idle()),
@@ -421,7 +471,12 @@ impl Service for Inner {
 }
 
 /// The user data of a WebSocket, whatever its type.
-pub(super) type UserData = Rc<dyn Any>;
+#[derive(Clone)]
+pub(super) enum UserData {
+    Any(Rc<dyn Any>),
+    /// For layers above, which have tables of their own: no allocation.
+    Word(u64),
+}
 
 /// Runs `f` on this thread's App.
 pub(super) fn with_current<T>(f: impl FnOnce(&Rc<Inner>) -> T) -> Option<T> {

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::behavior::{Behavior, Upgradable, last_data};
-use super::service::{Inner, State, UserData, Whole, with_current};
+use super::service::{Due, Inner, State, UserData, Whole, with_current};
 use crate::fanout::{Delivery, Frame, OutletId};
 use crate::protocol::ws::deflate::Inflater;
 use crate::protocol::ws::extensions::Agreed;
@@ -127,7 +127,16 @@ impl<U: 'static> Upgrade<U> {
     }
 
     /// Opens the socket.
-    pub fn accept(mut self, data: U) {
+    pub fn accept(self, data: U) {
+        self.open(UserData::Any(Rc::new(data)));
+    }
+
+    /// Opens a socket that carries a word and no `U`: see [`WebSocket::word`].
+    pub(crate) fn accept_word(self, word: u64) {
+        self.open(UserData::Word(word));
+    }
+
+    fn open(mut self, data: UserData) {
         let Some(behavior) = self.behavior.take() else { return };
         let mut response = Vec::with_capacity(256);
         let agreed = self.asked.deflate;
@@ -138,8 +147,8 @@ impl<U: 'static> Upgrade<U> {
         write_response(&mut response, &self.asked.key, self.protocol.as_deref(), headers);
         let socket = Socket {
             decoder: Decoder::default(),
-            behavior: behavior.clone(),
-            data: Rc::new(data),
+            behavior: behavior.number,
+            data,
             closing: false,
             pinged: false,
             inflation: match agreed {
@@ -241,14 +250,39 @@ impl<U: 'static> WebSocket<U> {
 
     /// What the socket carries; `None` once it is closed.
     pub fn data(self) -> Option<Rc<U>> {
+        match self.user_data()? {
+            UserData::Any(data) => data.downcast().ok(),
+            UserData::Word(_) => None,
+        }
+    }
+
+    fn user_data(self) -> Option<UserData> {
         let open = with_current(|app| {
             app.entry(self.id, |entry| match &entry.state {
                 State::WebSocket(socket) => Some(socket.data.clone()),
                 State::Http(_) => None,
             })
         });
-        let data = open.flatten().flatten().or_else(|| last_data(self.id));
-        data?.downcast().ok()
+        open.flatten().flatten().or_else(|| last_data(self.id))
+    }
+
+    /// The word that the socket carries instead of a `U`, while it is open and while its `close` handler
+    /// runs.
+    pub(crate) fn word(self) -> Option<u64> {
+        match self.user_data()? {
+            UserData::Word(word) => Some(word),
+            UserData::Any(_) => None,
+        }
+    }
+
+    pub(crate) fn set_word(self, word: u64) {
+        with_current(|app| {
+            app.entry(self.id, |entry| {
+                if let State::WebSocket(socket) = &mut entry.state {
+                    socket.data = UserData::Word(word);
+                }
+            })
+        });
     }
 
     /// The peer's address.
@@ -343,8 +377,9 @@ impl<U: 'static> WebSocket<U> {
 /// A WebSocket in the table of connections.
 pub(super) struct Socket {
     decoder: Decoder,
-    behavior: Rc<dyn Upgradable>,
     data: UserData,
+    /// Its number.
+    pub(super) behavior: u16,
     /// A close frame was sent or received.
     closing: bool,
     /// A ping was sent and nothing has come since.
@@ -369,17 +404,18 @@ enum Inflation {
 const CLOSE_TIMEOUT_MS: Millis = 3000;
 
 impl Socket {
-    pub(super) fn first_deadline(&self, now: Millis) -> Millis {
-        match self.behavior.idle_timeout() {
-            0 => Millis::MAX,
-            idle => now + idle * 3 / 4,
+    pub(super) fn ended(self, app: &Inner, id: ConnectionId, _: Ended) {
+        if let (false, Some(behavior)) = (self.closing, app.behavior(&self)) {
+            behavior.close(id, Closed { code: 1006, reason: "" }, &self.data);
         }
     }
+}
 
-    pub(super) fn ended(self, id: ConnectionId, _: Ended) {
-        if !self.closing {
-            self.behavior.close(id, Closed { code: 1006, reason: "" }, &self.data);
-        }
+/// When a client of this behaviour is to be asked whether it is there, which has just said something.
+pub(super) fn first_deadline(behavior: &dyn Upgradable, now: Millis) -> Due {
+    match behavior.idle_timeout() {
+        0 => Due::at(Millis::MAX),
+        idle => Due::at(now + idle * 3 / 4),
     }
 }
 
@@ -420,11 +456,12 @@ impl Inner {
         let now = self.core.now();
         let taken = self.entry(id, |entry| {
             let State::WebSocket(socket) = &mut entry.state else { return None };
+            let behavior = self.behavior(socket)?;
             if !socket.closing {
                 socket.pinged = false;
-                entry.deadline = socket.first_deadline(now);
+                entry.deadline = first_deadline(&*behavior, now);
             }
-            Some((mem::take(&mut socket.decoder), socket.behavior.clone(), socket.inflation))
+            Some((mem::take(&mut socket.decoder), behavior, socket.inflation))
         });
         let Some(Some((mut decoder, behavior, inflation))) = taken else { return };
         let mut inflater = self.take_inflater(id, inflation);
@@ -536,7 +573,7 @@ impl Inner {
             tracing::debug!("a WebSocket is closed: it pings and does not read");
             if let Some(State::WebSocket(socket)) = self.forget(id).map(|entry| entry.state) {
                 self.core.abort(id);
-                socket.ended(id, Ended::Overflow);
+                socket.ended(self, id, Ended::Overflow);
             }
             return false;
         }
@@ -559,7 +596,9 @@ impl Inner {
             let (code, reason) = close.unwrap_or((1005, ""));
             self.send_close(id, code, "");
             self.core.close(id);
-            socket.behavior.close(id, Closed { code, reason }, &socket.data);
+            if let Some(behavior) = self.behavior(&socket) {
+                behavior.close(id, Closed { code, reason }, &socket.data);
+            }
         } else {
             self.core.close(id);
         }
@@ -572,17 +611,18 @@ impl Inner {
             self.send_close(id, code, reason);
         }
         self.core.linger(id);
-        if !socket.closing {
-            socket.behavior.close(id, Closed { code, reason }, &socket.data);
+        if let (false, Some(behavior)) = (socket.closing, self.behavior(&socket)) {
+            behavior.close(id, Closed { code, reason }, &socket.data);
         }
     }
 
     pub(super) fn websocket_close(&self, id: ConnectionId, code: u16, reason: &str) {
-        let deadline = self.core.now() + CLOSE_TIMEOUT_MS;
+        let deadline = Due::at(self.core.now() + CLOSE_TIMEOUT_MS);
         let socket = self.entry(id, |entry| {
             let State::WebSocket(socket) = &mut entry.state else { return None };
             entry.deadline = deadline;
-            (!mem::replace(&mut socket.closing, true)).then(|| (socket.behavior.clone(), socket.data.clone()))
+            let open = !mem::replace(&mut socket.closing, true);
+            if open { Some((self.behavior(socket)?, socket.data.clone())) } else { None }
         });
         let Some(Some((behavior, data))) = socket else { return };
         self.send_close(id, code, reason);
@@ -594,7 +634,7 @@ impl Inner {
 
     pub(super) fn websocket_drained(&self, id: ConnectionId) {
         let behavior = self.entry(id, |entry| match &entry.state {
-            State::WebSocket(socket) if !socket.closing => Some(socket.behavior.clone()),
+            State::WebSocket(socket) if !socket.closing => self.behavior(socket),
             _ => None,
         });
         if let Some(Some(behavior)) = behavior {
@@ -609,14 +649,15 @@ impl Inner {
             if socket.closing || mem::replace(&mut socket.pinged, true) {
                 return false;
             }
-            entry.deadline = now + socket.behavior.idle_timeout().div_ceil(4);
+            let Some(behavior) = self.behavior(socket) else { return false };
+            entry.deadline = Due::at(now + behavior.idle_timeout().div_ceil(4));
             true
         });
         if ask == Some(true) {
             let _ = self.core.send(id, &control(OpCode::Ping, b""));
         } else if let Some(State::WebSocket(socket)) = self.forget(id).map(|entry| entry.state) {
             self.core.abort(id);
-            socket.ended(id, Ended::Reset);
+            socket.ended(self, id, Ended::Reset);
         }
     }
 }

@@ -16,7 +16,8 @@ use crate::time::Millis;
 pub struct Heartbeat {
     interval: u32,
     timeout: u32,
-    deadline: Millis,
+    /// In two halves: no padding.
+    deadline: [u32; 2],
     state: State,
 }
 
@@ -28,6 +29,10 @@ enum State {
     Awaiting { extended: bool },
     /// The client's next ping is due at the deadline.
     Listening,
+}
+
+fn halves(time: Millis) -> [u32; 2] {
+    [time as u32, (time >> 32) as u32]
 }
 
 /// What a deadline of the heartbeat means.
@@ -49,7 +54,7 @@ pub enum Beat {
 impl Heartbeat {
     /// Starts at `now`; interval and timeout in milliseconds.
     pub fn new(now: Millis, interval: u32, timeout: u32) -> Self {
-        Self { interval, timeout, deadline: now + Millis::from(interval), state: State::Resting }
+        Self { interval, timeout, deadline: halves(now + Millis::from(interval)), state: State::Resting }
     }
 
     /// Starts at `now` with the client's part and the server's exchanged (version 3): the client has interval
@@ -63,25 +68,25 @@ impl Heartbeat {
     /// assert_eq!(heartbeat.handle_timeout(70_000), Some(Beat::Dead));
     /// ```
     pub fn listening(now: Millis, interval: u32, timeout: u32) -> Self {
-        let mut heartbeat = Self { interval, timeout, deadline: now, state: State::Listening };
+        let mut heartbeat = Self { interval, timeout, deadline: halves(now), state: State::Listening };
         heartbeat.handle_ping(now);
         heartbeat
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn deadline(&self) -> Millis {
-        self.deadline
+        Millis::from(self.deadline[1]) << 32 | Millis::from(self.deadline[0])
     }
 
     /// A pong came.
     pub fn handle_pong(&mut self, now: Millis) {
-        self.deadline = now + Millis::from(self.interval);
+        self.deadline = halves(now + Millis::from(self.interval));
         self.state = State::Resting;
     }
 
     /// The client, whose part it is, has pinged.
     pub fn handle_ping(&mut self, now: Millis) {
-        self.deadline = now + Millis::from(self.interval) + Millis::from(self.timeout);
+        self.deadline = halves(now + Millis::from(self.interval) + Millis::from(self.timeout));
     }
 
     /// Another packet came. While a pong is awaited it gives the client its time again, once: a client that
@@ -89,19 +94,19 @@ impl Heartbeat {
     pub fn handle_activity(&mut self, now: Millis) {
         if self.state == (State::Awaiting { extended: false }) {
             self.state = State::Awaiting { extended: true };
-            self.deadline = now + Millis::from(self.timeout);
+            self.deadline = halves(now + Millis::from(self.timeout));
         }
     }
 
     /// The deadline has passed, or not yet.
     pub fn handle_timeout(&mut self, now: Millis) -> Option<Beat> {
-        if now < self.deadline {
+        if now < self.deadline() {
             return None;
         }
         match self.state {
             State::Resting => {
                 self.state = State::Awaiting { extended: false };
-                self.deadline = now + Millis::from(self.timeout);
+                self.deadline = halves(now + Millis::from(self.timeout));
                 Some(Beat::Ping)
             }
             State::Awaiting { .. } | State::Listening => Some(Beat::Dead),

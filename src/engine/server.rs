@@ -67,6 +67,7 @@ impl Server {
             hooks: hooks::Hooks::default(),
             middlewares: RefCell::default(),
             posted: RefCell::default(),
+            opening: RefCell::default(),
             deadlines: RefCell::new(Vec::with_capacity(app.core().table_reserve())),
             next: Cell::new(Millis::MAX),
             pollers: RefCell::default(),
@@ -179,7 +180,7 @@ pub(super) enum Place {
 }
 
 pub(crate) struct Inner {
-    index: u16,
+    pub(super) index: u16,
     pub(super) core: Rc<Core>,
     prefix: String,
     pub(super) options: Options,
@@ -197,6 +198,8 @@ pub(crate) struct Inner {
     pub(super) middlewares: RefCell<Vec<Middleware>>,
     /// The POST whose packets are being handled, and its session.
     pub(super) posted: RefCell<Option<(Socket, Request)>>,
+    /// The request of a WebSocket that is being opened for a session, and the id if the application made one.
+    pub(super) opening: RefCell<Option<(Request, Option<Reserved>)>>,
     /// When each session is to be looked at: one word for each, swept by the tick.
     deadlines: RefCell<Vec<Millis>>,
     next: Cell<Millis>,
@@ -216,6 +219,9 @@ pub(super) struct Entry {
     pub(super) dialect: Dialect,
     pub(super) request: Request,
 }
+
+// There is one for each client.
+const _: () = assert!(size_of::<Entry>() <= 88);
 
 impl Entry {
     /// The session has ended and waits for one more poll to say so, until this time.

@@ -57,8 +57,13 @@ pub struct Session {
     transport: Transport,
     revision: Revision,
     heartbeat: Heartbeat,
-    upgrade: Upgrade,
+    upgraded: bool,
+    /// `None` for one that has not begun, or is done: sessions live longer than upgrades.
+    upgrade: Option<Box<Upgrade>>,
 }
+
+// There is one for each client.
+const _: () = assert!(size_of::<Session>() <= 32);
 
 /// What follows from a packet of an open session.
 ///
@@ -114,7 +119,7 @@ impl Session {
             Revision::V3 => Heartbeat::listening(now, ping_interval, ping_timeout),
             Revision::V4 => Heartbeat::new(now, ping_interval, ping_timeout),
         };
-        Self { transport, revision, heartbeat, upgrade: Upgrade::default() }
+        Self { transport, revision, heartbeat, upgraded: false, upgrade: None }
     }
 
     /// How packets travel now.
@@ -129,17 +134,20 @@ impl Session {
 
     /// The upgrade, for packets of the transport that is to take over.
     pub fn upgrade(&mut self) -> &mut Upgrade {
-        &mut self.upgrade
+        let whole = if self.upgraded { Upgrade::Done } else { Upgrade::Idle };
+        self.upgrade.get_or_insert_with(|| Box::new(whole))
     }
 
     /// The upgrade is complete.
     pub fn handle_upgraded(&mut self) {
         self.transport = Transport::WebSocket;
+        (self.upgraded, self.upgrade) = (true, None);
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn deadline(&self) -> Millis {
-        self.heartbeat.deadline().min(self.upgrade.deadline())
+        let upgrade = self.upgrade.as_ref().map_or(Millis::MAX, |upgrade| upgrade.deadline());
+        self.heartbeat.deadline().min(upgrade)
     }
 
     /// A packet came on the session's transport.
@@ -169,7 +177,7 @@ impl Session {
 
     /// What is due at `now`. To be called until it says `None`.
     pub fn handle_timeout(&mut self, now: Millis) -> Option<Due> {
-        if let Some(late) = self.upgrade.handle_timeout(now) {
+        if let Some(late) = self.upgrade.as_mut().and_then(|upgrade| upgrade.handle_timeout(now)) {
             return Some(match late {
                 Late::Noop => Due::Noop,
                 Late::Abort => Due::AbortUpgrade,
@@ -235,6 +243,18 @@ mod tests {
         assert_eq!(session.handle_timeout(360), Some(Due::Noop));
         assert_eq!(session.handle_timeout(500), Some(Due::Noop));
         assert_eq!(session.handle_timeout(500), Some(Due::Close));
+    }
+
+    #[test]
+    fn a_session_moves_once_and_keeps_nothing_of_it() {
+        let mut session = Session::new(0, Transport::Polling, Revision::V4, 300, 200);
+        assert!(session.upgrade().begin(10, 10_000));
+        session.handle_upgraded();
+        assert!(session.upgrade.is_none());
+        assert_eq!((session.transport(), session.deadline()), (Transport::WebSocket, 300));
+        assert!(!session.upgrade().begin(20, 10_000));
+        // As in the reference, a second WebSocket may take over from a first one.
+        assert!(Session::new(0, Transport::WebSocket, Revision::V4, 300, 200).upgrade().begin(0, 1));
     }
 
     proptest! {

@@ -127,6 +127,15 @@ pub struct Socket {
 }
 
 impl Socket {
+    /// What tells it apart from others with its slot, for tables by slot that need no more.
+    pub(crate) fn generation(self) -> u32 {
+        self.generation
+    }
+
+    pub(crate) fn of(server: u16, slot: u32, generation: u32) -> Self {
+        Self { server, slot, generation, local: std::marker::PhantomData }
+    }
+
     /// The session's id, a secret that it shares with its client only; empty once it has ended.
     pub fn id(self) -> String {
         with_server(self, |server| server.sid(self)).flatten().unwrap_or_default()

@@ -1,12 +1,11 @@
 //! The WebSocket transport, and the change to it (engine.io-protocol v4, "WebSocket" and "Upgrade").
 
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::marker::PhantomData;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::headers::Headers;
-use super::ids::Reserved;
 use super::middleware::Way;
 use super::server::{Entry, Inner, Link};
 use super::translate;
@@ -17,16 +16,15 @@ use crate::app::{self, Behavior, Closed, Request, Upgrade, WebSocket};
 use crate::fanout::Frame;
 use crate::protocol::eio::{Dialect, EioError, Packet, Revision, decode_text, v3};
 
-/// What a WebSocket of the engine carries.
+/// What a WebSocket of the engine carries: its word, which costs a session no allocation.
+#[derive(Clone, Copy)]
 pub(super) struct Carrier {
-    role: Cell<Role>,
+    role: Role,
     /// How its client speaks through it.
     dialect: Dialect,
-    /// The request of a session that is about to open, and its id if the application has made one.
-    opening: Cell<Option<(Request, Option<Reserved>)>>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     /// A session that is about to open.
     New,
@@ -39,8 +37,32 @@ enum Role {
 }
 
 impl Carrier {
-    fn new(role: Role, dialect: Dialect, opening: Option<(Request, Option<Reserved>)>) -> Self {
-        Self { role: Cell::new(role), dialect, opening: Cell::new(opening) }
+    /// Slot (24 bits, as in an id), role and dialect, generation (32).
+    fn word(self) -> u64 {
+        let (role, socket) = match self.role {
+            Role::New => (0, None),
+            Role::Session(socket) => (1, Some(socket)),
+            Role::Probe(socket) => (2, Some(socket)),
+            Role::Spent => (3, None),
+        };
+        let dialect =
+            u64::from(self.dialect.revision == Revision::V3) << 2 | u64::from(self.dialect.base64) << 3;
+        let handle = socket.map_or(0, |s| u64::from(s.slot) << 40 | u64::from(s.generation));
+        handle | (role | dialect) << 32
+    }
+
+    fn read(word: u64, server: u16) -> Self {
+        let bits = word >> 32;
+        let (slot, generation) = ((word >> 40) as u32, word as u32);
+        let socket = || Socket { server, slot, generation, local: PhantomData };
+        let role = match bits & 3 {
+            0 => Role::New,
+            1 => Role::Session(socket()),
+            2 => Role::Probe(socket()),
+            _ => Role::Spent,
+        };
+        let revision = if bits & 4 == 0 { Revision::V4 } else { Revision::V3 };
+        Self { role, dialect: Dialect { revision, base64: bits & 8 != 0 } }
     }
 }
 
@@ -51,7 +73,7 @@ pub(super) fn behavior(server: &Rc<Inner>) -> Behavior<Carrier> {
         .open(move |ws| open.websocket_open(ws))
         .message(move |ws, data| message.websocket_message(ws, data))
         .drain(move |ws| {
-            if let Some(Role::Session(socket)) = role(ws)
+            if let Some(Role::Session(socket)) = drain.role(ws)
                 && drain.refill(socket)
             {
                 drain.drained(socket);
@@ -67,11 +89,21 @@ pub(super) fn behavior(server: &Rc<Inner>) -> Behavior<Carrier> {
     }
 }
 
-fn role(ws: WebSocket<Carrier>) -> Option<Role> {
-    ws.data().map(|carrier| carrier.role.get())
-}
-
 impl Inner {
+    fn carrier(&self, ws: WebSocket<Carrier>) -> Option<Carrier> {
+        ws.word().map(|word| Carrier::read(word, self.index))
+    }
+
+    fn role(&self, ws: WebSocket<Carrier>) -> Option<Role> {
+        self.carrier(ws).map(|carrier| carrier.role)
+    }
+
+    fn set_role(&self, ws: WebSocket<Carrier>, role: Role) {
+        if let Some(carrier) = self.carrier(ws) {
+            ws.set_word(Carrier { role, ..carrier }.word());
+        }
+    }
+
     fn websocket_request(self: &Rc<Self>, request: Request, handshake: Upgrade<Carrier>) {
         if let Some(core) = self.elsewhere(request.query()) {
             return handshake.hand_over(core);
@@ -96,7 +128,7 @@ impl Inner {
             Err(refusal) => self.refuse_upgrade(&request, headers.upgrade(handshake), &refusal),
             Ok(Some(socket)) if self.options.allow_upgrades => {
                 let handshake = self.with_upgrade_headers(&request, handshake, headers, false);
-                handshake.accept(Carrier::new(Role::Probe(socket), dialect, None));
+                handshake.accept_word(Carrier { role: Role::Probe(socket), dialect }.word());
             }
             Ok(Some(_)) => {
                 let refusal = Refusal::BadRequest(BadRequest::TransportHandshake);
@@ -108,7 +140,10 @@ impl Inner {
                 self.admit(request.clone(), move |admitted| match admitted {
                     Ok(name) => {
                         let handshake = server.with_upgrade_headers(&request, handshake, headers, true);
-                        handshake.accept(Carrier::new(Role::New, dialect, Some((request, name))));
+                        server.opening.replace(Some((request, name)));
+                        handshake.accept_word(Carrier { role: Role::New, dialect }.word());
+                        // Its client may have gone.
+                        server.opening.take();
                     }
                     Err(refusal) => {
                         server.refuse_upgrade(&request, headers.upgrade(handshake), &refusal);
@@ -139,10 +174,10 @@ impl Inner {
     }
 
     fn websocket_open(&self, ws: WebSocket<Carrier>) {
-        let (Some(carrier), Some(outlet)) = (ws.data(), ws.outlet()) else { return };
-        match carrier.role.get() {
+        let (Some(carrier), Some(outlet)) = (self.carrier(ws), ws.outlet()) else { return };
+        match carrier.role {
             Role::New => {
-                let Some((request, name)) = carrier.opening.take() else { return };
+                let Some((request, name)) = self.opening.take() else { return };
                 let link = Link::WebSocket(ws);
                 let plain = carrier.dialect == Dialect::default();
                 let outlet = if plain { outlet } else { self.core.open_outlet() };
@@ -152,7 +187,7 @@ impl Inner {
                     }
                     return ws.close(1013, "try again later");
                 };
-                carrier.role.set(Role::Session(socket));
+                self.set_role(ws, Role::Session(socket));
                 for frame in self.first_frames(socket) {
                     let _ = self.core.push(outlet, &frame);
                 }
@@ -172,7 +207,7 @@ impl Inner {
                 match begun {
                     Some((true, deadline)) => self.set_deadline(socket.slot, deadline),
                     _ => {
-                        carrier.role.set(Role::Spent);
+                        self.set_role(ws, Role::Spent);
                         ws.close(1005, "");
                     }
                 }
@@ -182,8 +217,8 @@ impl Inner {
     }
 
     fn websocket_message(&self, ws: WebSocket<Carrier>, message: app::Message<'_>) {
-        let Some(carrier) = ws.data() else { return };
-        match (carrier.role.get(), decode(carrier.dialect.revision, message)) {
+        let Some(carrier) = self.carrier(ws) else { return };
+        match (carrier.role, decode(carrier.dialect.revision, message)) {
             (Role::Session(socket), Ok(packet)) => {
                 self.packet(socket, &packet);
             }
@@ -223,7 +258,7 @@ impl Inner {
         // A client polls no more before it says so. One that does is told as in the reference, whose polling
         // transport closes.
         self.release_poll_with(socket, b"1");
-        let Some(carrier) = ws.data() else { return };
+        let Some(carrier) = self.carrier(ws) else { return };
         let outlet = self.with(socket, |entry| {
             entry.session.handle_upgraded();
             if let Link::Polling(mut polling) = std::mem::replace(&mut entry.link, Link::WebSocket(ws)) {
@@ -233,7 +268,7 @@ impl Inner {
             entry.outlet
         });
         let Some(outlet) = outlet else { return };
-        carrier.role.set(Role::Session(socket));
+        self.set_role(ws, Role::Session(socket));
         if carrier.dialect == Dialect::default() {
             self.pollers.borrow_mut().remove(&outlet.slot());
             self.core.carry(ws.connection(), outlet);
@@ -244,15 +279,13 @@ impl Inner {
     }
 
     fn abort_upgrade(&self, ws: WebSocket<Carrier>, socket: Socket) {
-        if let Some(carrier) = ws.data() {
-            carrier.role.set(Role::Spent);
-        }
+        self.set_role(ws, Role::Spent);
         self.with(socket, |entry| forget_probe(entry, ws));
         ws.close(1005, "");
     }
 
     fn websocket_close(&self, ws: WebSocket<Carrier>, closed: Closed<'_>) {
-        match role(ws) {
+        match self.role(ws) {
             Some(Role::Session(socket)) => {
                 // What the decoder refused, and what would not fit.
                 let broken = matches!(closed.code, 1002 | 1007 | 1008 | 1009);
@@ -282,5 +315,26 @@ fn forget_probe(entry: &mut Entry, ws: WebSocket<Carrier>) {
     let probe = entry.probe().filter(|probe| **probe == Some(ws));
     if probe.is_some_and(|probe| probe.take().is_some()) {
         entry.session.upgrade().abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_of_an_id_fits_into_a_word() {
+        for (slot, generation) in [(0, 0), (0x00FF_FFFF, u32::MAX), (1 << 23, 7)] {
+            for dialect in [0, 1, 2, 3] {
+                let revision = if dialect & 1 == 0 { Revision::V4 } else { Revision::V3 };
+                let dialect = Dialect { revision, base64: dialect & 2 != 0 };
+                let socket = Socket { server: 5, slot, generation, local: PhantomData };
+                for role in [Role::New, Role::Session(socket), Role::Probe(socket), Role::Spent] {
+                    let carrier = Carrier { role, dialect };
+                    let read = Carrier::read(carrier.word(), 5);
+                    assert_eq!((read.role, read.dialect), (role, dialect));
+                }
+            }
+        }
     }
 }

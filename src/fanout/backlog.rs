@@ -107,11 +107,7 @@ impl Backlog {
         let place = usize::try_from(at).ok().and_then(|at| self.frames.get_mut(at));
         let Some(frame) = place.and_then(Option::take) else { return false };
         self.forget(&frame, number);
-        self.skip_gaps();
-        let kept = self.droppable.as_ref().map_or(0, |droppable| droppable.order.len());
-        if self.frames.len().max(kept) > 2 * self.len + GAPS {
-            self.close_gaps();
-        }
+        self.bound_gaps();
         true
     }
 
@@ -126,10 +122,15 @@ impl Backlog {
         }
     }
 
-    fn skip_gaps(&mut self) {
+    /// Lets places go of which there are too many, and those in front.
+    fn bound_gaps(&mut self) {
         while let Some(None) = self.frames.front() {
             self.frames.pop_front();
             self.first += 1;
+        }
+        let kept = self.droppable.as_ref().map_or(0, |droppable| droppable.order.len());
+        if self.frames.len().max(kept) > 2 * self.len + GAPS {
+            self.close_gaps();
         }
     }
 
@@ -147,7 +148,7 @@ impl Backlog {
         let frame = self.frames.pop_front()??;
         self.forget(&frame, self.first);
         self.first += 1;
-        self.skip_gaps();
+        self.bound_gaps();
         Some(frame)
     }
 

@@ -67,6 +67,11 @@ pub struct Rooms {
 }
 
 impl Rooms {
+    /// With room for so many members from the start: a table that grows is copied, and leaves a hole.
+    pub(crate) fn with_reserve(members: usize) -> Self {
+        Self { links: Vec::with_capacity(members), ..Self::default() }
+    }
+
     /// Adds a member; whether it was not there already. For the first member of a room `born` says since when
     /// broadcasts find the room on this core.
     pub fn join(&mut self, member: u32, outlet: u32, name: &str, born: impl FnOnce() -> Moment) -> bool {

@@ -116,10 +116,10 @@ impl NspInner {
         let frame = self.scope.event(Some(id), event, args)?;
         let connected = self.is_connected(socket);
         let owing = self.with(socket, |entry| {
-            let owed = entry.acks.as_ref().map_or(0, |acks| acks.len());
+            let owed = entry.acks_mut().map_or(0, |acks| acks.len());
             let room = connected && owed < PENDING_PER_SOCKET;
             if room {
-                entry.acks.get_or_insert_default().push(id);
+                entry.extra_mut().acks.get_or_insert_default().push(id);
             }
             room
         });
@@ -163,7 +163,7 @@ impl NspInner {
     fn settle_ack(&self, id: u64, result: Result<Vec<Value>, AckError>) {
         let Some(pending) = self.acks.borrow_mut().remove(&id) else { return };
         self.with(pending.socket, |entry| {
-            if let Some(acks) = &mut entry.acks {
+            if let Some(acks) = entry.acks_mut() {
                 acks.retain(|owed| *owed != id);
             }
         });

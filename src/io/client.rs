@@ -1,8 +1,8 @@
 //! One connection's packets: which namespaces it has joined, and what it says to each.
 
+use std::ops::Deref;
 use std::rc::Rc;
-
-use smallvec::SmallVec;
+use std::slice;
 
 use super::namespace::NspInner;
 use super::server::Inner;
@@ -13,18 +13,63 @@ use crate::protocol::sio::{Body, Decoder, Packet, Value};
 use crate::runtime;
 use crate::time::Millis;
 
-/// One connection.
+/// One connection. Its place in its table says which.
+#[derive(Default)]
 pub(super) struct Client {
-    pub(super) conn: engine::Socket,
+    /// Tells its session from others that had the slot.
+    pub(super) generation: u32,
     decoder: Decoder,
     /// Whether it speaks Socket.IO v2.
     v2: bool,
     /// The sockets of its namespaces, those included whose middlewares still run.
-    pub(super) sockets: SmallVec<[Socket; 1]>,
+    pub(super) sockets: Sockets,
     /// How many namespaces it has asked for about which parents still decide.
     pub(super) asking: u16,
     /// How often it has asked for a namespace again before its middlewares had decided.
     superseded: u8,
+}
+
+// There is one for each connection.
+const _: () = assert!(size_of::<Option<Client>>() <= 32);
+
+/// The sockets of one client: nearly always one.
+#[derive(Clone, Default)]
+pub(super) enum Sockets {
+    #[default]
+    None,
+    One(Socket),
+    #[allow(clippy::box_collection, reason = "one word")]
+    Several(Box<Vec<Socket>>),
+}
+
+impl Deref for Sockets {
+    type Target = [Socket];
+
+    fn deref(&self) -> &[Socket] {
+        match self {
+            Self::None => &[],
+            Self::One(socket) => slice::from_ref(socket),
+            Self::Several(sockets) => sockets,
+        }
+    }
+}
+
+impl Sockets {
+    fn push(&mut self, socket: Socket) {
+        match self {
+            Self::None => *self = Self::One(socket),
+            Self::One(first) => *self = Self::Several(Box::new(vec![*first, socket])),
+            Self::Several(sockets) => sockets.push(socket),
+        }
+    }
+
+    pub(super) fn remove(&mut self, socket: Socket) {
+        match self {
+            Self::One(only) if *only == socket => *self = Self::None,
+            Self::None | Self::One(_) => {}
+            Self::Several(sockets) => sockets.retain(|known| *known != socket),
+        }
+    }
 }
 
 impl Client {
@@ -38,6 +83,9 @@ impl Client {
 /// connection could make as many sockets as it has bandwidth for.
 const NAMESPACES_PER_CLIENT: usize = 100;
 
+/// Clients of which it is not looked whether they have joined a namespace.
+pub(super) const UNJOINED_MIN: usize = 256;
+
 /// How often one connection may ask again before the middlewares have decided: each leaves a middleware
 /// behind that still runs.
 const SUPERSEDED_MAX: u8 = 100;
@@ -47,7 +95,7 @@ impl Inner {
         let deadline = self.core.now() + self.options.connect_timeout.as_millis() as Millis;
         let v2 = conn.protocol() == Some(3);
         let client =
-            Client { conn, decoder: Decoder::new(), v2, sockets: SmallVec::new(), asking: 0, superseded: 0 };
+            Client { generation: conn.generation(), decoder: Decoder::new(), v2, ..Client::default() };
         if conn.server == self.own.get() {
             let mut clients = self.clients.borrow_mut();
             let slot = conn.slot as usize;
@@ -58,7 +106,7 @@ impl Inner {
         } else {
             self.guests.borrow_mut().insert(conn, client);
         }
-        self.unjoined.borrow_mut().push_back((deadline, conn));
+        self.expect_join(deadline, conn);
         if v2 && !self.connect(conn, &self.main(), None) {
             conn.close();
         }
@@ -71,7 +119,19 @@ impl Inner {
         }
         let mut clients = self.clients.borrow_mut();
         let client = clients.get_mut(conn.slot as usize)?.as_mut()?;
-        (client.conn == conn).then(|| f(client))
+        (client.generation == conn.generation()).then(|| f(client))
+    }
+
+    /// Remembers until when a client must have joined a namespace.
+    fn expect_join(&self, deadline: Millis, conn: engine::Socket) {
+        let mut unjoined = self.unjoined.borrow_mut();
+        // Most join in the next moment. They are forgotten when there is no more room, and room is made for
+        // twice as many as are left, so that this costs each little.
+        if unjoined.len() >= self.unjoined_max.get() {
+            unjoined.retain(|(_, conn)| self.client(*conn, |client| client.sockets.is_empty()) == Some(true));
+            self.unjoined_max.set(UNJOINED_MIN.max(unjoined.len() * 2));
+        }
+        unjoined.push_back((deadline, conn));
     }
 
     pub(super) fn connect_timed_out(&self, conn: engine::Socket) {
@@ -88,11 +148,13 @@ impl Inner {
         } else {
             let mut clients = self.clients.borrow_mut();
             match clients.get_mut(conn.slot as usize) {
-                Some(slot) if slot.as_ref().is_some_and(|client| client.conn == conn) => slot.take(),
+                Some(slot) if slot.as_ref().is_some_and(|client| client.generation == conn.generation()) => {
+                    slot.take()
+                }
                 _ => None,
             }
         };
-        for socket in client.map(|client| client.sockets).unwrap_or_default() {
+        for &socket in &*client.map(|client| client.sockets).unwrap_or_default() {
             if let Some(nsp) = self.namespace_at(socket.nsp) {
                 nsp.leave(socket, reason.into(), details);
             }
@@ -102,7 +164,7 @@ impl Inner {
     /// A client has taken everything that waited for it.
     pub(super) fn client_drained(&self, conn: engine::Socket) {
         let sockets = self.client(conn, |client| client.sockets.clone()).unwrap_or_default();
-        for socket in sockets {
+        for &socket in &*sockets {
             let Some(nsp) = self.namespace_at(socket.nsp) else { continue };
             let handlers = nsp.on_drain.borrow().clone();
             for handler in handlers.into_iter().filter(|_| nsp.is_connected(socket)) {
@@ -130,7 +192,7 @@ impl Inner {
             Err(failure) => {
                 tracing::debug!("a client is closed: {failure}");
                 let sockets = self.client(conn, |client| client.sockets.clone()).unwrap_or_default();
-                for socket in sockets {
+                for &socket in &*sockets {
                     if let Some(nsp) = self.namespace_at(socket.nsp) {
                         nsp.failed(socket, &failure);
                     }
@@ -178,7 +240,7 @@ impl Inner {
                 }
             }
             Body::Disconnect => {
-                self.client(conn, |client| client.sockets.retain(|known| *known != socket));
+                self.client(conn, |client| client.sockets.remove(socket));
                 nsp.leave(socket, DisconnectReason::ClientNamespaceDisconnect, "");
             }
             Body::Connect(_) | Body::ConnectError(_) => return false,
@@ -206,7 +268,7 @@ impl Inner {
         let claim = nsp.recovery.as_ref().and_then(|_| recovery::claim(auth.as_ref()));
         let Some(socket) = nsp.admit(conn, random, request, auth) else { return true };
         self.client(conn, |client| {
-            client.sockets.retain(|known| Some(*known) != earlier);
+            earlier.into_iter().for_each(|earlier| client.sockets.remove(earlier));
             client.sockets.push(socket);
         });
         if let Some(earlier) = earlier {

@@ -44,6 +44,6 @@ impl Client {
         let server = by_index(self.server);
         let sockets = server.and_then(|server| server.client(self.conn, |client| client.sockets.clone()));
         let joined = |socket: &Socket| with_nsp(*socket, |nsp| nsp.is_connected(*socket)) == Some(true);
-        sockets.into_iter().flatten().filter(joined).collect()
+        sockets.unwrap_or_default().iter().copied().filter(joined).collect()
     }
 }

@@ -20,7 +20,7 @@ impl NspInner {
     pub(super) fn event(self: &Rc<Self>, socket: Socket, name: &str, args: &[Value], id: Option<u64>) {
         let context = EventContext { ack: id, ..EventContext::new(socket, name, args) };
         let general = self.with(socket, |entry| {
-            let general = entry.listeners.as_ref()?.general()?;
+            let general = entry.listeners()?.general()?;
             Some((general.any.handlers(), general.middlewares.handlers()))
         });
         let Some((any, middlewares)) = general.flatten() else { return self.dispatch(&context) };
@@ -83,7 +83,7 @@ impl NspInner {
         let mut handlers = Handlers::new();
         self.listeners.borrow_mut().take(context.event, &mut handlers);
         self.with(context.socket, |entry| {
-            if let Some(listeners) = &mut entry.listeners {
+            if let Some(listeners) = entry.listeners_mut() {
                 listeners.take(context.event, &mut handlers);
             }
         });
@@ -124,14 +124,12 @@ impl NspInner {
         change: impl FnOnce(&mut General) -> T,
     ) -> Option<T> {
         self.with(socket, |entry| {
-            let listeners = entry.listeners.get_or_insert_default();
+            let listeners = entry.make_listeners();
             let (changed, before, after) = listeners.change(|general| {
                 let before = general.outgoing.is_empty();
                 (change(general), before, general.outgoing.is_empty())
             });
-            if listeners.is_empty() {
-                entry.listeners = None;
-            }
+            entry.tidy_listeners();
             match (before, after) {
                 (true, false) => self.outgoing.set(self.outgoing.get() + 1),
                 (false, true) => self.outgoing.set(self.outgoing.get() - 1),
@@ -159,7 +157,7 @@ impl NspInner {
     fn tell(self: &Rc<Self>, sockets: &[Socket], frame: &Frame) {
         let handlers = |socket: &Socket| {
             let handlers = self.with(*socket, |entry| {
-                let general = entry.listeners.as_ref()?.general()?;
+                let general = entry.listeners()?.general()?;
                 Some(general.outgoing.handlers())
             });
             handlers.flatten().map(|handlers| (*socket, handlers))

@@ -230,6 +230,7 @@ mod client_bundles;
 mod client_files;
 mod connection;
 mod dispatch;
+mod entry;
 mod error;
 mod extract;
 mod handle;

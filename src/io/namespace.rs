@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 use super::ack::PendingAck;
 use super::broadcast::{BroadcastOperator, Scope, Selection, broadcasts};
 use super::broadcast_ack::AskedById;
+use super::entry::{Entry, Extra, Stamp, State};
 use super::extract::{BoxedHandler, Called, EventContext, Handler, boxed};
 use super::listeners::{Listeners, Place};
 use super::parent::Parent;
@@ -219,62 +220,12 @@ pub(super) struct NspInner {
     pub(super) by_client: bool,
 }
 
-/// One socket.
-pub(super) struct Entry {
-    /// The id, unless it is one of Socket.IO v2.
-    sid: SocketSid,
-    /// Whether the client speaks Socket.IO v2.
-    v2: bool,
-    /// Whether its id does not name its slot, but stands in a table: one of Socket.IO v2, or of a socket that
-    /// has come back. The room of such an id is one like any other.
-    named: bool,
-    /// Whether it is a socket that was there before, and has come back or is about to.
-    pub(super) recovered: bool,
-    pub(super) generation: u32,
-    state: State,
-    /// Whether it has left the room of its own id, which it joins without a record.
-    left_own: bool,
-    pub(super) conn: engine::Socket,
-    pub(super) outlet: u32,
-    pub(super) request: Request,
-    /// The auth payload; `None` stands for an empty object.
-    pub(super) auth: Option<Box<Value>>,
-    issued: Millis,
-    pub(super) listeners: Option<Box<Listeners>>,
-    pub(super) data: Option<Rc<dyn SocketData>>,
-    /// The acknowledgements that this socket owes.
-    #[allow(clippy::box_collection, reason = "one word for the many that owe none")]
-    pub(super) acks: Option<Box<Vec<u64>>>,
-}
-
-impl Entry {
-    fn auth(&self) -> Value {
-        self.auth.as_deref().cloned().unwrap_or_else(|| Value::Object(Vec::new()))
-    }
-
-    /// Whether a room is that of its own id, which it joins without a record.
-    fn is_own(&self, room: &str) -> bool {
-        !self.named && SocketSid::parse(room) == Some(self.sid)
-    }
-}
-
 /// What a socket is to others.
 pub(super) struct Identity {
     pub(super) id: SocketId,
     /// The name of its own room, if it has no record of being in that.
     pub(super) own: Option<String>,
     pub(super) data: Option<Rc<dyn SocketData>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Middlewares run.
-    Connecting,
-    Connected,
-    /// `disconnecting` is being told.
-    Leaving,
-    /// `disconnect` is being told.
-    Left,
 }
 
 impl NspInner {
@@ -417,11 +368,8 @@ impl NspInner {
             conn,
             outlet: outlet.slot(),
             request,
-            auth: auth.map(Box::new),
-            issued: self.core.now(),
-            listeners: None,
-            data: None,
-            acks: None,
+            issued: Stamp::of(self.core.now()),
+            extra: Extra::of_auth(auth),
         });
         if v2 {
             let id = SocketId::v2(&self.scope.nsp, &conn.id());
@@ -483,7 +431,7 @@ impl NspInner {
         self.with(socket, |entry| Handshake {
             request: entry.request.clone(),
             auth: entry.auth(),
-            issued: SystemTime::now() - age(entry.issued),
+            issued: SystemTime::now() - age(entry.issued.millis()),
         })
     }
 
@@ -531,7 +479,7 @@ impl NspInner {
         let outlet = self.with(socket, |entry| {
             (entry.state, entry.named, entry.recovered, entry.left_own) =
                 (State::Connected, true, true, true);
-            entry.data = Some(data);
+            entry.extra_mut().data = Some(data);
             entry.outlet
         })?;
         self.ids.borrow_mut().insert(socket.slot, was.id.clone());
@@ -541,7 +489,7 @@ impl NspInner {
     /// What a socket is that leaves.
     pub(super) fn identity(&self, socket: Socket) -> Option<Identity> {
         let id = self.id(socket)?;
-        let (own, data) = self.with(socket, |entry| (!entry.left_own, entry.data.clone()))?;
+        let (own, data) = self.with(socket, |entry| (!entry.left_own, entry.data()))?;
         Some(Identity { own: own.then(|| id.to_string()), id, data })
     }
 
@@ -562,7 +510,7 @@ impl NspInner {
     /// The client of a socket does not count it any more.
     pub(super) fn drop_client(&self, socket: Socket) {
         if let (Some(server), Some(conn)) = (by_index(self.server), self.with(socket, |entry| entry.conn)) {
-            server.client(conn, |client| client.sockets.retain(|known| *known != socket));
+            server.client(conn, |client| client.sockets.remove(socket));
         }
     }
 
@@ -659,7 +607,7 @@ impl NspInner {
             let known = sockets.get(socket.slot as usize).is_some_and(|e| e.generation == socket.generation);
             known.then(|| sockets.remove(socket.slot as usize))
         };
-        let listeners = entry.as_ref().and_then(|entry| entry.listeners.as_ref());
+        let listeners = entry.as_ref().and_then(|entry| entry.listeners());
         if listeners.and_then(|listeners| listeners.general()).is_some_and(|g| !g.outgoing.is_empty()) {
             self.outgoing.set(self.outgoing.get() - 1);
         }
@@ -669,7 +617,7 @@ impl NspInner {
         if let Some(recovery) = &self.recovery {
             recovery.forget(socket.slot);
         }
-        for id in entry.and_then(|entry| entry.acks).into_iter().flat_map(|acks| *acks) {
+        for id in entry.and_then(|entry| entry.extra?.acks).into_iter().flat_map(|acks| *acks) {
             runtime::survived(|| self.ack_lost(id));
         }
         self.tidy();

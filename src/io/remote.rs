@@ -164,7 +164,7 @@ fn details(nsp: &NspInner, socket: Socket, id_only: bool) -> Option<SocketDetail
     }
     let handshake = to_value(&socket.handshake()?).unwrap_or(Value::Null);
     let mut data = Value::Null;
-    if let Some(attached) = nsp.with(socket, |entry| entry.data.clone()).flatten() {
+    if let Some(attached) = nsp.with(socket, |entry| entry.data()).flatten() {
         // A user's `Serialize` that panics must not take the other sockets with it.
         runtime::survived(|| data = attached.to_value());
     }

@@ -17,7 +17,7 @@ use slab::Slab;
 
 use super::broadcast::{BroadcastOperator, Scope, broadcasts};
 use super::broadcast_ack::Watches;
-use super::client::Client;
+use super::client::{Client, UNJOINED_MIN};
 use super::extract::Handler;
 use super::namespace::{ALL, Namespace, NspInner};
 use super::parent::{Parent, ParentNamespace, Permit, Rule};
@@ -28,7 +28,7 @@ use super::wire::Incoming;
 use super::{Adapter, Handle, Handshake, Options, Parser, Socket, client_files};
 use crate::app::{App, Layer};
 use crate::engine::{self, CloseReason, Closing, Events, IdPool, Message};
-use crate::fanout::OutletId;
+use crate::fanout::{OutletId, Rooms};
 use crate::protocol::sio::NspName;
 use crate::runtime::{self, Core, Sample, Value};
 use crate::time::Millis;
@@ -101,7 +101,10 @@ pub(super) struct Inner {
     /// Events that wait for their handlers.
     pub(super) unfinished: Unfinished,
     /// Clients in the order in which they came, with the time by which they must have joined a namespace.
+    /// Some have joined since then.
     pub(super) unjoined: RefCell<VecDeque<(Millis, engine::Socket)>>,
+    /// How many those may be before those that have joined are taken out.
+    pub(super) unjoined_max: Cell<usize>,
     /// Acknowledgements that are awaited, by the time at which they are given up.
     ack_deadlines: RefCell<BinaryHeap<Reverse<(Millis, u16, u64)>>>,
     /// Broadcasts of this core that await answers.
@@ -170,16 +173,16 @@ impl Server {
             own: Cell::new(u16::MAX),
             unfinished: Unfinished::default(),
             unjoined: RefCell::default(),
+            unjoined_max: Cell::new(UNJOINED_MIN),
             ack_deadlines: RefCell::default(),
             watches: Watches::default(),
             state: RefCell::default(),
             engine: RefCell::default(),
         });
         SERVERS.with_borrow_mut(|servers| servers.push(inner.clone()));
-        inner
-            .create(NspName::default(), None, false)
-            .sockets
-            .replace(Slab::with_capacity(app.core().table_reserve()));
+        let main = inner.create(NspName::default(), None, false);
+        main.sockets.replace(Slab::with_capacity(app.core().table_reserve()));
+        main.rooms.replace(Rooms::with_reserve(app.core().table_reserve()));
         inner
     }
 
@@ -447,8 +450,13 @@ impl Inner {
 
     /// Lets all clients of this core go, and takes no more.
     fn close(&self) {
-        let mut conns: Vec<engine::Socket> =
-            self.clients.borrow().iter().flatten().map(|client| client.conn).collect();
+        let own = self.own.get();
+        let mut conns: Vec<engine::Socket> = {
+            let clients = self.clients.borrow();
+            let known =
+                clients.iter().enumerate().filter_map(|(slot, client)| Some((slot, client.as_ref()?)));
+            known.map(|(slot, client)| engine::Socket::of(own, slot as u32, client.generation)).collect()
+        };
         let guests: Vec<engine::Socket> = self.guests.borrow().keys().copied().collect();
         conns.extend(&guests);
         for conn in conns {

@@ -14,9 +14,10 @@ use serde::{Serialize, Serializer};
 
 use super::ack::AckFuture;
 use super::broadcast::{BroadcastOperator, RoomNames};
+use super::entry::Entry;
 use super::extract::{BoxedHandler, Handler, boxed};
 use super::listeners::{General, HandlerId, Listeners, Off, Place};
-use super::namespace::{Entry, NspInner, push};
+use super::namespace::{NspInner, push};
 use super::server::by_index;
 use super::{AckError, ArgsError, Client, Handshake, Namespace, Server};
 use crate::app::Request;
@@ -220,13 +221,13 @@ impl Socket {
     pub fn set_data<T: SocketData>(self, data: T) -> Rc<T> {
         let data = Rc::new(data);
         // The earlier value may call back when it is dropped: not while the table is borrowed.
-        drop(with_nsp(self, |nsp| nsp.with(self, |entry| entry.data.replace(data.clone()))));
+        drop(with_nsp(self, |nsp| nsp.with(self, |entry| entry.extra_mut().data.replace(data.clone()))));
         data
     }
 
     /// The value that was attached, if it is of this type. Put a `Cell` or `RefCell` in to change it.
     pub fn data<T: Any>(self) -> Option<Rc<T>> {
-        let data = with_nsp(self, |nsp| nsp.with(self, |entry| entry.data.clone())).flatten().flatten()?;
+        let data = with_nsp(self, |nsp| nsp.with(self, |entry| entry.data())).flatten().flatten()?;
         (data as Rc<dyn Any>).downcast().ok()
     }
 
@@ -288,8 +289,7 @@ impl Socket {
     }
 
     fn add_listener(self, event: &str, handler: BoxedHandler, place: Place) -> HandlerId {
-        let added = self
-            .with_entry(|entry| entry.listeners.get_or_insert_default().add(event, handler.clone(), place));
+        let added = self.with_entry(|entry| entry.make_listeners().add(event, handler.clone(), place));
         added.unwrap_or_else(HandlerId::next)
     }
 
@@ -311,25 +311,22 @@ impl Socket {
     fn remove_listeners(self, remove: impl FnOnce(&mut Listeners) -> Vec<BoxedHandler>) {
         // Handlers may own what calls back when it is dropped: not while the table is borrowed.
         let _removed = self.with_entry(|entry| {
-            let listeners = entry.listeners.as_mut()?;
-            let removed = remove(listeners);
-            if listeners.is_empty() {
-                entry.listeners = None;
-            }
+            let removed = remove(entry.listeners_mut()?);
+            entry.tidy_listeners();
             Some(removed)
         });
     }
 
     /// The events that this socket has handlers for, each once.
     pub fn event_names(self) -> Vec<String> {
-        let names = self.with_entry(|entry| entry.listeners.as_ref().map(|listeners| listeners.names()));
+        let names = self.with_entry(|entry| entry.listeners().map(|listeners| listeners.names()));
         names.flatten().unwrap_or_default()
     }
 
     /// This socket's handlers of an event.
     #[doc(alias = "listener_count")]
     pub fn listeners(self, event: &str) -> Vec<HandlerId> {
-        let ids = self.with_entry(|entry| entry.listeners.as_ref().map(|listeners| listeners.of(event)));
+        let ids = self.with_entry(|entry| entry.listeners().map(|listeners| listeners.of(event)));
         ids.flatten().unwrap_or_default()
     }
 
@@ -409,7 +406,7 @@ impl Socket {
     }
 
     fn general<T: Default>(self, read: impl FnOnce(&General) -> T) -> T {
-        let read = self.with_entry(|entry| entry.listeners.as_ref()?.general().map(read));
+        let read = self.with_entry(|entry| entry.listeners()?.general().map(read));
         read.flatten().unwrap_or_default()
     }
 
@@ -525,7 +522,7 @@ impl Socket {
         let Some(conn) = self.conn() else { return };
         let Some(server) = by_index(self.server) else { return };
         let sockets = server.client(conn, |client| client.sockets.clone()).unwrap_or_default();
-        for socket in sockets {
+        for socket in sockets.iter().copied() {
             with_nsp(socket, |nsp| nsp.disconnect(socket));
         }
         conn.close();

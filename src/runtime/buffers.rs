@@ -64,6 +64,10 @@ impl ReceiveBuffers {
         let (Some(ring), Some(memory)) = (NonNull::new(ring), NonNull::new(memory)) else {
             return Err(io::ErrorKind::OutOfMemory.into());
         };
+        // All are used within moments, because the kernel takes them in turn: the pages come now, and not
+        // during the first storm of connections.
+        // SAFETY: the memory was allocated with this layout.
+        unsafe { memory.write_bytes(0, memory_layout().size()) };
         let mut buffers = Self { ring: ring.cast(), memory, tail: 0 };
         // SAFETY: the ring's memory is page-aligned, zeroed, of COUNT entries, and lives until Drop, which
         // runs after the io_uring that it is registered with is gone (field order of `Ring`).

@@ -31,6 +31,15 @@ impl ConnectionId {
     pub fn slot(self) -> u32 {
         self.slot
     }
+
+    /// What tells it apart from others with its slot, for tables by slot that need no more.
+    pub(crate) fn generation(self) -> u32 {
+        self.generation
+    }
+
+    pub(crate) fn of(slot: u32, generation: u32) -> Self {
+        Self { slot, generation }
+    }
 }
 
 /// Why a connection ended by itself.

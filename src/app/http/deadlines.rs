@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Http;
 use crate::app::routes::BodyEnd;
-use crate::app::service::{Inner, State};
+use crate::app::service::{Due, Inner, State};
 use crate::runtime::ConnectionId;
 use crate::time::Millis;
 
@@ -41,36 +41,36 @@ fn millis(duration: Duration) -> Millis {
 
 impl Inner {
     /// Sets the deadline of what the connection is doing now.
-    pub(super) fn set_deadline(&self, http: &mut Http, deadline: &mut Millis, owed: usize) {
+    pub(super) fn set_deadline(&self, http: &mut Http, deadline: &mut Due, owed: usize) {
         let (now, options) = (self.core.now(), &self.options);
         let received = http.unread().len();
         if let Some(partial) = &mut http.partial {
             let body_bytes = received - partial.head_bytes.min(received);
             let earned = (body_bytes * 1000).checked_div(options.body_rate).unwrap_or(0);
             let began = *partial.began.get_or_insert(now);
-            *deadline = began + millis(options.body_timeout) + earned as Millis;
+            *deadline = Due::at(began + millis(options.body_timeout) + earned as Millis);
             http.clock = Clock::Request;
         } else if let Some(due) = self.body_deadline(http) {
-            *deadline = due;
+            *deadline = Due::at(due);
             http.clock = Clock::Body;
         } else if owed > 0 && (http.pending.is_some() || http.held || received == 0) {
             self.expect_progress(http, deadline, owed);
         } else if http.pending.is_some() {
-            *deadline = Millis::MAX;
+            *deadline = Due::at(Millis::MAX);
             http.clock = Clock::Handler;
         } else if received == 0 {
-            *deadline = now + millis(options.keep_alive);
+            *deadline = Due::at(now + millis(options.keep_alive));
             http.clock = Clock::Idle;
         } else {
             // Not moved by further bytes of the same head: a slow head does not earn time.
-            let before = if matches!(http.clock, Clock::Request) { *deadline } else { Millis::MAX };
-            *deadline = before.min(now + millis(options.head_timeout));
+            let before = if matches!(http.clock, Clock::Request) { deadline.millis() } else { Millis::MAX };
+            *deadline = Due::at(before.min(now + millis(options.head_timeout)));
             http.clock = Clock::Request;
         }
     }
 
     /// The client has been sent something.
-    pub(super) fn expect_progress(&self, http: &mut Http, deadline: &mut Millis, owed: usize) {
+    pub(super) fn expect_progress(&self, http: &mut Http, deadline: &mut Due, owed: usize) {
         let now = self.core.now();
         let left = http.sent.saturating_sub(owed as u64);
         if let Clock::Client { left: before, .. } = http.clock
@@ -80,7 +80,7 @@ impl Inner {
             return;
         }
         http.clock = Clock::Client { since: now, checked: now, left };
-        *deadline = now + millis(self.options.write_timeout.min(self.options.keep_alive));
+        *deadline = Due::at(now + millis(self.options.write_timeout.min(self.options.keep_alive)));
     }
 
     pub(in crate::app) fn http_expired(&self, id: ConnectionId, now: Millis) {
@@ -107,14 +107,14 @@ impl Inner {
         }
     }
 
-    fn judge(&self, http: &mut Http, deadline: &mut Millis, owed: usize, now: Millis) -> Verdict {
+    fn judge(&self, http: &mut Http, deadline: &mut Due, owed: usize, now: Millis) -> Verdict {
         match http.clock {
             // Whoever has sent nothing at all is not told why.
             Clock::Request if http.unread().is_empty() => Verdict::Close,
             Clock::Request | Clock::Body => Verdict::Late,
             Clock::Idle => Verdict::Close,
             Clock::Handler => {
-                *deadline = Millis::MAX;
+                *deadline = Due::at(Millis::MAX);
                 Verdict::GoOn
             }
             Clock::Client { since, checked, left } if owed > 0 => {
@@ -122,9 +122,9 @@ impl Inner {
                 let patience = millis(self.options.write_timeout);
                 if left > before {
                     http.clock = Clock::Client { since, checked: now, left };
-                    *deadline = now + patience;
+                    *deadline = Due::at(now + patience);
                 } else if now < checked + patience {
-                    *deadline = checked + patience;
+                    *deadline = Due::at(checked + patience);
                 } else {
                     return Verdict::Stalled;
                 }
@@ -132,13 +132,14 @@ impl Inner {
             }
             Clock::Client { .. } if http.pending.is_some() => {
                 http.clock = Clock::Handler;
-                *deadline = Millis::MAX;
+                *deadline = Due::at(Millis::MAX);
                 Verdict::GoOn
             }
             Clock::Client { since, .. } => {
                 http.clock = Clock::Idle;
-                *deadline = since + millis(self.options.keep_alive);
-                if *deadline <= now { Verdict::Close } else { Verdict::GoOn }
+                let idle = since + millis(self.options.keep_alive);
+                *deadline = Due::at(idle);
+                if idle <= now { Verdict::Close } else { Verdict::GoOn }
             }
         }
     }

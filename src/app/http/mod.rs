@@ -218,9 +218,8 @@ impl Http {
         app: &Inner,
         route: impl FnOnce(&Head) -> (Option<(Rc<Route>, Params)>, usize),
     ) -> Result<Option<Box<Partial>>, HttpError> {
-        let Some((head, head_bytes)) = Head::parse(self.unread(), &app.options.head)? else {
-            return Ok(None);
-        };
+        let parsed = Head::parse_sharing(self.unread(), &app.options.head, &mut app.shapes.borrow_mut())?;
+        let Some((head, head_bytes)) = parsed else { return Ok(None) };
         let (route, limit) = route(&head);
         let framing = head.framing();
         let chunks = (framing == Framing::Chunked).then(|| ChunkedDecoder::new(limit));

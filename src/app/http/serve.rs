@@ -10,7 +10,7 @@ use super::{AHEAD_BYTES, Complete, Http, OWED_BYTES, Progress};
 use crate::app::request::Params;
 use crate::app::routes::{Begun, BodyEnd, HttpHandler, OnBegun, Route, Target};
 use crate::app::service::{Inner, State, Whole};
-use crate::app::websocket::{Asked, Socket};
+use crate::app::websocket::{Asked, Socket, first_deadline};
 use crate::app::{Request, RequestStream, Response};
 use crate::fanout::Frame;
 use crate::protocol::http::Head;
@@ -246,7 +246,7 @@ impl Inner {
         if !self.awaits(id, sequence) {
             return None;
         }
-        let deadline = socket.first_deadline(self.core.now());
+        let deadline = first_deadline(&*self.behavior(&socket)?, self.core.now());
         let ahead = self.entry(id, |entry| {
             let State::Http(http) = &mut entry.state else { return Vec::new() };
             http.finish();

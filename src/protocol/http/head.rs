@@ -4,7 +4,11 @@
 //! ends, targets, hosts, how the body is delimited, and what exactly was wrong.
 
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
+use compact_str::CompactString;
+
+use super::shapes::{self, BETWEEN, Field, Parsed, Shape, Shapes, Span};
 use super::{HttpError, is_token_byte};
 
 /// The largest value [`HeadLimits::head_bytes`] can have, in bytes; more is taken as this. An obs-text byte
@@ -96,21 +100,8 @@ impl Framing {
     }
 }
 
-/// Offsets into [`Head::text`]. Always made of lengths of that text, so `get` never misses.
-#[derive(Debug, Clone, Copy, Default)]
-struct Span {
-    start: u16,
-    end: u16,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Field {
-    name: Span,
-    value: Span,
-}
-
-/// A request head, owned: two allocations, whatever the number of fields, because a Socket.IO handshake keeps
-/// its head as long as the session lives.
+/// A request head, owned. Small, because a Socket.IO handshake keeps its head as long as the session lives:
+/// what many heads have in common can be [shared](Self::parse_sharing).
 ///
 /// Bytes above 0x7f in field values (obs-text, RFC 9110 5.5) become text like this: a value that is valid
 /// UTF-8 is kept as it is, any other value is read as ISO-8859-1. Nothing is lost in either case. In the
@@ -129,18 +120,9 @@ struct Field {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Head {
-    text: Box<str>,
-    fields: Box<[Field]>,
-    framing: Framing,
-    method: Span,
-    target: Span,
-    path: Span,
-    query: Span,
-    /// The authority of an absolute-form target; empty otherwise.
-    authority: Span,
-    version: Version,
-    keep_alive: bool,
-    expects_continue: bool,
+    shape: Arc<Shape>,
+    /// The target and the values that the shape does not have, in order.
+    own: CompactString,
 }
 
 impl Head {
@@ -156,6 +138,27 @@ impl Head {
     /// Any [`HttpError`] about heads. Wrong line ends and exceeded limits are reported as soon as they are
     /// visible, without waiting for the end of the head.
     pub fn parse(buf: &[u8], limits: &HeadLimits) -> Result<Option<(Self, usize)>, HttpError> {
+        Self::parse_with(buf, limits, None)
+    }
+
+    /// Like [`parse`](Self::parse), and keeps what other heads have said as well only once.
+    ///
+    /// # Errors
+    ///
+    /// As of [`parse`](Self::parse).
+    pub fn parse_sharing(
+        buf: &[u8],
+        limits: &HeadLimits,
+        shapes: &mut Shapes,
+    ) -> Result<Option<(Self, usize)>, HttpError> {
+        Self::parse_with(buf, limits, Some(shapes))
+    }
+
+    fn parse_with(
+        buf: &[u8],
+        limits: &HeadLimits,
+        shapes: Option<&mut Shapes>,
+    ) -> Result<Option<(Self, usize)>, HttpError> {
         let (skipped, rest) = match buf.strip_prefix(b"\r\n") {
             Some(rest) => (2, rest),
             None => (0, buf),
@@ -187,27 +190,40 @@ impl Head {
         }
         let version = if version == 0 { Version::Http10 } else { Version::Http11 };
         check_request_line(method, target, limits)?;
-        let head = Builder::build(method, target, version, request.headers)?;
-        Ok(Some((head, skipped + extent.length)))
+        let parsed = Parsed { method, target, version, fields: request.headers };
+        Ok(Some((Self::new(&parsed, shapes)?, skipped + extent.length)))
+    }
+
+    fn new(parsed: &Parsed<'_>, shapes: Option<&mut Shapes>) -> Result<Self, HttpError> {
+        if let Some(shapes) = shapes
+            && let Some(hash) = shapes.hash(parsed)
+            && let Some((shape, own)) = shapes.shape(hash, parsed, || Builder::build(parsed, true))?
+        {
+            return Ok(Self { shape, own });
+        }
+        Ok(Self { shape: Arc::new(Builder::build(parsed, false)?), own: CompactString::const_new("") })
     }
 
     /// The method as sent: one of GET, HEAD, POST, PUT, DELETE, OPTIONS, TRACE, PATCH.
     #[must_use]
     pub fn method(&self) -> &str {
-        self.slice(self.method)
+        self.shape.slice(self.shape.method)
     }
 
     /// The request target as sent (RFC 9112 3.2).
     #[must_use]
     pub fn target(&self) -> &str {
-        self.slice(self.target)
+        self.own_target().unwrap_or_else(|| self.shape.slice(self.shape.target))
     }
 
     /// The path without the query, not decoded. An absolute-form target gives its path (`/` if it has none);
     /// the asterisk-form gives `*`.
     #[must_use]
     pub fn path(&self) -> &str {
-        match self.slice(self.path) {
+        if let Some(target) = self.own_target() {
+            return target.split_once('?').map_or(target, |(path, _)| path);
+        }
+        match self.shape.slice(self.shape.path) {
             "" => "/",
             path => path,
         }
@@ -216,19 +232,22 @@ impl Head {
     /// The raw query without its `?`; empty if there is none.
     #[must_use]
     pub fn query(&self) -> &str {
-        self.slice(self.query)
+        match self.own_target() {
+            Some(target) => target.split_once('?').map_or("", |(_, query)| query),
+            None => self.shape.slice(self.shape.query),
+        }
     }
 
     /// The version on the request line.
     #[must_use]
     pub fn version(&self) -> Version {
-        self.version
+        self.shape.version
     }
 
     /// The authority asked for: that of an absolute-form target, else the `Host` field (RFC 9112 3.2.2).
     #[must_use]
     pub fn host(&self) -> Option<&str> {
-        match self.slice(self.authority) {
+        match self.shape.slice(self.shape.authority) {
             "" => self.header("host"),
             authority => Some(authority),
         }
@@ -242,36 +261,44 @@ impl Head {
 
     /// Every field in order, names as sent.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.fields.iter().map(|field| (self.slice(field.name), self.slice(field.value)))
+        let mut own = self.own.split(BETWEEN).skip(usize::from(self.own_target().is_some()));
+        self.shape.fields.iter().map(move |field| {
+            let value = match field.value {
+                Span::OWN => own.next().unwrap_or_default(),
+                value => self.shape.slice(value),
+            };
+            (self.shape.slice(field.name), value)
+        })
     }
 
     /// Whether any of the comma-separated elements of the fields called `name` is `token`, in any case.
     #[must_use]
     pub fn has_token(&self, name: &str, token: &str) -> bool {
-        self.headers()
-            .filter(|(known, _)| known.eq_ignore_ascii_case(name))
-            .flat_map(|(_, value)| value.split(','))
-            .any(|element| element.trim_matches([' ', '\t']).eq_ignore_ascii_case(token))
+        self.headers().filter(|(known, _)| known.eq_ignore_ascii_case(name)).any(|(_, value)| {
+            // Most lists have one element.
+            value.eq_ignore_ascii_case(token)
+                || value.split(',').any(|e| e.trim_matches([' ', '\t']).eq_ignore_ascii_case(token))
+        })
     }
 
     /// Whether the connection persists after the answer (RFC 9112 9.3). HTTP/1.0 never does here: nobody who
     /// speaks it to a Socket.IO server is helped by the old `keep-alive` extension.
     #[must_use]
     pub fn keep_alive(&self) -> bool {
-        self.keep_alive
+        self.shape.keep_alive
     }
 
     /// How the body is delimited.
     #[must_use]
     pub fn framing(&self) -> Framing {
-        self.framing
+        self.shape.framing
     }
 
     /// Whether the client waits for a `100 Continue` before it sends the body (RFC 9110 10.1.1); never with
     /// HTTP/1.0.
     #[must_use]
     pub fn expects_continue(&self) -> bool {
-        self.expects_continue
+        self.shape.expects_continue
     }
 
     /// Whether this asks for a WebSocket: HTTP/1.1 GET with the tokens `Upgrade: websocket` and
@@ -280,15 +307,18 @@ impl Head {
     #[must_use]
     pub fn is_websocket_upgrade(&self) -> bool {
         self.method() == "GET"
-            && self.version == Version::Http11
+            && self.version() == Version::Http11
             && self.has_token("upgrade", "websocket")
             && self.has_token("connection", "upgrade")
     }
 
-    fn slice(&self, span: Span) -> &str {
-        self.text.get(usize::from(span.start)..usize::from(span.end)).unwrap_or_default()
+    fn own_target(&self) -> Option<&str> {
+        (self.shape.target == Span::OWN).then(|| self.own.split(BETWEEN).next()).flatten()
     }
 }
+
+// There is one for each session.
+const _: () = assert!(size_of::<Head>() <= 32);
 
 /// How far a head reaches, found without reading its lines.
 struct Extent {
@@ -416,14 +446,12 @@ struct Target<'a> {
 }
 
 impl Builder {
-    fn build(
-        method: &str,
-        raw_target: &str,
-        version: Version,
-        headers: &[httparse::Header<'_>],
-    ) -> Result<Head, HttpError> {
+    /// `shared`: leaves out what is a client's own.
+    fn build(parsed: &Parsed<'_>, shared: bool) -> Result<Shape, HttpError> {
+        let Parsed { method, target: raw_target, version, fields: headers } = *parsed;
         let target = parse_target(method, raw_target)?;
-        // Exact, unless a value in ISO-8859-1 grows.
+        let own_target = shared && shapes::is_own_target(raw_target);
+        // Exact, unless a value is left out, or in ISO-8859-1 and grows.
         let fields_bytes: usize = headers.iter().map(|field| field.name.len() + field.value.len()).sum();
         let mut builder = Self {
             text: String::with_capacity(method.len() + raw_target.len() + fields_bytes),
@@ -436,22 +464,24 @@ impl Builder {
         let method = builder.push(method);
         // Pieces of the target lie in it in order: authority, path, query. The text gets the whole target
         // once.
-        let whole = builder.push(raw_target);
-        let span_of = |part: &str| sub_span(raw_target, whole, part);
+        let whole = if own_target { Span::OWN } else { builder.push(raw_target) };
+        let span_of =
+            |part: &str| if own_target { Span::default() } else { sub_span(raw_target, whole, part) };
         let (authority, path, query) =
             (span_of(target.authority), span_of(target.path), span_of(target.query));
         let mut fields = Vec::with_capacity(headers.len());
         for field in headers {
             builder.note(field.name, field.value, version)?;
             let name = builder.push(field.name);
-            let value = builder.push_value(field.value);
+            let own = shared && shapes::is_own_field(field.name);
+            let value = if own { Span::OWN } else { builder.push_value(field.value) };
             fields.push(Field { name, value });
         }
         let framing = builder.framing()?;
         if builder.hosts == 0 && version == Version::Http11 {
             return Err(HttpError::Host);
         }
-        Ok(Head {
+        Ok(Shape {
             text: builder.text.into_boxed_str(),
             fields: fields.into_boxed_slice(),
             framing,

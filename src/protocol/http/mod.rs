@@ -24,6 +24,7 @@ mod head;
 mod negotiation;
 mod range;
 mod response;
+mod shapes;
 
 pub use body::ChunkedDecoder;
 pub use compress::{Effort, compress};
@@ -34,6 +35,7 @@ pub use head::{Framing, Head, HeadLimits, MAX_HEAD_BYTES, Version};
 pub use negotiation::{Coding, negotiate, none_match};
 pub use range::Ranges;
 pub use response::{ConnectionHeader, LAST_CHUNK, reason, write_chunk, write_chunked_head, write_head};
+pub use shapes::Shapes;
 
 /// Whether `byte` may stand in a token: a method, a field name, a connection option (RFC 9110 5.6.2).
 pub(crate) fn is_token_byte(byte: u8) -> bool {

@@ -371,3 +371,108 @@ proptest! {
         }
     }
 }
+
+const VALUES: &[&[u8]] = &[
+    b"",
+    b"a",
+    b"100-continue",
+    b"keep-alive, Upgrade",
+    b"12",
+    b"\xe9t\xe9",
+    b"websocket",
+    b"\xc3\xa9",
+    b"a longer value, of more than twenty-four bytes",
+];
+
+/// All that a head says.
+fn said(head: &Head) -> String {
+    let fields: Vec<_> = head.headers().collect();
+    format!(
+        "{:?}",
+        (
+            (head.method(), head.target(), head.path(), head.query(), head.version(), head.host()),
+            (head.keep_alive(), head.framing(), head.expects_continue(), head.is_websocket_upgrade()),
+            (fields, head.header("cookie"), head.has_token("connection", "upgrade")),
+        )
+    )
+}
+
+proptest! {
+    /// A head that is shared says what it says alone: when it is the first of its kind, and when it is not.
+    #[test]
+    fn sharing_changes_nothing(
+        line in prop::sample::select(&[
+            "GET /", "GET /socket.io/?EIO=4&transport=websocket", "GET /socket.io/?EIO=4&token=a%20b&x",
+            "GET /a?", "GET http://b/c?d", "POST /?EIO=4", "OPTIONS *", "GET /?EIO", "HEAD /x?y",
+        ][..]),
+        old in any::<bool>(),
+        fields in prop::collection::vec((
+            prop::sample::select(&[
+                "Sec-WebSocket-Key", "cookie", "X-Real-IP", "User-Agent", "Connection", "Upgrade", "CF-Ray",
+                "If-None-Match", "Accept", "Referer", "Content-Length", "Expect",
+            ][..]),
+            prop::sample::select(VALUES),
+        ), 0..8),
+    ) {
+        let mut bytes = format!("{line} HTTP/1.{}\r\nHost: a\r\n", u8::from(!old)).into_bytes();
+        for (name, value) in fields {
+            bytes.extend_from_slice(name.as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"\r\n");
+        let (limits, mut shapes) = (HeadLimits::default(), Shapes::default());
+        let alone = Head::parse(&bytes, &limits).map(|head| head.map(|(head, used)| (said(&head), used)));
+        for _ in 0..2 {
+            let shared = Head::parse_sharing(&bytes, &limits, &mut shapes);
+            prop_assert_eq!(shared.map(|head| head.map(|(head, used)| (said(&head), used))), alone.clone());
+        }
+        prop_assert!(shapes.len() <= 1);
+    }
+}
+
+fn browser(agent: usize, client: usize) -> String {
+    format!(
+        "GET /socket.io/?EIO=4&transport=websocket&token={client} HTTP/1.1\r\nHost: a\r\n\
+         User-Agent: {agent}\r\nCookie: sid={client}; theme=dark\r\nX-Forwarded-For: 10.0.0.{client}\r\n\
+         Accept-Language: en\r\nSec-WebSocket-Key: {client:024}\r\n\r\n"
+    )
+}
+
+#[test]
+fn clients_of_one_kind_share_what_they_say() {
+    let (limits, mut shapes) = (HeadLimits::default(), Shapes::default());
+    let heads: Vec<Head> = (0..200)
+        .map(|i| {
+            let parsed = Head::parse_sharing(browser(i % 2, i).as_bytes(), &limits, &mut shapes);
+            parsed.unwrap().unwrap().0
+        })
+        .collect();
+    assert_eq!(shapes.len(), 2);
+    assert!(std::sync::Arc::ptr_eq(&heads[0].shape, &heads[198].shape));
+    for (i, head) in heads.iter().enumerate() {
+        assert_eq!(head.query(), format!("EIO=4&transport=websocket&token={i}"));
+        assert_eq!(head.header("cookie").unwrap(), format!("sid={i}; theme=dark"));
+        assert_eq!(head.header("x-forwarded-for").unwrap(), format!("10.0.0.{i}"));
+        assert_eq!(head.header("sec-websocket-key").unwrap(), format!("{i:024}"));
+        assert_eq!(head.header("user-agent").unwrap(), (i % 2).to_string());
+    }
+}
+
+/// Nobody makes the table grow, and what nobody uses any more makes place.
+#[test]
+fn shapes_are_bounded() {
+    let (limits, mut shapes) = (HeadLimits::default(), Shapes::default());
+    let mut parse = |agent: usize| {
+        let parsed = Head::parse_sharing(browser(agent, agent).as_bytes(), &limits, &mut shapes);
+        (parsed.unwrap().unwrap().0, shapes.len())
+    };
+    let kept: Vec<Head> = (0..3000).map(|agent| parse(agent).0).collect();
+    assert!(kept.iter().enumerate().all(|(i, head)| head.header("user-agent").unwrap() == i.to_string()));
+    let full = parse(3000).1;
+    assert!(full < 3000, "{full}");
+    drop(kept);
+    let after = (4000..5000).map(|agent| parse(agent).1).min();
+    assert!(after < Some(full), "{after:?}");
+}
