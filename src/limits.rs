@@ -123,5 +123,6 @@ pub const UNFINISHED_BYTES: usize = 16 << 20;
 pub const RESTORE: Duration = Duration::from_secs(5);
 
 /// Clients of one core and namespace that wait for their sessions at a time, far more than a cluster restores
-/// within [`RESTORE`]. A client beyond that is a new one, since anybody can ask for sessions that do not exist.
+/// within [`RESTORE`]. A client beyond that is a new one, since anybody can ask for sessions that do not
+/// exist.
 pub const RESTORES_MAX: usize = 10_000;

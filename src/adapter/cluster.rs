@@ -145,8 +145,8 @@ impl Inbox {
         self.0.receive(message);
     }
 
-    /// Takes a broadcast that was kept, with the name that it has there: in one order everywhere, and never on
-    /// two threads at a time. See [`Handle::deliver_kept`].
+    /// Takes a broadcast that was kept, with the name that it has there: in one order everywhere, and never
+    /// on two threads at a time. See [`Handle::deliver_kept`].
     pub fn deliver_kept(&self, message: Message, offset: &str) {
         let Body::Broadcast(Broadcast { packet, opts, .. }) = message.body else { return };
         let Some(handle) = self.0.handle() else { return };

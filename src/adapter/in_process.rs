@@ -128,8 +128,8 @@ impl Link {
     }
 }
 
-/// A session that a server asks for. It is looked for when this is dropped: when all other servers have looked
-/// whether they have it still.
+/// A session that a server asks for. It is looked for when this is dropped: when all other servers have
+/// looked whether they have it still.
 struct Wanted {
     hub: InProcess,
     others: Vec<Inbox>,

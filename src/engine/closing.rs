@@ -71,8 +71,8 @@ impl Future for Closing {
 }
 
 impl Closing {
-    /// Runs `close` on all cores, from any thread. A core whose mailbox is full is asked again by a thread that
-    /// waits for it: a close must not get lost.
+    /// Runs `close` on all cores, from any thread. A core whose mailbox is full is asked again by a thread
+    /// that waits for it: a close must not get lost.
     pub(crate) fn everywhere(shared: &Arc<Shared>, close: impl Fn() + Clone + Send + 'static) -> Self {
         if let Some(core) = runtime::current().filter(|core| Arc::ptr_eq(core.shared(), shared)) {
             return Self::begin(&core, close);

@@ -253,8 +253,8 @@ pub trait Adapter: Debug + Send + Sync {
     /// `None` if there is no such session, or if not everything behind the offset is known.
     ///
     /// `answer` may be called at any time within 5 seconds, on any thread, but in step with
-    /// [`Handle::deliver_kept`] on this server: behind the last packet that it lists, and before the next. What
-    /// comes later reaches the socket by itself; so nothing is missed and nothing comes twice.
+    /// [`Handle::deliver_kept`] on this server: behind the last packet that it lists, and before the next.
+    /// What comes later reaches the socket by itself; so nothing is missed and nothing comes twice.
     ///
     /// The connection may have ended without the server where it was having noticed, so that the session is
     /// not kept yet: [`Handle::end_stale_session`] there makes it notice. That server is to be told when its

@@ -423,8 +423,8 @@ impl Selection {
 }
 
 impl Scope {
-    /// The offset of a packet that is emitted, if clients may come back for it. Where an adapter keeps packets,
-    /// it is the adapter that names them.
+    /// The offset of a packet that is emitted, if clients may come back for it. Where an adapter keeps
+    /// packets, it is the adapter that names them.
     pub(super) fn offset(&self, volatile: bool) -> Option<Offset> {
         let named_here = self.registry.has_recovery() && self.registry.keeper().is_none();
         if named_here && !volatile { Offset::next() } else { None }

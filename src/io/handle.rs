@@ -130,10 +130,10 @@ impl Handle {
         asked
     }
 
-    /// Like [`deliver`](Self::deliver), for a packet that the adapter keeps, and to the sockets of this process
-    /// in the order of the calls: how an [`Adapter`](super::Adapter) that
-    /// [keeps sessions](super::Adapter::keeps_sessions) brings in what any server has emitted, this one as
-    /// well. Calls must not be made at the same time by several threads. Clients get the offset behind the
+    /// Like [`deliver`](Self::deliver), for a packet that the adapter keeps, and to the sockets of this
+    /// process in the order of the calls: how an [`Adapter`](super::Adapter) that [keeps
+    /// sessions](super::Adapter::keeps_sessions) brings in what any server has emitted, this one as well.
+    /// Calls must not be made at the same time by several threads. Clients get the offset behind the
     /// arguments, and name it when they come back.
     ///
     /// # Errors

@@ -1,9 +1,9 @@
 //! Sessions that an adapter keeps beyond this process: what it is told of them, and asked for.
 //!
 //! A client that comes to a server of which none of the cores knows it may have been another server's. The
-//! adapter has what that server has told of its session, and all packets in one order. It answers in step with
-//! what it brings in; the rooms of the session are announced there and then, so that each packet behind those
-//! that the answer lists finds the client's core, behind the answer.
+//! adapter has what that server has told of its session, and all packets in one order. It answers in step
+//! with what it brings in; the rooms of the session are announced there and then, so that each packet behind
+//! those that the answer lists finds the client's core, behind the answer.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use crate::io::{Handle, KeptPacket, RestoreAnswer, RestoredSession, Session, Soc
 use crate::limits;
 use crate::time::Millis;
 
-/// The longest name of a packet that an adapter is asked about: more than any broker's names have. Clients may
-/// say anything.
+/// The longest name of a packet that an adapter is asked about: more than any broker's names have. Clients
+/// may say anything.
 const OFFSET_BYTES_MAX: usize = 256;
 
 /// Where the directory says on which core a session is that is not where it began.
@@ -170,8 +170,8 @@ impl Asking {
         self.arrival = restored.and_then(|restored| self.arrives(restored));
     }
 
-    /// A session has come from beyond the process. On the adapter's thread, between two packets: whoever looks
-    /// for the session's rooms from now on finds this core.
+    /// A session has come from beyond the process. On the adapter's thread, between two packets: whoever
+    /// looks for the session's rooms from now on finds this core.
     fn arrives(&self, restored: RestoredSession) -> Option<Arrival> {
         let RestoredSession { session, missed } = restored;
         let mut before = Vec::with_capacity(missed.len());

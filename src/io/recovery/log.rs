@@ -156,8 +156,8 @@ impl Log {
         }
     }
 
-    /// Gives old packets up until there is room for so many bytes beside the log; `false` if there is none even
-    /// then.
+    /// Gives old packets up until there is room for so many bytes beside the log; `false` if there is none
+    /// even then.
     pub(super) fn make_room(&mut self, bytes: usize) -> bool {
         loop {
             if self.usage.bytes.get().saturating_add(bytes) <= self.bounds.bytes {
@@ -169,8 +169,8 @@ impl Log {
         }
     }
 
-    /// Gives the oldest packet up. Somebody may have missed it: whose last packet is an earlier one cannot come
-    /// back.
+    /// Gives the oldest packet up. Somebody may have missed it: whose last packet is an earlier one cannot
+    /// come back.
     fn give_up(&mut self) -> bool {
         for offset in self.forgotten.drain(..) {
             self.places.remove(&offset);

@@ -56,8 +56,9 @@ pub struct ConnectionStateRecovery {
     pub max_disconnection_duration: Duration,
     /// Whether a socket that comes back is let in without asking the middlewares.
     pub skip_middlewares: bool,
-    /// Bytes that one core keeps of packets, 64 MiB by default, with what clients that move between cores bring
-    /// along. Beyond, the oldest are forgotten, and clients that have not got them come back as new sockets.
+    /// Bytes that one core keeps of packets, 64 MiB by default, with what clients that move between cores
+    /// bring along. Beyond, the oldest are forgotten, and clients that have not got them come back as new
+    /// sockets.
     pub max_bytes: usize,
     /// Packets that one core keeps for one namespace, 100,000 by default.
     pub max_packets: usize,

@@ -310,8 +310,8 @@ impl Sessions {
         Some(*state)
     }
 
-    /// Gives a parked session up whose time is over; to be called until there is none. Its rooms are held until
-    /// they are [released](Self::release).
+    /// Gives a parked session up whose time is over; to be called until there is none. Its rooms are held
+    /// until they are [released](Self::release).
     pub(in crate::io) fn expire(&mut self, now: Millis) -> Option<(Pid, State)> {
         self.log.prune(now);
         self.trim(now);
