@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sockring::app::App;
 use sockring::engine::{self, Handlers, Message};
-use sockring::io::{Data, DisconnectReason, LocalAdapter, Server, Socket};
+use sockring::io::{ConnectionStateRecovery, Data, DisconnectReason, LocalAdapter, Server, Socket};
 use sockring::protocol::eio::Packet;
 use sockring::runtime::{Descriptors, Running};
 use support::*;
@@ -415,5 +415,37 @@ fn a_server_is_closed_from_any_thread() {
     assert_eq!(log.count("server shutting down"), 6, "when it is ready, all have left");
     clients.iter_mut().for_each(|client| assert!(client.ends()));
     assert_eq!(Client::connect(address).get(POLL).status, 503);
+    end(server);
+}
+
+#[test]
+fn who_has_been_gone_for_longest_is_given_up_first_in_whichever_namespace() {
+    let _alone = alone();
+    let log = Log::default();
+    let told = log.clone();
+    let (server, address) = start(1, move |app| {
+        let recovery = ConnectionStateRecovery { max_sessions: 2, ..ConnectionStateRecovery::default() };
+        let connection_state_recovery = Some(recovery);
+        let options = sockring::io::Options { connection_state_recovery, ..Default::default() };
+        let io = Server::attach_app(app, options);
+        for name in ["/", "/later"] {
+            let nsp = io.of(name);
+            let (left, expired) = (told.clone(), told.clone());
+            nsp.sockets_on("disconnect", move || left.add("left"));
+            nsp.on_session_expired(move |_| expired.add(format!("expired in {name}")));
+        }
+    });
+    for (gone, name) in ["/later", "/", "/"].into_iter().enumerate() {
+        let mut ws = Client::websocket(address, WS);
+        assert!(ws.text().starts_with('0'));
+        ws.send_text(&format!("40{name},"));
+        assert!(ws.text().starts_with("40"));
+        ws.reset();
+        eventually("it has left", || log.count("left") == gone + 1);
+        // So that their times differ.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    eventually("one is too many", || log.count("expired") > 0);
+    assert_eq!((log.count("expired in /later"), log.count("expired")), (1, 1));
     end(server);
 }

@@ -110,6 +110,13 @@ pub struct Session {
 }
 
 /// A packet that was kept for those who come back.
+///
+/// ```
+/// use sockring::io::KeptPacket;
+/// // An entry of a stream of Redis, named by its id.
+/// let packet = KeptPacket { offset: "1712345678901-0".into(), args: vec!["news".into(), 1.into()] };
+/// assert_eq!(packet.args[0].as_str(), Some("news"));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KeptPacket {
     /// Its name in the order of all packets: what [`Handle::deliver_kept`] was given with it.
