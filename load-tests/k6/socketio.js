@@ -25,7 +25,7 @@ export function connect(url, { transport = "websocket", namespace = "/", auth, q
   return new Promise((resolve, reject) => {
     const socket = new Socket(namespace, auth, resolve, reject);
     const address = `${url.replace(/\/$/, "")}/socket.io/?EIO=4&transport=${transport}${query && `&${query}`}`;
-    socket.timer = setTimeout(() => socket.fail("no answer to CONNECT"), CONNECT_MS);
+    socket.timer = setTimeout(() => socket.fail(`no answer over ${transport}, ${socket.stage}`), CONNECT_MS);
     socket.transport = transport === "polling" ? new Polling(address, socket) : new Framed(address, socket);
   });
 }
@@ -38,6 +38,8 @@ class Socket {
     this.nextAck = 0;
     this.incoming = null;
     this.id = null;
+    // How far it is, for whoever must find out why it is no further.
+    this.stage = "before the handshake";
     this.closed = false;
   }
 
@@ -83,6 +85,7 @@ class Socket {
     switch (packet[0]) {
       case "0":
         this.handshake = JSON.parse(packet.slice(1));
+        this.stage = `session ${this.handshake.sid}`;
         this.transport.opened(this.handshake);
         return this.transport.send([`40${this.prefix()}${this.auth ? JSON.stringify(this.auth) : ""}`]);
       case "1":
