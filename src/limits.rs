@@ -117,3 +117,12 @@ pub const EVENT_COST_BYTES: usize = 1024;
 /// messages, if that is more. Some ten thousand events, more than a client says while somebody waits for a
 /// database. One that goes on is closed: it could fill the memory as fast as it can send.
 pub const UNFINISHED_BYTES: usize = 16 << 20;
+
+/// How long a client that wants to come back from another server waits for its session: as long as servers
+/// wait for each other. Then it is a new one, which costs it what it has missed.
+pub const RESTORE: Duration = Duration::from_secs(5);
+
+/// Clients of one core and namespace that wait for their sessions at a time, far more than a cluster restores
+/// within [`RESTORE`]. A client beyond that is a new one, since anybody can ask for sessions that do not
+/// exist.
+pub const RESTORES_MAX: usize = 10_000;

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use sockring::adapter::{ClusterAdapter, ClusterOptions, InProcess, Link};
 use sockring::io::{
-    Ack, AckError, Adapter, BroadcastAcks, BroadcastOptions, ClusterAnswer, Data, EncodeError, Handle,
-    Options, RemoteSocket, RoomEvent, Server, ServerEvent, Socket, SocketDetails, Value,
+    Ack, AckError, Adapter, BroadcastAcks, BroadcastOptions, ClusterAnswer, ConnectionStateRecovery, Data,
+    EncodeError, Handle, Options, RemoteSocket, RestoreAnswer, RoomEvent, Server, ServerEvent, Session,
+    Socket, SocketDetails, Value,
 };
 use sockring::runtime::{Descriptors, Running};
 use support::{Client, block_on};
@@ -375,6 +376,147 @@ fn an_adapter_that_forgets_a_question_has_answered_it() {
     assert_eq!(error.message, "the adapter does not answer");
     assert!(block_on(io.fetch_sockets()).is_err());
     support::end(server);
+}
+
+#[test]
+fn children_of_a_parent_hear_other_servers() {
+    let _alone = support::alone();
+    let hub = InProcess::new();
+    let heard = Arc::new(AtomicUsize::new(0));
+    let nodes = [(); 2].map(|()| {
+        let (adapter, heard) = (hub.adapter(), heard.clone());
+        let server = support::builder(support::options(Descriptors::Auto, 2)).start(move |app| {
+            let options = Options { adapter: Some(Arc::new(adapter.clone())), ..Options::default() };
+            let io = Server::attach_app(app, options);
+            let heard = heard.clone();
+            let rooms = io.of_fn(|name: String, _| name.starts_with("/room-"));
+            rooms.on_server_event("ping", move |event: ServerEvent| {
+                heard.fetch_add(1, Ordering::Relaxed);
+                let _ = event.ack.send("pong");
+            });
+        });
+        server.unwrap()
+    });
+    let mut clients = nodes.each_ref().map(|server| join(server.addresses()[0]));
+    for client in &mut clients {
+        client.send_text("40/room-7,");
+        assert!(client.text().starts_with("40/room-7,{"));
+    }
+    let room = Handle::of_server(&nodes[0], "/socket.io").of("/room-7");
+    let ping = || block_on(room.server_side_emit_with_ack::<String, _>("ping", ())).unwrap();
+    support::eventually("the other one knows the child", || ping() == ["pong"]);
+    assert!(heard.load(Ordering::Relaxed) > 0);
+    drop(clients);
+    nodes.into_iter().for_each(support::end);
+}
+
+/// What a server tells its adapter about sessions.
+#[derive(Debug, Default)]
+struct Keeper {
+    keeps: bool,
+    /// Questions are never answered, but dropped.
+    told: Mutex<Vec<String>>,
+    handle: Mutex<Option<Handle>>,
+}
+
+impl Keeper {
+    fn tell(&self, what: String) {
+        self.told.lock().unwrap().push(what);
+    }
+}
+
+impl Adapter for Keeper {
+    fn init(&self, nsp: Handle) {
+        *self.handle.lock().unwrap() = Some(nsp);
+    }
+
+    fn broadcast(&self, _: &str, args: Vec<Value>, _: &BroadcastOptions) {
+        self.tell(format!("broadcast {}", args[0].as_str().unwrap()));
+    }
+
+    fn keeps_sessions(&self) -> bool {
+        self.keeps
+    }
+
+    fn broadcast_kept(&self, _: &str, args: Vec<Value>, options: &BroadcastOptions) {
+        let event = args[0].as_str().unwrap().to_owned();
+        self.tell(format!("broadcast_kept {event}"));
+        let handle = self.handle.lock().unwrap().clone().unwrap();
+        handle.deliver_kept(args, options, &format!("named after {event}")).unwrap();
+    }
+
+    fn persist_session(&self, _: &str, session: Session, lifetime: Duration) {
+        let rooms = session.rooms.len();
+        self.tell(format!("persist {} {rooms} {}", session.pid, lifetime.as_secs()));
+        assert!(session.rooms.contains(&session.sid) && session.data == Value::from("data"));
+    }
+
+    fn forget_session(&self, _: &str, pid: &str) {
+        self.tell(format!("forget {pid}"));
+    }
+
+    fn restore_session(&self, _: &str, pid: &str, offset: &str, answer: RestoreAnswer) {
+        self.tell(format!("restore {pid} {offset}"));
+        drop(answer);
+    }
+}
+
+fn field<'a>(packet: &'a str, name: &str) -> &'a str {
+    packet.split_once(&format!("\"{name}\":\"")).unwrap().1.split_once('"').unwrap().0
+}
+
+#[test]
+fn sessions_are_told_of_where_they_are_kept_and_nowhere_else() {
+    let _alone = support::alone();
+    for (keeps, recovery) in [(true, true), (true, false), (false, true)] {
+        let keeper = Arc::new(Keeper { keeps, ..Keeper::default() });
+        let theirs = keeper.clone();
+        let server = support::builder(support::options(Descriptors::Auto, 2)).start(move |app| {
+            let connection_state_recovery = recovery.then(ConnectionStateRecovery::default);
+            let adapter = Some(theirs.clone() as _);
+            let options = Options { adapter, connection_state_recovery, ..Options::default() };
+            let io = Server::attach_app(app, options);
+            io.on_connection(|socket: Socket| {
+                socket.set_data("data");
+                socket.join("r");
+            });
+        });
+        let server = server.unwrap();
+        let (address, io) = (server.addresses()[0], Handle::of_server(&server, "/socket.io"));
+        let told = || keeper.told.lock().unwrap().clone();
+        let open = |connect: &str| {
+            let mut client = Client::websocket(address, "/socket.io/?EIO=4&transport=websocket");
+            client.text();
+            client.send_text(connect);
+            let welcome = client.text();
+            (client, welcome)
+        };
+        let (mut client, welcome) = open("40");
+        assert!(io.to("r").emit("news", 1).is_ok());
+        let text = client.text();
+        assert!(io.volatile().emit("gossip", ()).is_ok() && io.local().emit("local", 1).is_ok());
+        let stranger = "AAAAAAAAAAAAAAAAAAAAAA";
+        let (_stranger, new) = open(&format!(r#"40{{"pid":"{stranger}","offset":"3-0"}}"#));
+        assert!(new.starts_with("40{"), "a new one: {new}");
+        client.reset();
+        if !(keeps && recovery) {
+            assert_eq!(told(), ["broadcast news", "broadcast gossip"]);
+            support::end(server);
+            continue;
+        }
+        assert_eq!(text, r#"42["news",1,"named after news"]"#);
+        let pid = field(&welcome, "pid");
+        let mut expected = vec!["broadcast_kept news".to_owned(), "broadcast gossip".to_owned()];
+        expected.push(format!("restore {stranger} 3-0"));
+        expected.push(format!("persist {pid} 2 120"));
+        support::eventually("its session is offered", || told().len() >= 4);
+        assert_eq!(told()[..4], expected);
+        // It comes back here: nobody else may have it.
+        let (_client, back) = open(&format!(r#"40{{"pid":"{pid}","offset":"named after news"}}"#));
+        assert_eq!(field(&back, "pid"), pid);
+        assert!(told().contains(&format!("forget {pid}")));
+        support::end(server);
+    }
 }
 
 #[test]

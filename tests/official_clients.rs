@@ -118,6 +118,16 @@ suites! {
     example_private_messaging: "private_messaging" [], 2 =>
         "examples.test.mjs" [("EXAMPLE", "private_messaging")];
 
+    cluster_of_2_servers: "cluster_server" [], 2 => "cluster.test.mjs" [];
+    cluster_of_3_servers: "cluster_server" ["--servers", "3"], 2 => "cluster.test.mjs" [("SERVERS", "3")];
+    cluster_with_msgpack: "cluster_server" ["--msgpack"], 2 => "cluster.test.mjs" [("PARSER", "msgpack")];
+    cluster_with_recovery: "cluster_server" ["--servers", "3", "--recovery"], 2 =>
+        "cluster.test.mjs" [("SERVERS", "3"), ("RECOVERY", "1")];
+    cluster_with_recovery_and_msgpack: "cluster_server" ["--recovery", "--msgpack"], 2 =>
+        "cluster.test.mjs" [("RECOVERY", "1"), ("PARSER", "msgpack")];
+    cluster_with_recovery_under_traffic: "cluster_server" ["--servers", "3", "--recovery", "--tick", "3"], 2 =>
+        "cluster.test.mjs" [("SERVERS", "3"), ("RECOVERY", "1"), ("TICK", "3")];
+
     recovery: "recovery" [], 1 => "recovery.test.mjs" [];
     recovery_on_3_workers: "recovery" [], 3 => "recovery.test.mjs" [];
     recovery_that_expires: "recovery" ["--window", "700"], 3 => "recovery.test.mjs" [("WINDOW", "700")];

@@ -5,10 +5,11 @@ mod support;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sockring::app::App;
 use sockring::engine::{self, Handlers, Message};
-use sockring::io::{Data, DisconnectReason, Server, Socket};
+use sockring::io::{Data, DisconnectReason, LocalAdapter, Server, Socket};
 use sockring::protocol::eio::Packet;
 use sockring::runtime::{Descriptors, Running};
 use support::*;
@@ -371,4 +372,48 @@ fn a_server_is_bound_to_an_engine() {
         drop(taken);
         end(server);
     }
+}
+
+#[test]
+fn what_is_set_before_a_server_listens_counts() {
+    let _alone = alone();
+    let log = Log::default();
+    let told = log.clone();
+    let io = Server::builder()
+        .path("/chat")
+        .connect_timeout(Duration::from_millis(1234))
+        .serve_client(false)
+        .adapter(Arc::new(LocalAdapter))
+        // Called later, but what was set by name goes before it.
+        .options(|| sockring::io::Options { connect_timeout: Duration::ZERO, ..Default::default() })
+        .set_up(move |io| {
+            let (client, adapter) = (io.serve_client(), io.adapter().is_some());
+            told.add(format!("{} {:?} {client} {adapter}", io.path(), io.connect_timeout()));
+        });
+    let server = io.start(builder(options(Descriptors::Auto, 1))).unwrap();
+    assert_eq!(log.take(), ["/chat/ 1.234s false true"]);
+    let address = server.addresses()[0];
+    let mut ws = Client::websocket(address, "/chat/?EIO=4&transport=websocket");
+    assert!(ws.text().starts_with('0'));
+    assert_eq!(Client::connect(address).get("/chat/socket.io.js").status, 400);
+    end(server);
+}
+
+#[test]
+fn a_server_is_closed_from_any_thread() {
+    let _alone = alone();
+    let log = Log::default();
+    let told = log.clone();
+    let (server, address) = start(2, move |app| {
+        let io = Server::attach_app(app, sockring::io::Options::default());
+        let told = told.clone();
+        io.sockets_on("disconnect", move |reason: DisconnectReason| told.add(reason.as_str()));
+    });
+    let mut clients: Vec<Client> = (0..6).map(|_| join(address)).collect();
+    let io = sockring::io::Handle::of_server(&server, "/socket.io");
+    block_on(io.close());
+    assert_eq!(log.count("server shutting down"), 6, "when it is ready, all have left");
+    clients.iter_mut().for_each(|client| assert!(client.ends()));
+    assert_eq!(Client::connect(address).get(POLL).status, 503);
+    end(server);
 }

@@ -59,12 +59,22 @@ impl Listen {
 
     /// A server by these flags.
     pub(crate) fn builder(&self, default_port: u16) -> Result<Builder, Box<dyn std::error::Error>> {
+        self.builder_at(self.port.unwrap_or(default_port))
+    }
+
+    /// Another server beside it, on a port that is free.
+    #[allow(dead_code, reason = "most examples are one server")]
+    pub(crate) fn beside(&self) -> Result<Builder, Box<dyn std::error::Error>> {
+        self.builder_at(0)
+    }
+
+    fn builder_at(&self, port: u16) -> Result<Builder, Box<dyn std::error::Error>> {
         let descriptors = match self.descriptors {
             Descriptors::Auto => runtime::Descriptors::Auto,
             Descriptors::Normal => runtime::Descriptors::Normal,
             Descriptors::Direct => runtime::Descriptors::Direct,
         };
-        let address = (self.host, self.port.unwrap_or(default_port));
+        let address = (self.host, port);
         let http = sockring::app::Options { trust_proxy: self.trusted()?, ..Default::default() };
         let builder = App::builder().workers(self.workers).descriptors(descriptors).http(http);
         Ok(match (&self.tls_cert, &self.tls_key) {

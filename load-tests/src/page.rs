@@ -102,12 +102,15 @@ impl Page {
             return Ok(self);
         }
         let x_max = points().map(|point| point.0).fold(f64::MIN_POSITIVE, f64::max);
-        let y_max = points().map(|point| point.1).fold(1e-3, f64::max) * 1.05;
+        // The names of several lines stand above them.
+        let room = if lines.len() > 1 { 1.4 } else { 1.05 };
+        let y_max = points().map(|point| point.1).fold(1e-3, f64::max) * room;
         let mut svg = String::new();
         {
             let area = SVGBackend::with_string(&mut svg, PLOT).into_drawing_area();
             let mut chart = ChartBuilder::on(&area)
                 .margin(8)
+                .margin_right(24)
                 .x_label_area_size(36)
                 .y_label_area_size(60)
                 .build_cartesian_2d(0.0..x_max, 0.0..y_max)?;
@@ -122,13 +125,11 @@ impl Page {
             for (number, (name, points)) in lines.iter().enumerate() {
                 let style = COLORS[number % COLORS.len()].stroke_width(2);
                 let drawn = chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
-                if !name.is_empty() {
-                    drawn.label(*name).legend(move |(x, y)| {
-                        PathElement::new([(x, y), (x + 16, y)], COLORS[number % COLORS.len()].stroke_width(2))
-                    });
-                }
+                drawn.label(*name).legend(move |(x, y)| {
+                    PathElement::new([(x, y), (x + 16, y)], COLORS[number % COLORS.len()].stroke_width(2))
+                });
             }
-            if lines.iter().any(|(name, _)| !name.is_empty()) {
+            if lines.len() > 1 {
                 chart
                     .configure_series_labels()
                     .position(SeriesLabelPosition::UpperRight)
@@ -165,7 +166,8 @@ pub(crate) fn write_json(path: Option<&Path>, report: &impl Serialize) -> Outcom
 }
 
 fn seconds(at: &f64) -> String {
-    format!("{at:.1}")
+    let text = format!("{at:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn share(nines: &f64) -> String {

@@ -3,14 +3,16 @@
 use std::fmt::{self, Debug};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::message::{EMITTER, Message};
+use super::message::{Body, Broadcast, EMITTER, Message, Packet};
 use super::node::{Action, Asker, ClusterOptions, Node, Request};
-use crate::io::{Adapter, BroadcastAcks, BroadcastOptions, ClusterAnswer, Handle, SocketDetails};
+use crate::io::{
+    Adapter, BroadcastAcks, BroadcastOptions, ClusterAnswer, Handle, RestoreAnswer, Session, SocketDetails,
+};
 use crate::protocol::sio::Value;
 use crate::time::Millis;
 
@@ -64,6 +66,33 @@ pub trait Medium: Debug + Send + Sync + 'static {
         let _ = nsp;
         None
     }
+
+    /// Whether it keeps packets, in one order, and sessions: see [`Adapter::keeps_sessions`].
+    fn keeps_sessions(&self) -> bool {
+        false
+    }
+
+    /// Keeps a broadcast, and carries it to all servers, to the sender as well: each takes it by
+    /// [`Inbox::deliver_kept`]. See [`Adapter::broadcast_kept`].
+    fn publish_kept(&self, message: &Message) {
+        let _ = message;
+    }
+
+    /// See [`Adapter::persist_session`].
+    fn persist_session(&self, nsp: &str, session: Session, lifetime: Duration) {
+        let _ = (nsp, session, lifetime);
+    }
+
+    /// See [`Adapter::forget_session`].
+    fn forget_session(&self, nsp: &str, pid: &str) {
+        let _ = (nsp, pid);
+    }
+
+    /// See [`Adapter::restore_session`].
+    fn restore_session(&self, nsp: &str, pid: &str, offset: &str, answer: RestoreAnswer) {
+        let _ = (nsp, pid, offset);
+        answer(None);
+    }
 }
 
 /// Takes the messages that a [`Medium`] brings, on any thread.
@@ -77,7 +106,32 @@ pub trait Medium: Debug + Send + Sync + 'static {
 /// }
 /// ```
 #[derive(Clone)]
-pub struct Inbox(Arc<dyn Fn(Message) + Send + Sync>);
+pub struct Inbox(Arc<dyn Receive>);
+
+/// A server in one namespace, as its medium sees it.
+trait Receive: Send + Sync {
+    fn receive(&self, message: Message);
+
+    /// The namespace, as long as the server has it.
+    fn handle(&self) -> Option<Handle>;
+}
+
+struct Receiver<M> {
+    adapter: Weak<Inner<M>>,
+    member: Weak<Member>,
+}
+
+impl<M: Medium> Receive for Receiver<M> {
+    fn receive(&self, message: Message) {
+        if let (Some(adapter), Some(member)) = (self.adapter.upgrade(), self.member.upgrade()) {
+            adapter.drive(&member, |state, now| state.node.handle_message(now, message));
+        }
+    }
+
+    fn handle(&self) -> Option<Handle> {
+        Some(self.member.upgrade()?.handle.clone())
+    }
+}
 
 impl Debug for Inbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,7 +142,32 @@ impl Debug for Inbox {
 impl Inbox {
     /// Takes a message or an answer.
     pub fn deliver(&self, message: Message) {
-        (self.0)(message);
+        self.0.receive(message);
+    }
+
+    /// Takes a broadcast that was kept, with the name that it has there: in one order everywhere, and never
+    /// on two threads at a time. See [`Handle::deliver_kept`].
+    pub fn deliver_kept(&self, message: Message, offset: &str) {
+        let Body::Broadcast(Broadcast { packet, opts, .. }) = message.body else { return };
+        let Some(handle) = self.0.handle() else { return };
+        if let Err(error) = handle.deliver_kept(packet.data, &opts.into(), offset) {
+            tracing::debug!("a broadcast is dropped: {error}");
+        }
+    }
+
+    /// See [`Handle::end_stale_session`].
+    pub fn end_stale_session(&self, pid: &str, done: impl FnOnce() + Send + 'static) {
+        match self.0.handle() {
+            Some(handle) => handle.end_stale_session(pid, done),
+            None => done(),
+        }
+    }
+
+    /// See [`Handle::release_session`].
+    pub fn release_session(&self, pid: &str) {
+        if let Some(handle) = self.0.handle() {
+            handle.release_session(pid);
+        }
     }
 }
 
@@ -369,13 +448,8 @@ impl<M: Medium> Adapter for ClusterAdapter<M> {
         let state = Mutex::new(State { node, waiting: HashMap::default() });
         let member = Arc::new(Member { nsp: nsp.clone(), handle, state });
         self.0.members().insert(nsp.clone(), member.clone());
-        let (adapter, target) = (Arc::downgrade(&self.0), Arc::downgrade(&member));
-        let inbox = move |message| {
-            if let (Some(adapter), Some(member)) = (adapter.upgrade(), target.upgrade()) {
-                adapter.drive(&member, |state, now| state.node.handle_message(now, message));
-            }
-        };
-        self.0.medium.subscribe(&nsp, &uid, Inbox(Arc::new(inbox)));
+        let receiver = Receiver { adapter: Arc::downgrade(&self.0), member: Arc::downgrade(&member) };
+        self.0.medium.subscribe(&nsp, &uid, Inbox(Arc::new(receiver)));
         self.0.drive(&member, |state, now| state.node.start(now));
     }
 
@@ -467,6 +541,29 @@ impl<M: Medium> Adapter for ClusterAdapter<M> {
             state.waiting.insert(ticket, Waiting::Values(answer));
             state.node.server_side_emit(now, args, Some(request));
         });
+    }
+
+    fn keeps_sessions(&self) -> bool {
+        self.0.medium.keeps_sessions()
+    }
+
+    fn broadcast_kept(&self, nsp: &str, args: Vec<Value>, options: &BroadcastOptions) {
+        let uid = self.uid(nsp).unwrap_or_else(|| EMITTER.to_owned());
+        let packet = Packet { r#type: 2, data: args, nsp: None };
+        let body = Body::Broadcast(Broadcast { packet, opts: options.into(), request_id: None });
+        self.0.medium.publish_kept(&Message { uid, nsp: nsp.to_owned(), body });
+    }
+
+    fn persist_session(&self, nsp: &str, session: Session, lifetime: Duration) {
+        self.0.medium.persist_session(nsp, session, lifetime);
+    }
+
+    fn forget_session(&self, nsp: &str, pid: &str) {
+        self.0.medium.forget_session(nsp, pid);
+    }
+
+    fn restore_session(&self, nsp: &str, pid: &str, offset: &str, answer: RestoreAnswer) {
+        self.0.medium.restore_session(nsp, pid, offset, answer);
     }
 }
 

@@ -20,6 +20,6 @@ pub use message::{
 pub use node::{Action, Asker, ClusterOptions, Node, Request};
 
 pub use crate::io::{
-    Adapter, BroadcastAcks, BroadcastOptions, ClusterAnswer, ClusterError, LocalAdapter, RestoreAnswer,
-    RestoredSession, Session, SocketDetails,
+    Adapter, BroadcastAcks, BroadcastOptions, ClusterAnswer, ClusterError, KeptPacket, LocalAdapter,
+    RestoreAnswer, RestoredSession, Session, SocketDetails,
 };

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::fanout::Task;
 use crate::limits;
-use crate::runtime::Core;
+use crate::runtime::{self, Core, Shared};
 
 /// What the sessions of all cores are being closed with. It may be awaited, on any thread and executor, and
 /// is ready when every core has closed its own. Dropped, it closes them all the same.
@@ -71,6 +71,35 @@ impl Future for Closing {
 }
 
 impl Closing {
+    /// Runs `close` on all cores, from any thread. A core whose mailbox is full is asked again by a thread
+    /// that waits for it: a close must not get lost.
+    pub(crate) fn everywhere(shared: &Arc<Shared>, close: impl Fn() + Clone + Send + 'static) -> Self {
+        if let Some(core) = runtime::current().filter(|core| Arc::ptr_eq(core.shared(), shared)) {
+            return Self::begin(&core, close);
+        }
+        let state = Arc::new(Mutex::new(State::default()));
+        let open = Arc::new(Open(state.clone()));
+        for core in 0..shared.mesh.cores() {
+            let (close, open) = (close.clone(), open.clone());
+            let task = Task::new(move || {
+                close();
+                drop(open);
+            });
+            let Err(mut refused) = shared.mesh.post(core, task) else { continue };
+            let shared = shared.clone();
+            std::thread::spawn(move || {
+                while !shared.is_stopping() {
+                    std::thread::sleep(limits::TICK);
+                    match shared.mesh.post(core, refused) {
+                        Ok(()) => return,
+                        Err(again) => refused = again,
+                    }
+                }
+            });
+        }
+        Self(state)
+    }
+
     /// Runs `close` on this core before it returns, and on all others as a task.
     pub(crate) fn begin(core: &Rc<Core>, close: impl Fn() + Clone + Send + 'static) -> Self {
         let state = Arc::new(Mutex::new(State::default()));

@@ -97,8 +97,7 @@ impl<T> std::error::Error for ClusterError<T> {}
 pub type ClusterAnswer<T> = Box<dyn FnOnce(Result<Vec<T>, ClusterError<T>>) + Send>;
 
 /// A client's session, to be restored when it comes back.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Session {
     /// The private id, which the client alone knows.
     pub pid: String,
@@ -110,14 +109,22 @@ pub struct Session {
     pub data: Value,
 }
 
-/// A session that was restored, and the events that its client has missed: names with their arguments.
+/// A packet that was kept for those who come back.
 #[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
+pub struct KeptPacket {
+    /// Its name in the order of all packets: what [`Handle::deliver_kept`] was given with it.
+    pub offset: String,
+    /// The event's name, then its arguments.
+    pub args: Vec<Value>,
+}
+
+/// A session that was restored, and the packets that its client has missed.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RestoredSession {
     /// The session.
     pub session: Session,
-    /// What it has missed, in order.
-    pub missed: Vec<Vec<Value>>,
+    /// What it has missed, in order: see [`Adapter::restore_session`].
+    pub missed: Vec<KeptPacket>,
 }
 
 /// Joins a server to others: the reference's adapter, as far as it is about other servers. The rooms of this
@@ -212,12 +219,46 @@ pub trait Adapter: Debug + Send + Sync {
         }
     }
 
-    /// Keeps a session, for connection state recovery.
-    fn persist_session(&self, nsp: &str, session: Session) {
-        let _ = (nsp, session);
+    /// Whether sessions are kept beyond this process, so that with
+    /// [`ConnectionStateRecovery`](super::ConnectionStateRecovery) a client may come back to any server. Then
+    /// the methods below are called, and the adapter has to put what is emitted into one order. The same for
+    /// all calls; `false` by default.
+    fn keeps_sessions(&self) -> bool {
+        false
     }
 
-    /// Gives a session back that was kept, with what was emitted since the offset.
+    /// Emits to the sockets of *all* servers what clients who come back may ask for: instead of
+    /// [`broadcast`](Self::broadcast), where sessions are kept. The server serves nobody itself. The adapter
+    /// gives the packet an offset, keeps it, and brings it in with [`Handle::deliver_kept`], here as on all
+    /// other servers, each packet behind the same others everywhere. If it cannot, [`Handle::deliver`] serves
+    /// the sockets of this process with a packet that nobody can ask for.
+    ///
+    /// What is emitted to a single socket comes by here too, as a broadcast to the room of its id. What is
+    /// volatile, local, or answered does not.
+    fn broadcast_kept(&self, nsp: &str, args: Vec<Value>, options: &BroadcastOptions) {
+        let _ = (nsp, args, options);
+    }
+
+    /// Keeps the session of a socket that has lost its connection, for so long.
+    fn persist_session(&self, nsp: &str, session: Session, lifetime: Duration) {
+        let _ = (nsp, session, lifetime);
+    }
+
+    /// A session is in use again on this server, or is over: nobody else may have it.
+    fn forget_session(&self, nsp: &str, pid: &str) {
+        let _ = (nsp, pid);
+    }
+
+    /// Takes a session out that was kept, with what was emitted behind an offset to sockets in its rooms.
+    /// `None` if there is no such session, or if not everything behind the offset is known.
+    ///
+    /// `answer` may be called at any time within 5 seconds, on any thread, but in step with
+    /// [`Handle::deliver_kept`] on this server: behind the last packet that it lists, and before the next.
+    /// What comes later reaches the socket by itself; so nothing is missed and nothing comes twice.
+    ///
+    /// The connection may have ended without the server where it was having noticed, so that the session is
+    /// not kept yet: [`Handle::end_stale_session`] there makes it notice. That server is to be told when its
+    /// session was taken: [`Handle::release_session`].
     fn restore_session(&self, nsp: &str, pid: &str, offset: &str, answer: RestoreAnswer) {
         let _ = (nsp, pid, offset);
         answer(None);

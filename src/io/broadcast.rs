@@ -17,8 +17,8 @@ use super::server_side::named;
 use super::{Adapter, BroadcastOptions, SocketId};
 use crate::engine::SocketSid;
 use crate::fanout::{Backpressure, Cores, Delivery, Frame, Key, Moment, Policy, RoomKey, Space, Task};
-use crate::protocol::sio::{EncodeError, NspName};
-use crate::runtime::{self, Shared};
+use crate::protocol::sio::{EncodeError, NspName, is_reserved};
+use crate::runtime::{self, Core, Shared};
 
 /// A namespace as all threads see it.
 pub(super) struct Scope {
@@ -140,6 +140,8 @@ pub struct BroadcastOperator {
     pub(super) scope: Arc<Scope>,
     pub(super) selection: Selection,
     local: bool,
+    /// Whether it goes by the mailbox to the core that emits as well, and not ahead of what waits there.
+    pub(super) in_order: bool,
     /// How long answers are awaited.
     pub(super) timeout: Option<Duration>,
     latest: Option<Key>,
@@ -148,7 +150,7 @@ pub struct BroadcastOperator {
 impl BroadcastOperator {
     pub(super) fn new(scope: Arc<Scope>) -> Self {
         let selection = Selection { moment: Moment::LAST, ..Selection::default() };
-        Self { scope, selection, local: false, timeout: None, latest: None }
+        Self { scope, selection, local: false, in_order: false, timeout: None, latest: None }
     }
 
     /// The same broadcast in another namespace.
@@ -216,12 +218,19 @@ impl BroadcastOperator {
     /// bytes (`bytes::Bytes`) travels as binary.
     ///
     /// [`Delivery::Sent`]: it is on its way to every core that has members; [`Delivery::Dropped`]: a core is
-    /// stuck and its mailbox is full.
+    /// stuck and its mailbox is full; [`Delivery::Queued`]: the adapter has it, which
+    /// [keeps](Adapter::keeps_sessions) it for clients that come back.
     ///
     /// # Errors
     ///
     /// A reserved name, or arguments that cannot be written as JSON.
     pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
+        if let Some(keeper) = self.scope.registry.keeper()
+            && !self.local
+            && !self.selection.volatile
+        {
+            return self.emit_kept(&**keeper, event, &args);
+        }
         let (frame, offset) = self.scope.event_to_keep(event, &args, self.selection.volatile)?;
         let frame = if self.selection.plain { frame.uncompressed() } else { frame };
         let frame = self.scope.bounded(frame, event, self.latest);
@@ -229,6 +238,20 @@ impl BroadcastOperator {
             adapter.broadcast(&self.scope.nsp, named(event, &args)?, &self.options());
         }
         Ok(self.send(&frame, offset))
+    }
+
+    /// Has the adapter serve the sockets of all servers, in its order.
+    fn emit_kept<T: Serialize + ?Sized>(
+        &self,
+        keeper: &dyn Adapter,
+        event: &str,
+        args: &T,
+    ) -> Result<Delivery, EncodeError> {
+        if is_reserved(event) {
+            return Err(EncodeError::ReservedEvent);
+        }
+        keeper.broadcast_kept(&self.scope.nsp, named(event, args)?, &self.options());
+        Ok(Delivery::Queued)
     }
 
     /// Makes the selected sockets join rooms.
@@ -296,8 +319,7 @@ impl BroadcastOperator {
     pub(super) fn send(&self, frame: &Frame, offset: Option<Offset>) -> Delivery {
         let frame = frame.clone();
         let bytes = frame.wire().len();
-        let _outside =
-            (offset.is_some() && runtime::current().is_none()).then(|| self.scope.shared.outside());
+        let _outside = (offset.is_some() && self.here().is_none()).then(|| self.scope.shared.outside());
         let (cores, moment) = self.cores();
         let deliver = move |nsp: &Rc<NspInner>, selection: &Selection| {
             nsp.deliver(selection, &frame);
@@ -343,6 +365,12 @@ impl BroadcastOperator {
         (cores, moment)
     }
 
+    /// The core that emits, if it is one of this server, and may act before it reads its mailbox.
+    fn here(&self) -> Option<Rc<Core>> {
+        let ours = |core: &Rc<Core>| !self.in_order && Arc::ptr_eq(core.shared(), &self.scope.shared);
+        runtime::current().filter(ours)
+    }
+
     /// Does something for the selection on each of the cores: here at once, elsewhere as a task. Returns
     /// the cores whose mailboxes are full.
     pub(super) fn on_cores<F>(&self, cores: (Cores, Moment), act: F) -> Cores
@@ -357,7 +385,7 @@ impl BroadcastOperator {
     where
         F: Fn(&Rc<NspInner>, &Selection) + Clone + Send + 'static,
     {
-        let here = runtime::current().filter(|core| Arc::ptr_eq(core.shared(), &self.scope.shared));
+        let here = self.here();
         let mut refused = Cores::default();
         for core in cores.iter() {
             if let Some(current) = &here
@@ -395,9 +423,11 @@ impl Selection {
 }
 
 impl Scope {
-    /// The offset of a packet that is emitted, if clients may come back for it.
+    /// The offset of a packet that is emitted, if clients may come back for it. Where an adapter keeps
+    /// packets, it is the adapter that names them.
     pub(super) fn offset(&self, volatile: bool) -> Option<Offset> {
-        if self.registry.has_recovery() && !volatile { Offset::next() } else { None }
+        let named_here = self.registry.has_recovery() && self.registry.keeper().is_none();
+        if named_here && !volatile { Offset::next() } else { None }
     }
 
     /// A message of the application, with what is done when it has to wait for a client.

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Options, Server};
+use super::{Adapter, Options, Server};
 use crate::app::{self, App};
 use crate::runtime::{Listener, Running, StartError};
 
 type MakeOptions = Arc<dyn Fn() -> Options + Send + Sync>;
+type Change = Arc<dyn Fn(&mut Options) + Send + Sync>;
 type SetUp = Arc<dyn Fn(&Server) + Send + Sync>;
 
 /// A server that is built first and listens later: its options and what sets it up, for any number of cores,
@@ -29,6 +31,7 @@ type SetUp = Arc<dyn Fn(&Server) + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Builder {
     options: Option<MakeOptions>,
+    changes: Vec<Change>,
     set_up: Vec<SetUp>,
 }
 
@@ -43,6 +46,37 @@ impl Builder {
     #[must_use]
     pub fn options(self, options: impl Fn() -> Options + Send + Sync + 'static) -> Self {
         Self { options: Some(Arc::new(options)), ..self }
+    }
+
+    /// The path below which the server is found, `/socket.io` by default. This and what follows goes before
+    /// [`options`](Self::options), whichever is called first.
+    #[must_use]
+    pub fn path(self, path: impl Into<String>) -> Self {
+        let path = path.into();
+        self.change(move |options| options.engine.path.clone_from(&path))
+    }
+
+    /// Joins other servers: see [`Options::adapter`].
+    #[must_use]
+    pub fn adapter(self, adapter: Arc<dyn Adapter>) -> Self {
+        self.change(move |options| options.adapter = Some(adapter.clone()))
+    }
+
+    /// How long a client may stay connected without joining a namespace.
+    #[must_use]
+    pub fn connect_timeout(self, timeout: Duration) -> Self {
+        self.change(move |options| options.connect_timeout = timeout)
+    }
+
+    /// Whether the client's bundles are served.
+    #[must_use]
+    pub fn serve_client(self, serve: bool) -> Self {
+        self.change(move |options| options.serve_client = serve)
+    }
+
+    fn change(mut self, change: impl Fn(&mut Options) + Send + Sync + 'static) -> Self {
+        self.changes.push(Arc::new(change));
+        self
     }
 
     /// Adds something that sets the server up: called once on each core, in the order in which they were
@@ -86,7 +120,8 @@ impl Builder {
 
     /// Makes it part of an App, on this core.
     pub fn attach_app(&self, app: &App) -> Server {
-        let options = self.options.as_ref().map_or_else(Options::default, |options| options());
+        let mut options = self.options.as_ref().map_or_else(Options::default, |options| options());
+        self.changes.iter().for_each(|change| change(&mut options));
         let server = Server::attach_app(app, options);
         self.set_up.iter().for_each(|set_up| set_up(&server));
         server

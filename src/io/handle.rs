@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use super::broadcast::{BroadcastOperator, Scope, broadcasts};
+use super::recovery::Offset;
 use super::registry::Registry;
+use super::server::by_path;
 use super::{Args, BroadcastAcks, BroadcastOptions, SocketDetails};
-use crate::fanout::Delivery;
+use crate::engine::Closing;
+use crate::fanout::{Delivery, Frame};
 use crate::protocol::sio::{EncodeError, NspName, Value};
 use crate::runtime::Running;
 
@@ -66,6 +69,16 @@ impl Handle {
         &self.scope.nsp
     }
 
+    /// Closes the server on all cores; see [`Server::close`](super::Server::close).
+    pub fn close(&self) -> Closing {
+        let path = self.scope.path.clone();
+        Closing::everywhere(&self.scope.shared, move || {
+            if let Some(server) = by_path(&path) {
+                server.close();
+            }
+        })
+    }
+
     pub(super) fn scope(&self) -> &Arc<Scope> {
         &self.scope
     }
@@ -117,6 +130,28 @@ impl Handle {
         asked
     }
 
+    /// Like [`deliver`](Self::deliver), for a packet that the adapter keeps, and to the sockets of this
+    /// process in the order of the calls: how an [`Adapter`](super::Adapter) that [keeps
+    /// sessions](super::Adapter::keeps_sessions) brings in what any server has emitted, this one as well.
+    /// Calls must not be made at the same time by several threads. Clients get the offset behind the
+    /// arguments, and name it when they come back.
+    ///
+    /// # Errors
+    ///
+    /// As [`deliver`](Self::deliver).
+    pub fn deliver_kept(
+        &self,
+        args: Vec<Value>,
+        options: &BroadcastOptions,
+        offset: &str,
+    ) -> Result<Delivery, EncodeError> {
+        let frame = self.scope.kept_event(args, offset)?;
+        let frame = if options.compress { frame } else { frame.uncompressed() };
+        let mut operator = self.select(options);
+        operator.in_order = true;
+        Ok(operator.send(&frame, Some(Offset::of(offset))))
+    }
+
     /// Gives the sockets of this process that another server asks for to `done`, on any thread.
     pub fn find_sockets(
         &self,
@@ -129,6 +164,15 @@ impl Handle {
     fn operator(&self) -> BroadcastOperator {
         let operator = BroadcastOperator::new(self.scope.clone());
         if self.local { operator.local() } else { operator }
+    }
+}
+
+impl Scope {
+    /// An event with the offset that an adapter has given it.
+    pub(super) fn kept_event(&self, args: Vec<Value>, offset: &str) -> Result<Frame, EncodeError> {
+        let (event, mut args) = split(args)?;
+        args.push(Value::from(offset));
+        Ok(self.bounded(self.event(None, &event, &Args(args))?, &event, None))
     }
 }
 

@@ -254,8 +254,8 @@ mod wire;
 
 pub use ack::{Ack, AckError, AckFuture};
 pub use adapter::{
-    Adapter, BroadcastOptions, ClusterAnswer, ClusterError, LocalAdapter, RestoreAnswer, RestoredSession,
-    Session, SocketDetails,
+    Adapter, BroadcastOptions, ClusterAnswer, ClusterError, KeptPacket, LocalAdapter, RestoreAnswer,
+    RestoredSession, Session, SocketDetails,
 };
 pub use broadcast::{BroadcastOperator, RoomNames};
 pub use broadcast_ack::{BroadcastAckError, BroadcastAckFuture, BroadcastAcks};

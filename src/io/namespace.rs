@@ -269,6 +269,7 @@ impl NspInner {
             on_error: template.on_error.clone(),
             on_drain: template.on_drain.clone(),
             room_listeners: template.room_listeners.clone(),
+            server_listeners: template.server_listeners.clone(),
             parent: Some(parent.number),
             by_client,
             ..self

@@ -15,7 +15,7 @@ use super::extract::Handler;
 use super::namespace::{Namespace, NspInner};
 use super::registry::Registry;
 use super::server::{Inner, by_index};
-use super::{EventError, Handshake, Socket};
+use super::{EventError, Handshake, ServerEvent, Socket};
 use crate::app::{AsyncFn, SyncFn};
 use crate::engine;
 use crate::fanout::{Backpressure, Delivery};
@@ -81,6 +81,13 @@ impl ParentNamespace {
     /// Runs when a handler of a child's event fails; see [`Namespace::on_error`].
     pub fn on_error(&self, handler: impl Fn(Socket, &EventError) + 'static) -> &Self {
         self.template().on_error(handler);
+        self
+    }
+
+    /// Runs `handler` for an event that another server has sent to a child; see
+    /// [`Namespace::on_server_event`].
+    pub fn on_server_event(&self, event: &str, handler: impl Fn(ServerEvent) + 'static) -> &Self {
+        self.template().on_server_event(event, handler);
         self
     }
 

@@ -21,6 +21,7 @@ pub(super) struct Registry {
     adapter: OnceLock<Option<Arc<dyn Adapter>>>,
     pub(super) wire: Wire,
     recovery: OnceLock<bool>,
+    keeper: OnceLock<Option<Arc<dyn Adapter>>>,
     backpressure: Bounds,
     namespaces: Mutex<HashMap<NspName, Known, RandomState>>,
     /// Held while the adapter is told that a namespace has come or gone: it must hear of them in order.
@@ -67,9 +68,17 @@ impl Registry {
         self.adapter.get()?.as_ref()
     }
 
-    /// Sets whether packets get offsets, by which clients can come back. As the adapter, by the first core.
+    /// Sets whether packets get offsets, by which clients can come back. As the adapter, by the first core,
+    /// and behind it.
     pub(super) fn set_recovery(&self, recovery: bool) {
         let _ = self.recovery.set(recovery);
+        let adapter = self.adapter().filter(|adapter| recovery && adapter.keeps_sessions());
+        let _ = self.keeper.set(adapter.cloned());
+    }
+
+    /// The adapter, if clients may come back by it from other servers.
+    pub(super) fn keeper(&self) -> Option<&Arc<dyn Adapter>> {
+        self.keeper.get()?.as_ref()
     }
 
     pub(super) fn has_recovery(&self) -> bool {

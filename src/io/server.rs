@@ -449,7 +449,7 @@ impl Inner {
     }
 
     /// Lets all clients of this core go, and takes no more.
-    fn close(&self) {
+    pub(super) fn close(&self) {
         let own = self.own.get();
         let mut conns: Vec<engine::Socket> = {
             let clients = self.clients.borrow();
@@ -474,10 +474,28 @@ impl Inner {
         self.ack_deadlines.borrow_mut().push(Reverse((deadline, nsp, id)));
     }
 
+    /// While too many may come back, those are given up who have been gone for longest, in any namespace.
+    fn limit_sessions(&self) {
+        let Some(recovery) = &self.options.connection_state_recovery else { return };
+        let too_many = || self.recovery_usage.parked() > recovery.max_sessions;
+        if !too_many() {
+            return;
+        }
+        let oldest = |nsp: &Rc<NspInner>| Some(Reverse((nsp.oldest_session()?, nsp.index)));
+        let mut ends: BinaryHeap<_> = self.all_namespaces().iter().filter_map(oldest).collect();
+        while let Some(Reverse((_, index))) = ends.pop().filter(|_| too_many()) {
+            if let Some(nsp) = self.namespace_at(index) {
+                nsp.give_up_oldest_session();
+                ends.extend(oldest(&nsp));
+            }
+        }
+    }
+
     fn expire(&self, now: Millis) {
         if self.options.connection_state_recovery.is_some() && self.next_sweep.get() <= now {
             self.next_sweep.set(now + RECOVERY_SWEEP);
             self.all_namespaces().iter().for_each(NspInner::expire_sessions);
+            self.limit_sessions();
         }
         self.watches.expire(now);
         loop {

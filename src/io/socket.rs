@@ -577,6 +577,9 @@ impl SocketOperator {
     /// A reserved name, or arguments that cannot be written as JSON.
     pub fn emit<T: Serialize>(self, event: &str, args: T) -> Result<Delivery, EncodeError> {
         let sent = with_nsp(self.socket, |nsp| {
+            if let Some(operator) = self.kept(nsp) {
+                return operator.emit(event, args);
+            }
             let (frame, offset) = nsp.scope.event_to_keep(event, &args, self.volatile)?;
             let frame = if self.plain { frame.uncompressed() } else { frame };
             let frame = nsp.scope.bounded(frame, event, self.latest);
@@ -594,6 +597,13 @@ impl SocketOperator {
             Ok(push(&mut nsp.core.outlets(), outlet, &frame, self.volatile))
         });
         sent.unwrap_or(Ok(Delivery::Dropped))
+    }
+
+    /// The way by the adapter, if that puts into one order what clients who come back may ask for.
+    fn kept(self, nsp: &NspInner) -> Option<BroadcastOperator> {
+        nsp.scope.registry.keeper().filter(|_| !self.volatile && nsp.is_connected(self.socket))?;
+        let own = BroadcastOperator::new(nsp.scope.clone()).to(nsp.id(self.socket)?);
+        Some(own.compress(!self.plain))
     }
 
     /// See [`Socket::emit_with_ack`].

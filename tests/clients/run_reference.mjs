@@ -12,6 +12,7 @@ suites.push("PARSER=msgpack socketio.test.mjs", "PARSER=msgpack parsers.test.mjs
 suites.push("PARSER=msgpack bundles.test.mjs", "PARSER=msgpack recovery.test.mjs");
 suites.push("proxy.test.mjs", "one_port.test.mjs", "spread.test.mjs", "python_client.py", "garbage.mjs", "churn.mjs");
 if (existsSync(page)) suites.push("chat.test.mjs");
+suites.push("cluster.test.mjs", "SERVERS=3 cluster.test.mjs", "PARSER=msgpack cluster.test.mjs");
 suites.push("recovery.test.mjs", "browser.test.mjs");
 
 let failed = 0;

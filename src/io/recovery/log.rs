@@ -48,6 +48,33 @@ pub(in crate::io) struct Usage {
     pub(super) parked: Cell<usize>,
 }
 
+impl Usage {
+    /// How many sessions wait for their clients.
+    pub(in crate::io) fn parked(&self) -> usize {
+        self.parked.get()
+    }
+}
+
+/// What packets take that a session has brought along, as long as it has them.
+#[derive(Debug)]
+pub(super) struct Counted {
+    usage: Rc<Usage>,
+    bytes: usize,
+}
+
+impl Counted {
+    pub(super) fn new(usage: &Rc<Usage>, bytes: usize) -> Self {
+        usage.bytes.set(usage.bytes.get() + bytes);
+        Self { usage: usage.clone(), bytes }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.usage.bytes.set(self.usage.bytes.get() - self.bytes);
+    }
+}
+
 /// How much a log keeps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
@@ -55,7 +82,8 @@ pub(super) struct Bounds {
     pub(super) age: Millis,
     /// Of this log.
     pub(super) packets: usize,
-    /// Of all logs of the core. The one that grows beyond gives its oldest packets up.
+    /// Of all logs of the core, and of what sessions have brought along. The log that grows beyond gives its
+    /// oldest packets up.
     pub(super) bytes: usize,
 }
 
@@ -66,6 +94,11 @@ const OFFSETS_KEPT: usize = 65_536;
 
 /// What each entry costs beside its frame's bytes.
 const ENTRY_BYTES: usize = 160;
+
+/// The memory of a packet.
+pub(super) fn cost(frame: &Frame) -> usize {
+    frame.wire().len() + ENTRY_BYTES
+}
 
 /// The packets of one namespace on one core. Entries have consecutive numbers, their *places*.
 #[derive(Debug)]
@@ -112,19 +145,40 @@ impl Log {
 
     pub(super) fn push(&mut self, packet: Emitted) {
         let now = packet.at;
-        self.account(self.bytes + packet.frame.wire().len() + ENTRY_BYTES);
+        self.account(self.bytes + cost(&packet.frame));
         self.places.insert(packet.offset, self.end());
         self.entries.push_back(packet);
         self.prune(now);
         while self.usage.bytes.get() > self.bounds.bytes || self.entries.len() > self.bounds.packets {
-            // Somebody may have missed it: whose last packet is an earlier one cannot come back.
-            for offset in self.forgotten.drain(..) {
-                self.places.remove(&offset);
+            if !self.give_up() {
+                break;
             }
-            let Some(offset) = self.pop() else { break };
-            self.places.remove(&offset);
-            self.whole_from = self.first;
         }
+    }
+
+    /// Gives old packets up until there is room for so many bytes beside the log; `false` if there is none
+    /// even then.
+    pub(super) fn make_room(&mut self, bytes: usize) -> bool {
+        loop {
+            if self.usage.bytes.get().saturating_add(bytes) <= self.bounds.bytes {
+                return true;
+            }
+            if !self.give_up() {
+                return false;
+            }
+        }
+    }
+
+    /// Gives the oldest packet up. Somebody may have missed it: whose last packet is an earlier one cannot
+    /// come back.
+    fn give_up(&mut self) -> bool {
+        for offset in self.forgotten.drain(..) {
+            self.places.remove(&offset);
+        }
+        let Some(offset) = self.pop() else { return false };
+        self.places.remove(&offset);
+        self.whole_from = self.first;
+        true
     }
 
     /// Forgets what is too old.
@@ -142,7 +196,7 @@ impl Log {
 
     fn pop(&mut self) -> Option<Offset> {
         let entry = self.entries.pop_front()?;
-        self.account(self.bytes - entry.frame.wire().len() - ENTRY_BYTES);
+        self.account(self.bytes - cost(&entry.frame));
         self.first += 1;
         Some(entry.offset)
     }

@@ -4,14 +4,17 @@
 //! Each core keeps a [`Log`](log::Log) of what was emitted to its sockets, in the order in which they were
 //! owed it, and the sessions of those that have left it. A session that is gone for a while still holds its
 //! rooms, so that what goes to them is logged. A client that comes back to another core brings its session
-//! there (`restore.rs`); from then on that core's log tells what it is owed.
+//! there (`restore.rs`); from then on that core's log tells what it is owed. An adapter may keep sessions and
+//! packets beyond the process (`kept.rs`).
 
+mod kept;
 mod log;
 mod restore;
 mod sessions;
 
 use std::cell::Cell;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -53,13 +56,14 @@ pub struct ConnectionStateRecovery {
     pub max_disconnection_duration: Duration,
     /// Whether a socket that comes back is let in without asking the middlewares.
     pub skip_middlewares: bool,
-    /// Bytes that one core keeps of packets, 64 MiB by default. Beyond, the oldest are
-    /// forgotten, and clients that have not got them come back as new sockets.
+    /// Bytes that one core keeps of packets, 64 MiB by default, with what clients that move between cores
+    /// bring along. Beyond, the oldest are forgotten, and clients that have not got them come back as new
+    /// sockets.
     pub max_bytes: usize,
     /// Packets that one core keeps for one namespace, 100,000 by default.
     pub max_packets: usize,
-    /// Sockets of one core that are gone and may come back, 100,000 by default. Beyond, the one of the same
-    /// namespace that has been gone for longest is given up.
+    /// Sockets of one core that are gone and may come back, 100,000 by default. Beyond, the one that has been
+    /// gone for longest is given up.
     pub max_sessions: usize,
 }
 
@@ -82,7 +86,7 @@ impl ConnectionStateRecovery {
         let unnoticed = (engine.ping_interval + engine.ping_timeout).as_millis() as Millis + UNNOTICED_SLACK;
         let age = window.saturating_add(unnoticed);
         let bounds = Bounds { age, packets: self.max_packets, bytes: self.max_bytes };
-        Sessions::new(window, self.max_sessions, bounds, usage)
+        Sessions::new(window, bounds, usage)
     }
 }
 
@@ -140,7 +144,17 @@ impl Offset {
         Some(Self(next))
     }
 
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// The packet with this name. Names of an adapter have a form of its own: what they stand for is all that
+    /// counts here, since the packet has the name in it.
+    pub(super) fn of(name: &str) -> Self {
+        Self::parse(name).unwrap_or_else(|| {
+            let mut hasher = DefaultHasher::new();
+            name.hash(&mut hasher);
+            Self(hasher.finish())
+        })
+    }
+
+    fn parse(text: &str) -> Option<Self> {
         // The decoder asks for room for whole groups.
         let mut bytes = [0; 9];
         let len = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;

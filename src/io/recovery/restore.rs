@@ -20,6 +20,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
+use super::kept::Asked;
 use super::sessions::Moved;
 use super::{Audience, Emitted, ExpiredSession, Offset, Pid, Sessions, State};
 use crate::fanout::{Frame, Moment, RoomKey, Space, Task};
@@ -28,16 +29,19 @@ use crate::io::namespace::{ALL, Identity, NspInner};
 use crate::io::{ConnectionStateRecovery, DisconnectReason, Socket, SocketId};
 use crate::protocol::sio::Value;
 use crate::runtime;
+use crate::time::Millis;
 
 type OnExpired = Rc<dyn Fn(&ExpiredSession)>;
 
 /// Recovery in one namespace of this core.
 pub(in crate::io) struct Recovery {
-    sessions: RefCell<Sessions>,
+    pub(super) sessions: RefCell<Sessions>,
     /// Sockets whose middlewares run, and as whom they want to come back.
     waiting: RefCell<HashMap<u32, (Pid, Offset), RandomState>>,
+    /// Sockets about which the adapter was asked.
+    pub(super) asked: RefCell<Asked>,
     /// The directory says here where a session is that has left the core on which it began.
-    pids: Space,
+    pub(super) pids: Space,
     skip_middlewares: bool,
     on_expired: RefCell<Vec<OnExpired>>,
 }
@@ -53,7 +57,8 @@ impl Recovery {
         Self {
             sessions: RefCell::new(sessions),
             waiting: RefCell::default(),
-            pids: scope.shared.directory.space(&format!("{}\0{}\0pids", scope.path, scope.nsp)),
+            asked: RefCell::default(),
+            pids: super::kept::pids(scope),
             skip_middlewares: options.skip_middlewares,
             on_expired: RefCell::default(),
         }
@@ -75,6 +80,7 @@ impl Recovery {
     /// A socket that is not let in wants nothing any more.
     pub(in crate::io) fn forget(&self, slot: u32) {
         self.waiting.borrow_mut().remove(&slot);
+        self.asked.borrow_mut().remove(slot);
     }
 
     /// Whether somebody may come back.
@@ -90,7 +96,7 @@ impl Recovery {
 /// What a client says of itself that wants to come back.
 pub(in crate::io) fn claim(auth: Option<&Value>) -> Option<(Pid, Offset)> {
     let text = |name: &str| auth?.get(name)?.as_str();
-    Some((Pid::parse(text("pid")?)?, Offset::parse(text("offset")?)?))
+    Some((Pid::parse(text("pid")?)?, Offset::of(text("offset")?)))
 }
 
 impl NspInner {
@@ -124,36 +130,59 @@ impl NspInner {
             // A user's `Serialize` that panics must not keep the socket in its rooms.
             runtime::survived(|| data_value = data.to_value());
         }
-        let rooms = self.rooms.borrow();
-        let mut names: Vec<Box<str>> = rooms.of(socket.slot).map(Into::into).collect();
-        if let Some(own) = own {
-            // From now on nobody here has this id, so that only the directory leads here.
-            self.core.shared().directory.enter(self.room_key(&own), self.core.index());
-            names.push(own.into());
-        }
-        let state = State { id, rooms: names, data: data_value };
-        let born = |room: &str| rooms.born(room).unwrap_or_default();
-        recovery.sessions.borrow_mut().park(self.core.now(), socket.slot, state, born);
+        let parked = {
+            let rooms = self.rooms.borrow();
+            let mut names: Vec<Box<str>> = rooms.of(socket.slot).map(Into::into).collect();
+            if let Some(own) = own {
+                // From now on nobody here has this id, so that only the directory leads here.
+                self.core.shared().directory.enter(self.room_key(&own), self.core.index());
+                names.push(own.into());
+            }
+            let state = State { id, rooms: names, data: data_value };
+            let born = |room: &str| rooms.born(room).unwrap_or_default();
+            recovery.sessions.borrow_mut().park(self.core.now(), socket.slot, state, born)
+        };
+        parked.into_iter().for_each(|pid| self.persist(recovery, pid));
     }
 
     /// Those who have been gone for too long are gone.
     pub(in crate::io) fn expire_sessions(self: &Rc<Self>) {
         let Some(recovery) = &self.recovery else { return };
+        self.give_up_asking(recovery);
         loop {
             let expired = recovery.sessions.borrow_mut().expire(self.core.now());
             let Some((pid, state)) = expired else { break };
-            self.release(&state.rooms);
-            self.forget_pid(recovery, pid);
-            let handlers = recovery.on_expired.borrow().clone();
-            if !handlers.is_empty() {
-                let rooms = state.rooms.iter().filter(|room| ***room != *ALL).map(|room| room.to_string());
-                let expired = ExpiredSession { id: state.id, rooms: rooms.collect(), data: state.data };
-                for handler in handlers {
-                    runtime::survived(|| handler(&expired));
-                }
-            }
-            self.tidy();
+            self.give_up(recovery, pid, state);
         }
+    }
+
+    /// When the time of the one is over that has been gone for longest.
+    pub(in crate::io) fn oldest_session(&self) -> Option<Millis> {
+        self.recovery.as_ref()?.sessions.borrow_mut().oldest()
+    }
+
+    /// Gives the one up that has been gone for longest.
+    pub(in crate::io) fn give_up_oldest_session(self: &Rc<Self>) {
+        let Some(recovery) = &self.recovery else { return };
+        let oldest = recovery.sessions.borrow_mut().give_up_oldest();
+        if let Some((pid, state)) = oldest {
+            self.give_up(recovery, pid, state);
+        }
+    }
+
+    fn give_up(self: &Rc<Self>, recovery: &Recovery, pid: Pid, state: State) {
+        self.release(&state.rooms);
+        self.forget_pid(recovery, pid);
+        self.forget_kept(pid);
+        let handlers = recovery.on_expired.borrow().clone();
+        if !handlers.is_empty() {
+            let rooms = state.rooms.iter().filter(|room| ***room != *ALL).map(|room| room.to_string());
+            let expired = ExpiredSession { id: state.id, rooms: rooms.collect(), data: state.data };
+            for handler in handlers {
+                runtime::survived(|| handler(&expired));
+            }
+        }
+        self.tidy();
     }
 
     /// The namespace ends: nobody comes back to it.
@@ -175,7 +204,7 @@ impl NspInner {
         let moved = directory.cores(recovery.pid_key(&pid.to_string()));
         let home = moved.iter().next().unwrap_or(pid.core());
         if home >= self.core.shared().mesh.cores() {
-            return self.run_middlewares(socket);
+            return self.come_back(socket, pid, offset);
         }
         if home == self.core.index() {
             self.end_stale(recovery, pid);
@@ -189,6 +218,7 @@ impl NspInner {
             pid,
             offset,
             from: recovery.sessions.borrow().end(),
+            known: false,
             arrival: None,
         };
         // Should it come to nothing anywhere, the request answers when it is dropped.
@@ -201,9 +231,10 @@ impl NspInner {
     }
 
     /// On the core of a session: another core has its client.
-    fn requested(self: &Rc<Self>, request: Request) {
+    fn requested(self: &Rc<Self>, mut request: Request) {
         let Some(recovery) = &self.recovery else { return };
         self.end_stale(recovery, request.pid);
+        request.known = recovery.sessions.borrow().has(request.pid);
         if !self.may_catch_up(recovery, request.pid, request.offset) {
             return;
         }
@@ -239,18 +270,18 @@ impl NspInner {
     }
 
     /// On the core of a client: its session has come, or does not come.
-    fn answered(
-        self: &Rc<Self>,
-        slot: u32,
-        generation: u32,
-        pid: Pid,
-        offset: Offset,
-        arrival: Option<Arrival>,
-    ) {
+    fn answered(self: &Rc<Self>, socket: Socket, pid: Pid, offset: Offset, arrival: Option<Arrival>) {
+        self.adopt(arrival);
+        if self.is_connecting(socket) {
+            self.come_back(socket, pid, offset);
+        }
+    }
+
+    pub(super) fn adopt(&self, arrival: Option<Arrival>) {
         let Some(recovery) = &self.recovery else { return };
-        if let Some(mut arrival) = arrival
-            && let Some(moved) = arrival.moved.take()
-        {
+        let Some(mut arrival) = arrival else { return };
+        let room = |moved: &mut Moved| recovery.sessions.borrow_mut().make_room(moved);
+        if let Some(moved) = arrival.moved.take_if(room) {
             let rooms = self.rooms.borrow();
             let born = |room: &str| {
                 let enter = || self.core.shared().directory.enter(self.room_key(room), self.core.index());
@@ -258,19 +289,23 @@ impl NspInner {
             };
             recovery.sessions.borrow_mut().adopt(self.core.now(), moved, born);
         }
-        let socket = self.socket(slot, generation);
-        if self.is_connecting(socket) {
-            self.come_back(socket, pid, offset);
-        }
     }
 
-    /// The session is here, if it is anywhere.
+    /// The session is here, if it is anywhere in this process.
     fn come_back(self: &Rc<Self>, socket: Socket, pid: Pid, offset: Offset) {
-        let Some(recovery) = &self.recovery else { return };
+        let Some(recovery) = &self.recovery else { return self.run_middlewares(socket) };
         // Handlers that were told of the end of its earlier connection may have let it go.
         if !self.is_connecting(socket) {
             return;
         }
+        let elsewhere = !recovery.sessions.borrow().has(pid);
+        if !(elsewhere && self.ask_adapter(recovery, socket, pid, offset)) {
+            self.let_in(recovery, socket, pid, offset);
+        }
+    }
+
+    /// As whom it was, if that is known, or as a new one.
+    pub(super) fn let_in(self: &Rc<Self>, recovery: &Recovery, socket: Socket, pid: Pid, offset: Offset) {
         let known = recovery.sessions.borrow().rooms(pid, offset).is_some();
         if known {
             recovery.waiting.borrow_mut().insert(socket.slot, (pid, offset));
@@ -289,6 +324,7 @@ impl NspInner {
             return None;
         }
         let state = recovery.sessions.borrow_mut().resume(pid, socket.slot)?;
+        self.forget_kept(pid);
         let outlet = self.assume(socket, &state)?;
         for room in &state.rooms {
             self.join_room(socket, outlet, room);
@@ -314,7 +350,7 @@ impl NspInner {
     }
 
     /// The connection of a client that is here again has ended, only that nobody has noticed.
-    fn end_stale(self: &Rc<Self>, recovery: &Recovery, pid: Pid) {
+    pub(super) fn end_stale(self: &Rc<Self>, recovery: &Recovery, pid: Pid) {
         let slot = recovery.sessions.borrow().live(pid);
         let Some(stale) = slot.and_then(|slot| self.socket_at(slot)) else { return };
         let conn = stale.conn();
@@ -324,7 +360,7 @@ impl NspInner {
     }
 
     /// Sessions that were in rooms hold them no more.
-    fn release(&self, rooms: &[Box<str>]) {
+    pub(super) fn release(&self, rooms: &[Box<str>]) {
         let Some(recovery) = &self.recovery else { return };
         for room in rooms {
             let free = recovery.sessions.borrow_mut().release(room);
@@ -334,7 +370,7 @@ impl NspInner {
         }
     }
 
-    fn forget_pid(&self, recovery: &Recovery, pid: Pid) {
+    pub(super) fn forget_pid(&self, recovery: &Recovery, pid: Pid) {
         if pid.core() != self.core.index() {
             let directory = &self.core.shared().directory;
             directory.exit(recovery.pid_key(&pid.to_string()), self.core.index());
@@ -344,13 +380,13 @@ impl NspInner {
 
 /// A session on its way to a core, and the joins that were announced for it there. They have arrived when it
 /// is dropped; and if nobody has taken the session, it is lost, and known there no more.
-struct Arrival {
-    scope: Arc<Scope>,
-    core: usize,
+pub(super) struct Arrival {
+    pub(super) scope: Arc<Scope>,
+    pub(super) core: usize,
     /// The number of the space of private ids.
-    pids: u32,
-    moved: Option<Moved>,
-    announced: Vec<Announced>,
+    pub(super) pids: u32,
+    pub(super) moved: Option<Moved>,
+    pub(super) announced: Vec<Announced>,
 }
 
 impl Drop for Arrival {
@@ -375,16 +411,26 @@ struct Request {
     offset: Offset,
     /// Where that core's log ended.
     from: u64,
+    /// Whether the session is there, even if it cannot come.
+    known: bool,
     arrival: Option<Arrival>,
 }
 
 impl Drop for Request {
     fn drop(&mut self) {
-        let Self { slot, generation, pid, offset, .. } = *self;
+        let Self { slot, generation, pid, offset, known, .. } = *self;
         let (scope, arrival) = (self.scope.clone(), self.arrival.take());
         let answer = move || {
-            if let Some(nsp) = scope.on_this_core() {
-                nsp.answered(slot, generation, pid, offset, arrival);
+            let Some(nsp) = scope.on_this_core() else { return };
+            let socket = nsp.socket(slot, generation);
+            match &nsp.recovery {
+                // Nobody else has it then.
+                Some(recovery) if known && arrival.is_none() => {
+                    if nsp.is_connecting(socket) {
+                        nsp.let_in(recovery, socket, pid, offset);
+                    }
+                }
+                _ => nsp.answered(socket, pid, offset, arrival),
             }
         };
         if self.scope.shared.mesh.post(self.core, Task::new(answer)).is_err() {

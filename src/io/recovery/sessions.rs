@@ -6,7 +6,7 @@ use std::rc::Rc;
 use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet};
 
-use super::log::{Bounds, Emitted, Log, Usage};
+use super::log::{Bounds, Counted, Emitted, Log, Usage, cost};
 use super::{Offset, Pid};
 use crate::fanout::{Frame, Moment};
 use crate::io::SocketId;
@@ -17,7 +17,7 @@ use crate::time::Millis;
 #[derive(Clone, Debug)]
 pub(in crate::io) struct State {
     pub(in crate::io) id: SocketId,
-    /// Its rooms as the tables know them, without that of all sockets.
+    /// Its rooms as the tables know them, that of all sockets among them.
     pub(in crate::io) rooms: Vec<Box<str>>,
     pub(in crate::io) data: Value,
 }
@@ -47,6 +47,8 @@ pub(in crate::io) struct Moved {
 struct Session {
     whereabouts: Whereabouts,
     lineage: Lineage,
+    /// What the packets from another core take.
+    counted: Option<Counted>,
 }
 
 #[derive(Debug)]
@@ -72,7 +74,6 @@ pub(in crate::io) struct Sessions {
     log: Log,
     usage: Rc<Usage>,
     window: Millis,
-    max_parked: usize,
     sessions: HashMap<Pid, Session, RandomState>,
     live: HashMap<u32, Pid, RandomState>,
     held: HashMap<Box<str>, Held, RandomState>,
@@ -84,11 +85,30 @@ pub(in crate::io) struct Sessions {
     age: Millis,
 }
 
+impl Lineage {
+    /// Of a session that was kept elsewhere: what it has missed up to now behind its last packet, and since
+    /// when its rooms are found on this core.
+    pub(super) fn kept(base: Offset, before: Vec<(Offset, Frame)>, moment: Moment) -> Self {
+        Self { base: Some(base), before, from: 0, moment }
+    }
+}
+
+impl Moved {
+    fn bytes(&self) -> usize {
+        self.lineage.before.iter().map(|(_, frame)| cost(frame)).sum()
+    }
+
+    /// The rest is found in this core's log, from a place on.
+    pub(super) fn continued_at(&mut self, place: u64) {
+        self.lineage.from = place;
+    }
+}
+
 impl Sessions {
-    pub(super) fn new(window: Millis, max_parked: usize, bounds: Bounds, usage: Rc<Usage>) -> Self {
+    pub(super) fn new(window: Millis, bounds: Bounds, usage: Rc<Usage>) -> Self {
         let (sessions, live, held, ends, trims) = Default::default();
         let (log, age) = (Log::new(bounds, usage.clone()), bounds.age);
-        Self { log, usage, window, max_parked, sessions, live, held, ends, parked: 0, trims, age }
+        Self { log, usage, window, sessions, live, held, ends, parked: 0, trims, age }
     }
 
     /// A packet was emitted to sockets of this core.
@@ -104,7 +124,7 @@ impl Sessions {
     /// A socket has a new session.
     pub(in crate::io) fn begin(&mut self, slot: u32, pid: Pid) {
         let lineage = Lineage { from: self.log.end(), ..Lineage::default() };
-        self.sessions.insert(pid, Session { whereabouts: Whereabouts::Live(slot), lineage });
+        self.sessions.insert(pid, Session { whereabouts: Whereabouts::Live(slot), lineage, counted: None });
         self.live.insert(slot, pid);
     }
 
@@ -131,17 +151,40 @@ impl Sessions {
         slot: u32,
         state: State,
         born: impl Fn(&str) -> Moment,
-    ) {
-        let Some(pid) = self.live.remove(&slot) else { return };
+    ) -> Option<Pid> {
+        let pid = self.live.remove(&slot)?;
         self.hold(&state.rooms, born);
         let end = self.count_parked(now, pid);
         if let Some(session) = self.sessions.get_mut(&pid) {
             session.whereabouts = Whereabouts::Parked(Box::new(state), end);
         }
+        Some(pid)
     }
 
-    /// A session has come from another core.
+    /// Whether a session is here, whatever has become of it.
+    pub(in crate::io) fn has(&self, pid: Pid) -> bool {
+        self.sessions.contains_key(&pid)
+    }
+
+    /// What is parked of a session.
+    pub(in crate::io) fn parked_state(&self, pid: Pid) -> Option<&State> {
+        self.parked_session(pid).map(|(state, _)| state)
+    }
+
+    /// For how long a client may be gone.
+    pub(in crate::io) fn window(&self) -> Millis {
+        self.window
+    }
+
+    /// Whether there is room for what a session brings along; older packets go for it.
+    pub(in crate::io) fn make_room(&mut self, moved: &Moved) -> bool {
+        self.log.make_room(moved.bytes())
+    }
+
+    /// A session has come from another core, and there is [room](Self::make_room) for it.
     pub(in crate::io) fn adopt(&mut self, now: Millis, moved: Moved, born: impl Fn(&str) -> Moment) {
+        let bytes = moved.bytes();
+        let counted = (bytes > 0).then(|| Counted::new(&self.usage, bytes));
         let Moved { pid, state, lineage } = moved;
         self.hold(&state.rooms, born);
         let end = self.count_parked(now, pid);
@@ -149,7 +192,7 @@ impl Sessions {
             self.trims.push_back((now.saturating_add(self.age), pid));
         }
         let whereabouts = Whereabouts::Parked(Box::new(state), end);
-        self.sessions.insert(pid, Session { whereabouts, lineage });
+        self.sessions.insert(pid, Session { whereabouts, lineage, counted });
     }
 
     /// Since when broadcasts find a room on this core for the sake of parked sessions.
@@ -197,7 +240,7 @@ impl Sessions {
 
     /// Takes all sessions out, with what is parked of them, and forgets all packets.
     pub(in crate::io) fn take_all(&mut self) -> Vec<(Pid, Option<State>)> {
-        let empty = Self::new(self.window, self.max_parked, self.log.bounds(), self.usage.clone());
+        let empty = Self::new(self.window, self.log.bounds(), self.usage.clone());
         let mut taken = std::mem::replace(self, empty);
         let state = |session: Session| match session.whereabouts {
             Whereabouts::Parked(state, _) => Some(*state),
@@ -208,7 +251,7 @@ impl Sessions {
 
     fn parked_session(&self, pid: Pid) -> Option<(&State, &Lineage)> {
         match self.sessions.get(&pid)? {
-            Session { whereabouts: Whereabouts::Parked(state, _), lineage } => Some((state, lineage)),
+            Session { whereabouts: Whereabouts::Parked(state, _), lineage, .. } => Some((state, lineage)),
             Session { whereabouts: Whereabouts::Live(_), .. } => None,
         }
     }
@@ -267,21 +310,31 @@ impl Sessions {
         Some(*state)
     }
 
-    /// Gives a parked session up whose time is over, or that is the oldest of too many; to be called until
-    /// there is none. Its rooms are held until they are [released](Self::release).
+    /// Gives a parked session up whose time is over; to be called until there is none. Its rooms are held
+    /// until they are [released](Self::release).
     pub(in crate::io) fn expire(&mut self, now: Millis) -> Option<(Pid, State)> {
         self.log.prune(now);
         self.trim(now);
+        if self.oldest()? > now { None } else { self.give_up_oldest() }
+    }
+
+    /// When the time of the session is over that has been parked for longest.
+    pub(in crate::io) fn oldest(&mut self) -> Option<Millis> {
         loop {
             let (end, pid) = *self.ends.front()?;
-            if end > now && self.usage.parked.get() <= self.max_parked {
-                return None;
+            if self.is_parked_until(pid, end) {
+                return Some(end);
             }
             self.ends.pop_front();
-            if self.is_parked_until(pid, end) {
-                return self.drop_parked(pid).map(|state| (pid, state));
-            }
         }
+    }
+
+    /// Gives the session up that has been parked for longest. Its rooms are held until they are
+    /// [released](Self::release).
+    pub(in crate::io) fn give_up_oldest(&mut self) -> Option<(Pid, State)> {
+        self.oldest()?;
+        let (_, pid) = self.ends.pop_front()?;
+        self.drop_parked(pid).map(|state| (pid, state))
     }
 
     fn is_parked_until(&self, pid: Pid, end: Millis) -> bool {
@@ -298,6 +351,7 @@ impl Sessions {
                 // Who is there still has received them: see `OFFSETS_KEPT`.
                 session.lineage.base = Some(*last);
                 session.lineage.before = Vec::new();
+                session.counted = None;
             }
         }
     }
@@ -343,7 +397,7 @@ mod tests {
     const WINDOW: Millis = 1000;
 
     fn sessions() -> Sessions {
-        Sessions::new(WINDOW, 3, Bounds { age: 1500, packets: 100, bytes: 1 << 20 }, Rc::default())
+        Sessions::new(WINDOW, Bounds { age: 1500, packets: 100, bytes: 1 << 20 }, Rc::default())
     }
 
     fn pid(number: u8) -> Pid {
@@ -367,7 +421,8 @@ mod tests {
     }
 
     fn park(sessions: &mut Sessions, now: Millis, number: u8, rooms: &[&str]) {
-        sessions.park(now, u32::from(number), state(rooms), |_| Moment::default());
+        let parked = sessions.park(now, u32::from(number), state(rooms), |_| Moment::default());
+        assert!(parked.is_some());
     }
 
     #[test]
@@ -416,9 +471,11 @@ mod tests {
             sessions.begin(u32::from(number), pid(number));
             park(&mut sessions, 10 * Millis::from(number), number, &[]);
         }
-        assert_eq!(sessions.expire(60).unwrap().0, pid(1), "they are more than three");
-        assert_eq!(sessions.expire(60).unwrap().0, pid(2));
         assert!(sessions.expire(60).is_none());
+        assert_eq!(sessions.oldest(), Some(1010));
+        assert_eq!(sessions.give_up_oldest().unwrap().0, pid(1));
+        assert_eq!(sessions.give_up_oldest().unwrap().0, pid(2));
+        assert_eq!((sessions.oldest(), sessions.usage.parked()), (Some(1030), 3));
         // Who comes and goes has its time anew.
         assert!(sessions.resume(pid(3), 3).is_some());
         park(&mut sessions, 500, 3, &[]);
@@ -442,6 +499,33 @@ mod tests {
         assert!(sessions.ends.len() <= ENDS_SLACK + 3);
         assert_eq!(sessions.end_of(1), Some(pid(1)));
         assert!(sessions.sessions.is_empty() && sessions.live.is_empty() && sessions.held.is_empty());
+    }
+
+    #[test]
+    fn what_a_session_brings_along_counts() {
+        let bounds = Bounds { age: 1500, packets: 100, bytes: 10_000 };
+        let mut sessions = Sessions::new(WINDOW, bounds, Rc::default());
+        let moved = |number: u8, bytes: usize| {
+            let before = vec![(Offset(1), Frame::message(&[&vec![b'x'; bytes]], &[]))];
+            let lineage = Lineage::kept(Offset(0), before, Moment::default());
+            Moved { pid: pid(number), state: state(&["a"]), lineage }
+        };
+        for offset in 2..10 {
+            emit(&mut sessions, offset, "a", Moment::default());
+        }
+        let (first, second) = (moved(1, 5000), moved(2, 4000));
+        assert!(sessions.make_room(&first));
+        sessions.adopt(0, first, |_| Moment::default());
+        assert!(sessions.log.place(Offset(2)).is_some());
+        assert!(sessions.make_room(&second), "packets go for it");
+        assert!(sessions.log.place(Offset(2)).is_none() && sessions.log.place(Offset(9)).is_some());
+        sessions.adopt(0, second, |_| Moment::default());
+        let third = moved(3, 4000);
+        assert!(!sessions.make_room(&third), "two have all of it");
+        assert!(sessions.drop_parked(pid(1)).is_some());
+        assert!(sessions.make_room(&third));
+        drop(sessions.take_all());
+        assert!(sessions.make_room(&moved(4, 9000)), "nothing is left behind");
     }
 
     /// A session goes from one core to another while packets are on their way to both, and comes back there
@@ -478,9 +562,11 @@ mod tests {
             assert_eq!(missed(&y, 1, last), Some(expected), "behind {last}");
         }
         assert!(y.resume(pid(1), 8).is_some());
-        // By then it has got them all, or has gone for good.
+        // By then it has got them all, or has gone for good. Until then they count beside the log.
+        let counted = |sessions: &Sessions| sessions.sessions[&pid(1)].counted.is_some();
+        assert!(counted(&y));
         assert!(y.expire(2000).is_none());
-        assert!(y.sessions[&pid(1)].lineage.before.is_empty());
+        assert!(y.sessions[&pid(1)].lineage.before.is_empty() && !counted(&y));
         park(&mut y, 2000, 8, &["a"]);
         assert_eq!(missed(&y, 1, 6), Some(vec![]));
         assert_eq!(missed(&y, 1, 2), None);
