@@ -248,7 +248,7 @@ class Polling {
       const body = this.queue.splice(0).join(SEPARATOR);
       const headers = { "Content-Type": "text/plain;charset=UTF-8" };
       const response = await http.asyncRequest("POST", this.address, body, { headers, tags: { name: "post" } });
-      if (response.status !== 200 && !this.done) this.socket.fail(`post: ${response.status} ${response.body}`);
+      if (response.status !== 200 && !this.done) this.socket.fail(`post: ${response.status} ${response.error} ${response.body}`);
     }
     this.posting = false;
   }
