@@ -4,12 +4,12 @@ import { check } from "k6";
 import { connect } from "./socketio.js";
 import { delivered, expected, latency, options as once, pause, size, until, URL, work, wrong } from "./common.js";
 
-const ROOMS = size("ROOMS", 3, 50);
+const ROOMS = size("ROOMS", 3, 20);
 const PEOPLE = size("PEOPLE", 6, 20);
-const MESSAGES = size("MESSAGES", 5, 30);
+const MESSAGES = size("MESSAGES", 5, 20);
 const EVERY_MS = size("EVERY_MS", 40, 500);
 
-export const options = once(ROOMS, 180);
+export const options = once(ROOMS, 300);
 
 export default async function () {
   await work(async () => {

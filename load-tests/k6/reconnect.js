@@ -4,9 +4,9 @@ import { check } from "k6";
 import { connect } from "./socketio.js";
 import { delivered, expected, latency, options as once, size, until, URL, work, wrong } from "./common.js";
 
-const VUS = size("VUS", 3, 20);
+const VUS = size("VUS", 3, 10);
 const SOCKETS = size("SOCKETS", 10, 50);
-const ROUNDS = size("ROUNDS", 3, 20);
+const ROUNDS = size("ROUNDS", 3, 10);
 
 export const options = once(VUS, 300);
 

@@ -25,7 +25,7 @@ export function connect(url, { transport = "websocket", namespace = "/", auth, q
   return new Promise((resolve, reject) => {
     const socket = new Socket(namespace, auth, resolve, reject);
     const address = `${url.replace(/\/$/, "")}/socket.io/?EIO=4&transport=${transport}${query && `&${query}`}`;
-    socket.timer = setTimeout(() => socket.fail("no answer to CONNECT"), CONNECT_MS);
+    socket.timer = setTimeout(() => socket.fail(`no answer over ${transport}, ${socket.stage}`), CONNECT_MS);
     socket.transport = transport === "polling" ? new Polling(address, socket) : new Framed(address, socket);
   });
 }
@@ -38,6 +38,8 @@ class Socket {
     this.nextAck = 0;
     this.incoming = null;
     this.id = null;
+    // How far it is, for whoever must find out why it is no further.
+    this.stage = "before the handshake";
     this.closed = false;
   }
 
@@ -83,6 +85,7 @@ class Socket {
     switch (packet[0]) {
       case "0":
         this.handshake = JSON.parse(packet.slice(1));
+        this.stage = `session ${this.handshake.sid}`;
         this.transport.opened(this.handshake);
         return this.transport.send([`40${this.prefix()}${this.auth ? JSON.stringify(this.auth) : ""}`]);
       case "1":
@@ -248,7 +251,7 @@ class Polling {
       const body = this.queue.splice(0).join(SEPARATOR);
       const headers = { "Content-Type": "text/plain;charset=UTF-8" };
       const response = await http.asyncRequest("POST", this.address, body, { headers, tags: { name: "post" } });
-      if (response.status !== 200 && !this.done) this.socket.fail(`post: ${response.status} ${response.body}`);
+      if (response.status !== 200 && !this.done) this.socket.fail(`post: ${response.status} ${response.error} ${response.body}`);
     }
     this.posting = false;
   }
