@@ -672,9 +672,13 @@ fn a_route_may_have_a_limit_of_its_own() {
     let upload = |path: &str, bytes: usize| {
         request(&format!("POST {path}"), &format!("Content-Length: {bytes}\r\n"), &"x".repeat(bytes))
     };
+    // Who sends on for long after a refusal may be reset: only so much is thrown away for its sake.
+    let begin = |path: &str, bytes: usize| {
+        request(&format!("POST {path}"), &format!("Content-Length: {bytes}\r\n"), "the first of it")
+    };
     check(&[
         row("as much as the route takes", upload("/upload", 3_000_000), &[200], Kept),
-        row("more", upload("/upload", 3_000_001), &[413], Closed),
+        row("more", begin("/upload", 3_000_001), &[413], Closed),
         row("less than others take", upload("/small", 4), &[413], Closed),
         row("little", upload("/small", 3), &[200], Kept),
     ]);
