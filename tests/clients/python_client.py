@@ -228,7 +228,7 @@ async def run_patiently(check, kind, url, transports):
     for last in (False, False, True) if shared else (True,):
         try:
             return await run_check(check, kind, url, transports)
-        except (asyncio.TimeoutError, socketio.exceptions.TimeoutError, RuntimeError) as error:
+        except (asyncio.TimeoutError, socketio.exceptions.SocketIOError, RuntimeError) as error:
             if last:
                 raise
             print(f"# {check.__name__}: {error!r} of the blocking client over TLS, once more")
