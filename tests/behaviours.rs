@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,21 +14,12 @@ use sockring::runtime::{Descriptors, Running};
 use support::{Client, block_on};
 
 const POLL: &str = "/socket.io/?EIO=4&transport=polling";
-const WS: &str = "/socket.io/?EIO=4&transport=websocket";
 
 fn start(set_up: impl Fn(&App, &Server) + Send + Sync + 'static) -> Running {
     let server = support::builder(support::options(Descriptors::Auto, 1)).start(move |app| {
         set_up(app, &Server::attach_app(app, Options::default()));
     });
     server.expect("a server starts")
-}
-
-fn join(address: SocketAddr) -> Client {
-    let mut client = Client::websocket(address, WS);
-    assert!(client.text().starts_with("0{"));
-    client.send_text("40");
-    assert!(client.text().starts_with("40{"));
-    client
 }
 
 #[test]
@@ -85,7 +75,7 @@ fn operators_stay_what_they_were() {
         });
     });
     let address = server.addresses()[0];
-    let [mut a, mut b, mut speaker] = [(); 3].map(|()| join(address));
+    let [mut a, mut b, mut speaker] = [(); 3].map(|()| Client::socketio(address));
     for (client, room) in [(&mut a, "a"), (&mut b, "b")] {
         client.send_text(&format!("42[\"{room}\"]"));
         assert_eq!(client.text(), "42[\"joined\"]");
@@ -132,7 +122,7 @@ fn a_child_whose_client_was_refused_stays_by_default() {
             count.fetch_add(1, Ordering::Relaxed);
         });
     });
-    let mut client = join(server.addresses()[0]);
+    let mut client = Client::socketio(server.addresses()[0]);
     for _ in 0..3 {
         client.send_text("40/child,");
         assert_eq!(client.text(), "44/child,{\"message\":\"not here\"}");
@@ -147,7 +137,7 @@ fn without_a_timeout_answers_are_awaited_for_a_while() {
     let _alone = support::alone();
     let server = start(|_, _| ());
     let io = Handle::of_server(&server, "/socket.io");
-    let [mut quick, silent] = [(); 2].map(|()| join(server.addresses()[0]));
+    let [mut quick, silent] = [(); 2].map(|()| Client::socketio(server.addresses()[0]));
     let answers = io.emit_with_ack::<u32, _>("question", ());
     let text = quick.text();
     let id = text.trim_start_matches("42").trim_end_matches("[\"question\"]").to_owned();
@@ -177,7 +167,7 @@ fn close_may_be_said_again() {
         });
     });
     let address = server.addresses()[0];
-    let mut client = join(address);
+    let mut client = Client::socketio(address);
     assert_eq!(Client::connect(address).get("/close").text(), "closed");
     assert_eq!(client.frame().expect("a close frame").opcode, 8);
     assert_eq!(Client::connect(address).get("/close").text(), "closed");
@@ -195,11 +185,11 @@ fn a_server_comes_back_at_its_address() {
     let options = || support::options(Descriptors::Auto, 1);
     let first = support::builder(options()).start(set_up).expect("a server starts");
     let address = first.addresses()[0];
-    let mut before = join(address);
+    let mut before = Client::socketio(address);
     assert_eq!(before.text(), "42[\"welcome\"]");
     support::end(first);
     assert!(before.ends());
     let second = support::builder_on(options(), address).start(set_up).expect("the address is free again");
-    assert_eq!(join(address).text(), "42[\"welcome\"]");
+    assert_eq!(Client::socketio(address).text(), "42[\"welcome\"]");
     support::end(second);
 }

@@ -38,10 +38,7 @@ fn start() -> Running {
 }
 
 fn join(address: SocketAddr, room: &str) -> Client {
-    let mut client = Client::websocket(address, "/socket.io/?EIO=4&transport=websocket");
-    assert!(client.text().starts_with("0{"));
-    client.send_text("40");
-    assert!(client.text().starts_with("40{"));
+    let mut client = Client::socketio(address);
     client.send_text(&format!("42[\"join\",\"{room}\"]"));
     assert_eq!(client.text(), "42[\"joined\"]");
     client

@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -78,14 +77,6 @@ fn end(nodes: impl IntoIterator<Item = Node>) {
     nodes.into_iter().for_each(|node| support::end(node.server));
 }
 
-fn join(address: SocketAddr) -> Client {
-    let mut client = Client::websocket(address, "/socket.io/?EIO=4&transport=websocket");
-    assert!(client.text().starts_with("0{"));
-    client.send_text("40");
-    assert!(client.text().starts_with("40{"));
-    client
-}
-
 /// Emits with an acknowledgement and waits for it.
 fn call(client: &mut Client, event: &str) {
     client.send_text(&format!("427{event}"));
@@ -97,7 +88,7 @@ fn clients(nodes: &[Node; 3]) -> Vec<Client> {
     let mut clients = Vec::new();
     for node in nodes {
         for member in [true, false] {
-            let mut client = join(node.server.addresses()[0]);
+            let mut client = Client::socketio(node.server.addresses()[0]);
             if member {
                 call(&mut client, r#"["join","r"]"#);
             }
@@ -397,7 +388,7 @@ fn children_of_a_parent_hear_other_servers() {
         });
         server.unwrap()
     });
-    let mut clients = nodes.each_ref().map(|server| join(server.addresses()[0]));
+    let mut clients = nodes.each_ref().map(|server| Client::socketio(server.addresses()[0]));
     for client in &mut clients {
         client.send_text("40/room-7,");
         assert!(client.text().starts_with("40/room-7,{"));
@@ -578,8 +569,8 @@ fn changes_in_rooms_are_told() {
         });
     });
     let server = server.unwrap();
-    let mut one = join(server.addresses()[0]);
-    let mut two = join(server.addresses()[0]);
+    let mut one = Client::socketio(server.addresses()[0]);
+    let mut two = Client::socketio(server.addresses()[0]);
     call(&mut one, r#"["join","r"]"#);
     call(&mut two, r#"["join","r"]"#);
     call(&mut one, r#"["leave","r"]"#);

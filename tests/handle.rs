@@ -2,8 +2,6 @@
 
 mod support;
 
-use std::net::SocketAddr;
-
 use sockring::io::{Handle, Options, Server};
 use sockring::runtime::{Descriptors, Running};
 use support::{Client, block_on};
@@ -17,20 +15,12 @@ fn start() -> Running {
     server.expect("a server starts")
 }
 
-fn join(address: SocketAddr) -> Client {
-    let mut client = Client::websocket(address, "/socket.io/?EIO=4&transport=websocket");
-    assert!(client.text().starts_with("0{"));
-    client.send_text("40");
-    assert!(client.text().starts_with("40{"));
-    client
-}
-
 #[test]
 fn what_a_thread_does_takes_effect_in_its_order() {
     let _alone = support::alone();
     let server = start();
     let io = Handle::of_server(&server, "/socket.io");
-    let mut clients: Vec<Client> = (0..12).map(|_| join(server.addresses()[0])).collect();
+    let mut clients: Vec<Client> = (0..12).map(|_| Client::socketio(server.addresses()[0])).collect();
     for round in 0..20 {
         let room = format!("room {round}");
         // The room is new: a broadcast right behind the join must find its members on every core.
@@ -59,7 +49,7 @@ fn servers_come_and_go() {
     let _alone = support::alone();
     let run = || {
         let server = start();
-        let clients: Vec<Client> = (0..3).map(|_| join(server.addresses()[0])).collect();
+        let clients: Vec<Client> = (0..3).map(|_| Client::socketio(server.addresses()[0])).collect();
         drop(clients);
         support::end(server);
     };

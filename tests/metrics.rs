@@ -2,14 +2,11 @@
 
 mod support;
 
-use std::net::SocketAddr;
-
 use sockring::io::{Options, Server, Socket};
 use sockring::runtime::{Descriptors, Running};
 use support::Client;
 
 const POLL: &str = "/socket.io/?EIO=4&transport=polling";
-const WS: &str = "/socket.io/?EIO=4&transport=websocket";
 
 fn start() -> Running {
     let server = support::builder(support::options(Descriptors::Auto, 2)).start(|app| {
@@ -31,20 +28,12 @@ fn start() -> Running {
     server.expect("a server starts")
 }
 
-fn join(address: SocketAddr) -> Client {
-    let mut client = Client::websocket(address, WS);
-    assert!(client.text().starts_with("0{"));
-    client.send_text("40");
-    assert!(client.text().starts_with("40{"));
-    client
-}
-
 #[test]
 fn all_cores_are_counted_together() {
     let _alone = support::alone();
     let server = start();
     let address = server.addresses()[0];
-    let mut clients: Vec<Client> = (0..8).map(|_| join(address)).collect();
+    let mut clients: Vec<Client> = (0..8).map(|_| Client::socketio(address)).collect();
     let mut polling = Client::connect(address);
     let path = format!("{POLL}&sid={}", support::sid(polling.get(POLL).text()));
     polling.post(&path, b"40");
@@ -95,7 +84,7 @@ fn all_cores_are_counted_together() {
 fn prometheus_reads_them() {
     let _alone = support::alone();
     let server = start();
-    let client = join(server.addresses()[0]);
+    let client = Client::socketio(server.addresses()[0]);
     let mut scraper = Client::connect(server.addresses()[0]);
     let answer = scraper.get("/metrics");
     assert_eq!(

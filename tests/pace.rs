@@ -2,14 +2,11 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use sockring::io::{Ack, Data, Options, Server, Socket};
 use sockring::runtime::{self, Descriptors, Running};
 use support::Client;
-
-const WS: &str = "/socket.io/?EIO=4&transport=websocket";
 
 /// Some slices of 256.
 const SOCKETS: usize = 1500;
@@ -31,19 +28,11 @@ fn start() -> Running {
     server.expect("a server starts")
 }
 
-fn join(address: SocketAddr) -> Client {
-    let mut client = Client::websocket(address, WS);
-    assert!(client.text().starts_with("0{"));
-    client.send_text("40");
-    assert!(client.text().starts_with("40{"));
-    client
-}
-
 #[test]
 fn a_message_is_answered_before_a_large_broadcast_has_left() {
     let _alone = support::alone();
     let server = start();
-    let mut clients: Vec<Client> = (0..SOCKETS).map(|_| join(server.addresses()[0])).collect();
+    let mut clients: Vec<Client> = (0..SOCKETS).map(|_| Client::socketio(server.addresses()[0])).collect();
     let answered_meanwhile = (0..50).any(|n| {
         clients[1].send_text(&format!("42[\"publish\",{n}]"));
         // The first to get it is among the first to be sent it, and asks at once.
@@ -66,7 +55,7 @@ fn each_socket_gets_everything_in_order_and_once() {
     const COUNT: u32 = 60;
     let _alone = support::alone();
     let server = start();
-    let mut clients: Vec<Client> = (0..SOCKETS).map(|_| join(server.addresses()[0])).collect();
+    let mut clients: Vec<Client> = (0..SOCKETS).map(|_| Client::socketio(server.addresses()[0])).collect();
     for n in 0..COUNT {
         // One sender: what it says to all and to itself has an order.
         clients[7].send_text(&format!("42[\"publish\",{}]", 2 * n));

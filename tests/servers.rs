@@ -41,15 +41,6 @@ fn start(workers: usize, setup: impl Fn(&App) + Send + Sync + 'static) -> (Runni
     (server, address)
 }
 
-/// A Socket.IO client over WebSocket that is in `/`.
-fn join(address: SocketAddr) -> Client {
-    let mut ws = Client::websocket(address, WS);
-    assert!(ws.text().starts_with('0'));
-    ws.send_text("40");
-    assert!(ws.text().starts_with("40{"));
-    ws
-}
-
 #[test]
 fn an_engine_tells_of_all_that_its_sessions_are_sent() {
     let _alone = alone();
@@ -163,7 +154,7 @@ fn close_reaches_the_sessions_of_all_cores() {
             }
         });
     });
-    let mut clients: Vec<Client> = (0..12).map(|_| join(address)).collect();
+    let mut clients: Vec<Client> = (0..12).map(|_| Client::socketio(address)).collect();
     let mut polls: Vec<Client> = (0..6).map(|_| Client::connect(address)).collect();
     for poll in &mut polls {
         let path = format!("{POLL}&sid={}", sid(poll.get(POLL).text()));
@@ -296,7 +287,7 @@ fn three_ways_to_a_server() {
     ];
     for (i, server) in servers.into_iter().enumerate() {
         let address = server.addresses()[0];
-        let mut client = join(address);
+        let mut client = Client::socketio(address);
         assert_eq!(client.text(), "42[\"hello\",\"/\"]");
         let more = i >= 2;
         client.send_text("40/more,");
@@ -409,7 +400,7 @@ fn a_server_is_closed_from_any_thread() {
         let told = told.clone();
         io.sockets_on("disconnect", move |reason: DisconnectReason| told.add(reason.as_str()));
     });
-    let mut clients: Vec<Client> = (0..6).map(|_| join(address)).collect();
+    let mut clients: Vec<Client> = (0..6).map(|_| Client::socketio(address)).collect();
     let io = sockring::io::Handle::of_server(&server, "/socket.io");
     block_on(io.close());
     assert_eq!(log.count("server shutting down"), 6, "when it is ready, all have left");

@@ -21,6 +21,9 @@ use sockring::tls::rustls;
 use sockring::tls::rustls::pki_types::CertificateDer;
 use sockring::tls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
+/// Where Socket.IO over WebSocket is found by default.
+pub const SOCKETIO: &str = "/socket.io/?EIO=4&transport=websocket";
+
 /// One test at a time: they count descriptors, and measure time.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
@@ -241,6 +244,15 @@ impl Client {
     pub fn websocket(address: SocketAddr, path: &str) -> Self {
         let mut client = Self::connect(address);
         client.upgrade(path);
+        client
+    }
+
+    /// A client of Socket.IO over WebSocket that is in `/`.
+    pub fn socketio(address: SocketAddr) -> Self {
+        let mut client = Self::websocket(address, SOCKETIO);
+        assert!(client.text().starts_with("0{"));
+        client.send_text("40");
+        assert!(client.text().starts_with("40{"));
         client
     }
 
