@@ -38,7 +38,7 @@ impl Core {
         if self.ticked.replace(false) {
             self.tick(now);
         }
-        // Other cores begin with their part of a broadcast before this one sends its own, which takes a slice.
+        // Other cores begin with their part of a broadcast before this one sends its own, for a slice.
         self.deliver_tasks();
         self.flush(scratch)?;
         self.close_ready(now);
