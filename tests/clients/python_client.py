@@ -1,15 +1,19 @@
 """python-socketio (the sync and the asyncio client) against the feature server.
 
 Each check runs over the default (polling, then the upgrade), websocket only and polling only, with both clients. The sync
-client runs the same coroutines: `SyncClient` wraps its blocking calls into threads.
+client runs the same coroutines: `SyncClient` wraps its blocking calls into threads. What it changes of that client, and
+why, is in README.md.
 """
 
 import asyncio
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import engineio
 import socketio
 from lib import suite
+from lib.one_at_a_time import one_at_a_time
 
 TRANSPORTS = {"upgrade": None, "websocket": ["websocket"], "polling": ["polling"]}
 
@@ -76,11 +80,29 @@ class AsyncClient:
         await self.run(self.client.disconnect)
 
 
+class OrderlyEngine(engineio.Client):
+    """Handles messages one after the other; the original has a thread for each, which may run in any order."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.worker = ThreadPoolExecutor(1)
+
+    def _trigger_event(self, event, *args, **kwargs):
+        if event != "message":
+            return super()._trigger_event(event, *args, **kwargs)
+        return self.worker.submit(self.handlers[event], *args)
+
+
+class OrderlyClient(socketio.Client):
+    def _engineio_client_class(self):
+        return OrderlyEngine
+
+
 class SyncClient(AsyncClient):
     """The same around the blocking client: every call in a thread."""
 
     def make(self):
-        return socketio.Client(reconnection=False)
+        return OrderlyClient(reconnection=False, websocket_extra_options={"sslopt": {"context": one_at_a_time()}})
 
     async def run(self, function, *args, **kwargs):
         return await asyncio.to_thread(function, *args, **kwargs)
@@ -221,24 +243,11 @@ async def run_check(check, kind, url, transports):
                 await asyncio.wait_for(client.close(), 5)
 
 
-async def run_patiently(check, kind, url, transports):
-    """The blocking client reads and writes one TLS connection from two threads, which this Python does not guard: now and
-    then an answer is lost within it, of the reference (10 of 1,600 runs of `acks`) as of sockring (5 of 2,000)."""
-    shared = kind is SyncClient and url.startswith("https") and transports != ["polling"]
-    for last in (False, False, True) if shared else (True,):
-        try:
-            return await run_check(check, kind, url, transports)
-        except (asyncio.TimeoutError, socketio.exceptions.SocketIOError, RuntimeError) as error:
-            if last:
-                raise
-            print(f"# {check.__name__}: {error!r} of the blocking client over TLS, once more")
-
-
 async def main():
     url, child = suite.start_server("feature_server.js")
     checks = [connects, events, acks, binary, large, namespaces, refusal, rooms, leaving, order]
     each = (
-        (f"{kind.__name__}, {name}: {check.__name__}", run_patiently(check, kind, url, transports))
+        (f"{kind.__name__}, {name}: {check.__name__}", run_check(check, kind, url, transports))
         for kind in (AsyncClient, SyncClient)
         for name, transports in TRANSPORTS.items()
         for check in checks
