@@ -6,8 +6,9 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use sockring::app::{App, Behavior, Message, PerMessageDeflate};
+use sockring::fanout::{Backpressure, Policy};
 use sockring::io::{Ack, Args, Data, Options, Server, Socket, Value};
 
 /// The server of the load tests
@@ -18,6 +19,32 @@ struct Flags {
     /// Offer permessage-deflate to Socket.IO clients, too; /ws does in any case
     #[arg(long)]
     deflate: bool,
+    /// Bytes of broadcasts that may wait for one Socket.IO client, instead of the connection's own limit
+    #[arg(long)]
+    waiting_bytes: Option<usize>,
+    /// What is done when more would wait
+    #[arg(long, value_enum, default_value_t = WhenFull::Close, requires = "waiting_bytes")]
+    when_full: WhenFull,
+}
+
+/// The library's policies, as words.
+#[derive(Clone, Copy, ValueEnum)]
+enum WhenFull {
+    Close,
+    DropNewest,
+    DropOldest,
+}
+
+impl Flags {
+    fn backpressure(&self) -> Backpressure {
+        let policy = match self.when_full {
+            WhenFull::Close => Policy::Close,
+            WhenFull::DropNewest => Policy::DropNewest,
+            WhenFull::DropOldest => Policy::DropOldest,
+        };
+        let max_bytes = self.waiting_bytes.unwrap_or(usize::MAX);
+        Backpressure { max_bytes, policy, ..Backpressure::default() }
+    }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,14 +52,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let builder = flags.listen.builder(3001)?;
     common::serve(builder, move |app| {
         app.serve_metrics("/metrics");
-        socketio(app, flags.deflate);
+        socketio(app, &flags);
         plain(app);
     })
 }
 
-fn socketio(app: &App, deflate: bool) {
-    let mut options = Options::default();
-    options.engine.per_message_deflate = deflate.then(PerMessageDeflate::default);
+fn socketio(app: &App, flags: &Flags) {
+    let mut options = Options { backpressure: flags.backpressure(), ..Options::default() };
+    options.engine.per_message_deflate = flags.deflate.then(PerMessageDeflate::default);
     let io = Server::attach_app(app, options);
     let publisher = io.clone();
     io.sockets_on("join", |socket: Socket, Data(room): Data<String>, ack: Ack| {

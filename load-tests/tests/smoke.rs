@@ -93,34 +93,26 @@ fn idle_and_storm() {
     assert_eq!(report["joined"], 50, "{report:#}");
 }
 
-/// The floor keeps what a slow reader does not take, and sends it when it reads again. 10 MB is more than the
-/// kernel's buffers hold (4 MB to send, and the slow reader's few kilobytes).
+/// The floor keeps what slow readers do not take, and sends it when they read again. 10 MB is more than the
+/// kernel's buffers hold (4 MB to send, and the slow readers' few kilobytes).
 #[test]
-fn a_slow_reader_is_followed() {
-    let report = scenario(
-        "slow",
-        &[
-            "slow-reader",
-            "--server",
-            "floor:joined",
-            "--sockets",
-            "20",
-            "--rate",
-            "100",
-            "--seconds",
-            "1",
-            "--payload",
-            "100000",
-        ],
-    );
+fn slow_readers_are_followed() {
+    let words =
+        ["slow-reader", "--server", "floor:joined", "--sockets", "20", "--stalled", "2", "--rounds", "1"];
+    let report =
+        scenario("slow", &[&words[..], &["--rate", "100", "--seconds", "1", "--payload", "100000"]].concat());
     for run in ["without", "with"] {
-        assert_eq!(report[run]["others"]["lost"], 0, "{report:#}");
-        assert_eq!(report[run]["others"]["out_of_order"], 0, "{report:#}");
+        assert_eq!(report[run][0]["others"]["lost"], 0, "{report:#}");
+        assert_eq!(report[run][0]["others"]["out_of_order"], 0, "{report:#}");
     }
-    let slow = &report["with"]["slow"];
-    assert_eq!(slow["open"], true, "{report:#}");
-    assert_eq!(slow["tally"]["lost"], 0, "{report:#}");
-    assert_eq!(slow["tally"]["out_of_order"], 0, "{report:#}");
+    let stalled = &report["with"][0]["stalled"];
+    for (what, count) in [("readers", 2), ("open", 2), ("current", 2)] {
+        assert_eq!(stalled[what], count, "{report:#}");
+    }
+    // A second of warm-up, one that they stall, and one after it.
+    assert_eq!(stalled["tally"]["delivered"], 2 * 300, "{report:#}");
+    assert_eq!(stalled["tally"]["lost"], 0, "{report:#}");
+    assert_eq!(stalled["tally"]["out_of_order"], 0, "{report:#}");
 }
 
 /// Several threads, one publisher among them: all is delivered, and the page holds its plots.
