@@ -95,6 +95,10 @@ pub const JOINED_BUFFERS_KEPT: usize = 64;
 /// See [`JOINED_BUFFERS_KEPT`].
 pub const JOINED_BUFFER_BYTES_KEPT: usize = 64 * 1024;
 
+/// Bytes of the buffer in which a thread writes packets that are kept for the next one: a rare large packet
+/// would otherwise stay in memory with every core.
+pub const PACKET_BUFFER_BYTES_KEPT: usize = 64 * 1024;
+
 /// Tasks that wait in one core's mailbox. A sender that finds it full gets the message back: broadcasts
 /// count as dropped, connections stay where they are. It bounds what a core that is stuck in a handler
 /// costs the others: at some hundred bytes a task, a few tens of megabytes.

@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     pub(crate) join: bool,
     /// A reader with a tiny receive buffer, which will be told to stop reading.
     pub(crate) slow: Option<usize>,
+    /// Receive buffer of the others, for those that leave unread what comes; `None` for the kernel's default.
+    pub(crate) receive_bytes: Option<usize>,
     /// Whether every delivery's latency is recorded (costs the client some CPU).
     pub(crate) time_deliveries: bool,
     /// Whether the server speaks TLS.
@@ -89,6 +91,7 @@ impl Plan {
             sockets,
             join: true,
             slow: None,
+            receive_bytes: None,
             time_deliveries: false,
             tls: server.tls,
             epoch: None,
@@ -449,6 +452,29 @@ impl Swarm {
         self.watch(index, libc::EPOLLIN as u32)
     }
 
+    /// Tells a reader to stop reading and does not even watch for its end: what comes for it costs this side nothing.
+    pub(crate) fn silence(&mut self, index: usize) -> Outcome {
+        self.conns[index].paused = true;
+        match &self.conns[index].fd {
+            Some(fd) => Ok(self.epoll.remove(fd.as_raw_fd())?),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets a silenced reader read again.
+    pub(crate) fn hear(&mut self, index: usize) -> Outcome {
+        self.conns[index].paused = false;
+        match &self.conns[index].fd {
+            Some(fd) => Ok(self.epoll.add(fd.as_raw_fd(), libc::EPOLLIN as u32, index as u64)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes that lie unread in a reader's receive buffer.
+    pub(crate) fn unread_bytes(&self, index: usize) -> Outcome<usize> {
+        self.conns[index].fd.as_ref().map_or(Ok(0), |fd| Ok(sys::unread_bytes(fd)?))
+    }
+
     fn watch(&mut self, index: usize, bits: u32) -> Outcome {
         match &self.conns[index].fd {
             Some(fd) => Ok(self.epoll.modify(fd.as_raw_fd(), bits, index as u64)?),
@@ -484,7 +510,7 @@ impl Swarm {
         let [process, swarm] = self.source_base;
         let source = Ipv4Addr::new(127, process, swarm, 1 + (index / CONNECTIONS_PER_SOURCE) as u8);
         // Small enough that the server's side fills soon; the kernel doubles it.
-        let receive_bytes = (self.plan.slow == Some(index)).then_some(4096);
+        let receive_bytes = if self.plan.slow == Some(index) { Some(4096) } else { self.plan.receive_bytes };
         self.conns[index].started_us = self.now_us();
         self.connecting += 1;
         let begun = sys::connect_start(self.plan.addr, source, receive_bytes).and_then(|fd| {

@@ -1,6 +1,5 @@
 //! Echo with acknowledgement: what a round trip costs the server when each socket has one outstanding, or several.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -8,7 +7,7 @@ use serde::Serialize;
 
 use crate::crowd::{Crowd, CrowdArgs, Shape};
 use crate::meter::Meter;
-use crate::page::{self, Page};
+use crate::page::{Outputs, Page};
 use crate::record::{Recorded, Sampler, Series};
 use crate::report::{self, Table};
 use crate::tally::Tally;
@@ -77,12 +76,8 @@ pub(crate) struct EchoArgs {
     crowd: CrowdArgs,
     #[command(flatten)]
     load: EchoLoad,
-    /// Write the report here
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Write a page with plots here
-    #[arg(long)]
-    html: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
 }
 
 /// How many echoes.
@@ -161,10 +156,7 @@ pub(crate) fn run(args: &EchoArgs) -> Outcome<bool> {
     let title = format!("echo: {} sockets, {} bytes", measured.sockets, measured.payload);
     println!("{title}\n");
     table.print();
-    if let Some(path) = &args.html {
-        Page::new(&title).table(&table).recorded(&measured.recorded)?.write(path)?;
-    }
-    page::write_json(args.json.as_deref(), &measured)?;
+    args.outputs.write(&measured, || Page::new(&title).table(&table).recorded(&measured.recorded))?;
     Ok(measured.is_clean())
 }
 

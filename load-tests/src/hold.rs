@@ -4,7 +4,6 @@
 //! keeps its sockets in its rings' tables (direct descriptors), each of which may be as large as the limit.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -12,7 +11,7 @@ use serde::Serialize;
 
 use crate::crowd::{Crowd, CrowdArgs, Shape};
 use crate::meter::{Memory, Meter};
-use crate::page::{self, Page};
+use crate::page::{Outputs, Page};
 use crate::rate::{self, RateLoad, RateMeasured};
 use crate::report::{self, Quantiles, Table};
 use crate::target::TargetArgs;
@@ -54,12 +53,8 @@ pub(crate) struct HoldArgs {
     /// Seconds of idling afterwards; more than 25 include a heartbeat of each
     #[arg(long, default_value_t = 30)]
     wait: u64,
-    /// Write the report here
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Write a page with plots here
-    #[arg(long)]
-    html: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
 }
 
 #[derive(Serialize)]
@@ -184,10 +179,7 @@ fn finish(args: &HoldArgs, report: &HoldReport) -> Outcome {
     line("closed", report.closed.to_string());
     table.print();
     println!("\n{}  all in, all reached, none closed", report::verdict(report.passed));
-    if let Some(path) = &args.html {
-        Page::new(&title).table(&table).recorded(&report.broadcasts.recorded)?.write(path)?;
-    }
-    page::write_json(args.json.as_deref(), report)
+    args.outputs.write(report, || Page::new(&title).table(&table).recorded(&report.broadcasts.recorded))
 }
 
 /// A line of the machine's memory, in bytes.

@@ -25,6 +25,7 @@ mod rate;
 mod record;
 mod report;
 mod rooms;
+mod scale;
 mod slow;
 mod storm;
 mod sys;
@@ -70,6 +71,8 @@ enum Command {
     Echo(echo::EchoArgs),
     /// Many rooms, and sockets that join and leave all the time
     Rooms(rooms::RoomsArgs),
+    /// Several workers beside one, with a client that costs nothing meanwhile
+    Scale(scale::ScaleArgs),
     /// Long-polling clients beside WebSockets
     Mixed(mixed::MixedArgs),
     /// More connections than one descriptor table holds
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
         Command::Rate(args) => rate::run(&args),
         Command::Echo(args) => echo::run(&args),
         Command::Rooms(args) => rooms::run(&args),
+        Command::Scale(args) => scale::run(&args),
         Command::Mixed(args) => mixed::run(&args),
         Command::Hold(args) => hold::run(&args),
         Command::SlowReader(args) => slow::run(&args),

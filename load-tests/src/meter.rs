@@ -120,6 +120,16 @@ impl Meter {
         Cost { process_us, softirq_us, wall_s, others_percent }
     }
 
+    /// CPU of each thread between two samples, in microseconds, the busiest first.
+    pub(crate) fn by_thread_us(&self, before: &Sample, after: &Sample) -> Vec<f64> {
+        let used = |(tid, ns): (&u32, &u64)| {
+            ns.saturating_sub(before.threads_ns.get(tid).copied().unwrap_or(0)) as f64 / 1e3
+        };
+        let mut threads: Vec<f64> = after.threads_ns.iter().map(used).collect();
+        threads.sort_by(|one, other| other.total_cmp(one));
+        threads
+    }
+
     /// Seconds that the server's cores were not idle since boot (in ticks of 10 ms).
     fn cores_busy_s(&self) -> io::Result<f64> {
         let text = fs::read_to_string("/proc/stat")?;

@@ -1,6 +1,5 @@
 //! One room with clients of both transports: what those that poll wait, and what they do to the others.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,7 +7,7 @@ use serde::Serialize;
 
 use crate::crowd::{Crowd, CrowdArgs, Shape};
 use crate::meter::Meter;
-use crate::page::{self, Page};
+use crate::page::{Outputs, Page};
 use crate::polling::{Pollers, PollersPlan};
 use crate::rate::{self, RateLoad, RateMeasured};
 use crate::record::Recorded;
@@ -40,12 +39,8 @@ pub(crate) struct MixedArgs {
     /// Seconds of publishing; a tenth of it, at most 2, comes before as warm-up
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
-    /// Write the report here
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Write a page with plots here
-    #[arg(long)]
-    html: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
 }
 
 #[derive(Serialize)]
@@ -130,9 +125,8 @@ fn finish(args: &MixedArgs, report: &MixedReport) -> Outcome {
     for error in &report.errors {
         println!("{error}");
     }
-    if let Some(path) = &args.html {
+    args.outputs.write(report, || {
         let page = Page::new(&title).table(&table).text("WebSocket:").recorded(&report.websocket.recorded)?;
-        page.text("Polling:").recorded(&report.polling)?.write(path)?;
-    }
-    page::write_json(args.json.as_deref(), report)
+        page.text("Polling:").recorded(&report.polling)
+    })
 }

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use plotters::prelude::*;
 use serde::Serialize;
 
@@ -23,6 +24,27 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:920px;mar
 
 /// Points of one line and its name.
 type Line<'a> = (&'a str, Vec<(f64, f64)>);
+
+/// Where a scenario leaves what it found, beside its table on the terminal; common to all of them.
+#[derive(Args, Debug, Clone, Default)]
+pub(crate) struct Outputs {
+    /// Write the report here
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+    /// Write a page with plots here
+    #[arg(long)]
+    pub(crate) html: Option<PathBuf>,
+}
+
+impl Outputs {
+    /// Writes what was asked for; the page is made only then.
+    pub(crate) fn write(&self, report: &impl Serialize, page: impl FnOnce() -> Outcome<Page>) -> Outcome {
+        if let Some(path) = &self.html {
+            page()?.write(path)?;
+        }
+        self.json.as_deref().map_or(Ok(()), |path| report::write_json(path, report))
+    }
+}
 
 /// A page under construction.
 pub(crate) struct Page {
@@ -144,7 +166,7 @@ impl Page {
     }
 
     /// Writes the file.
-    pub(crate) fn write(self, path: &Path) -> Outcome {
+    fn write(self, path: &Path) -> Outcome {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }

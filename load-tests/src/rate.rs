@@ -1,6 +1,5 @@
 //! Broadcasts by the clock, whatever the server does: what a subscriber waits for them.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -9,7 +8,7 @@ use serde::Serialize;
 use crate::client::Swarm;
 use crate::crowd::{Crowd, CrowdArgs, Shape};
 use crate::meter::Meter;
-use crate::page::{self, Page};
+use crate::page::{Outputs, Page};
 use crate::record::{Recorded, Sampler, Series};
 use crate::report::{self, Quantiles, Table};
 use crate::tally::Tally;
@@ -32,12 +31,8 @@ pub(crate) struct RateArgs {
     crowd: CrowdArgs,
     #[command(flatten)]
     load: RateLoad,
-    /// Write the report here
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Write a page with plots here
-    #[arg(long)]
-    html: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
 }
 
 /// How much to publish.
@@ -105,10 +100,7 @@ pub(crate) fn run(args: &RateArgs) -> Outcome<bool> {
     if measured.stalled {
         println!("\nSTALLED: nothing came for {STALL:?}");
     }
-    if let Some(path) = &args.html {
-        Page::new(&title).table(&table).recorded(&measured.recorded)?.write(path)?;
-    }
-    page::write_json(args.json.as_deref(), &measured)?;
+    args.outputs.write(&measured, || Page::new(&title).table(&table).recorded(&measured.recorded))?;
     Ok(measured.is_clean())
 }
 

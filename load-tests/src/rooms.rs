@@ -5,7 +5,6 @@
 //! that they have left.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -14,7 +13,7 @@ use serde::Serialize;
 use crate::client::{News, Swarm};
 use crate::crowd::{Crowd, CrowdArgs, Shape};
 use crate::meter::Meter;
-use crate::page::{self, Page};
+use crate::page::{Outputs, Page};
 use crate::rate::by_the_clock;
 use crate::record::{Recorded, Sampler};
 use crate::report::Table;
@@ -33,12 +32,8 @@ pub(crate) struct RoomsArgs {
     target: TargetArgs,
     #[command(flatten)]
     load: RoomsLoad,
-    /// Write the report here
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Write a page with plots here
-    #[arg(long)]
-    html: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
 }
 
 #[derive(Args, Debug, Clone, Copy, Serialize)]
@@ -352,8 +347,5 @@ fn finish(args: &RoomsArgs, report: &RoomsReport) -> Outcome {
     if report.unanswered + report.closed > 0 {
         println!("\n{} requests without an answer, {} connections closed", report.unanswered, report.closed);
     }
-    if let Some(path) = &args.html {
-        Page::new(&title).table(&table).recorded(&report.recorded)?.write(path)?;
-    }
-    page::write_json(args.json.as_deref(), report)
+    args.outputs.write(report, || Page::new(&title).table(&table).recorded(&report.recorded))
 }

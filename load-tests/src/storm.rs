@@ -1,6 +1,5 @@
 //! All connect at once, as after a restart, beside sockets that stay: do they get in, and do those that live suffer?
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use serde::Serialize;
 use crate::client::Swarm;
 use crate::crowd::{Crowd, CrowdArgs, Shape};
 use crate::meter::Meter;
-use crate::page::{self, Page};
+use crate::page::{Outputs, Page};
 use crate::record::{Recorded, Sampler, Series};
 use crate::report::{self, Quantiles, Table};
 use crate::target::TargetArgs;
@@ -52,12 +51,8 @@ pub(crate) struct StormArgs {
     /// Exit with 1 if somebody waited for longer than the server's work for all explains
     #[arg(long)]
     check: bool,
-    /// Write the report here
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Write a page with plots here
-    #[arg(long)]
-    html: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
 }
 
 #[derive(Serialize)]
@@ -269,8 +264,5 @@ fn finish(args: &StormArgs, report: &StormReport) -> Outcome {
             report.explained_ms
         );
     }
-    if let Some(path) = &args.html {
-        Page::new(&title).table(&table).table(&living).recorded(&live.during)?.write(path)?;
-    }
-    page::write_json(args.json.as_deref(), report)
+    args.outputs.write(report, || Page::new(&title).table(&table).table(&living).recorded(&live.during))
 }

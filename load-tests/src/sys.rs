@@ -166,6 +166,14 @@ pub(crate) fn recv(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
     transferred(unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) })
 }
 
+/// Bytes that wait to be received.
+pub(crate) fn unread_bytes(fd: &OwnedFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one int, which outlives the call.
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut bytes) })?;
+    Ok(bytes.max(0) as usize)
+}
+
 /// Sends what fits.
 pub(crate) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
@@ -207,6 +215,11 @@ impl Epoll {
     /// Changes what is watched for.
     pub(crate) fn modify(&self, fd: RawFd, bits: u32, key: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_MOD, fd, bits, key)
+    }
+
+    /// Ends the watch: what comes for the descriptor is no event any more, and costs who sends it none.
+    pub(crate) fn remove(&self, fd: RawFd) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
     }
 
     fn control(&self, operation: libc::c_int, fd: RawFd, bits: u32, key: u64) -> io::Result<()> {

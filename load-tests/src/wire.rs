@@ -249,6 +249,8 @@ pub(crate) struct Stamp {
 pub(crate) const STAMP_BYTES: usize = 22;
 /// What precedes the payload in a delivery.
 const MESSAGE_HEAD: &[u8] = b"42[\"message\",\"";
+/// What follows it.
+const MESSAGE_TAIL: &[u8] = b"\"]";
 
 impl Stamp {
     /// Appends the payload: two numbers of ten digits, then filler up to `payload_bytes`.
@@ -256,6 +258,14 @@ impl Stamp {
         let start = out.len();
         out.extend_from_slice(format!("{:010} {:010} ", self.sequence, self.sent_us).as_bytes());
         out.resize(start + payload_bytes.max(STAMP_BYTES), b'x');
+    }
+
+    /// Bytes on the wire of a delivery with such a payload, frame and packet included.
+    pub(crate) fn delivery_bytes(payload_bytes: usize) -> usize {
+        let mut header = Vec::new();
+        let text_bytes = MESSAGE_HEAD.len() + payload_bytes.max(STAMP_BYTES) + MESSAGE_TAIL.len();
+        push_length(OP_TEXT, 0, text_bytes, &mut header);
+        header.len() + text_bytes
     }
 
     /// Reads it back from the first bytes of a delivery; `None` for anything that is not one.
@@ -286,7 +296,8 @@ mod tests {
         let mut payload = Vec::new();
         Stamp { sequence, sent_us: 77 }.push_payload(payload_bytes, &mut payload);
         let mut out = Vec::new();
-        server_frame(OP_TEXT, &[MESSAGE_HEAD, &payload, b"\"]"], &mut out);
+        server_frame(OP_TEXT, &[MESSAGE_HEAD, &payload, MESSAGE_TAIL], &mut out);
+        assert_eq!(out.len(), Stamp::delivery_bytes(payload_bytes));
         out
     }
 

@@ -140,6 +140,29 @@ fn broadcasts_by_the_clock() {
     assert_eq!(page.matches("<svg").count(), 4);
 }
 
+/// Nobody reads during a burst, all do after it; the page has its plot.
+#[test]
+fn bursts_lie_in_the_buffers() {
+    let html = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("scale.html");
+    let page = html.to_string_lossy();
+    let words =
+        ["scale", "--server", "floor:single", "--server-cores", "0,0", "--sockets", "40", "--probes", "4"];
+    let sizes = ["--rounds", "2", "--broadcasts", "6", "--window", "4", "--bursts", "2", "--html", &page];
+    let report = scenario("scale", &[&words[..], &sizes[..]].concat());
+    let contenders = report["contenders"].as_array().expect("four of them");
+    assert_eq!(contenders.len(), 4, "{report:#}");
+    for contender in contenders {
+        // Two rounds, each of a burst that is not measured and two that are.
+        assert_eq!(contender["tally"]["delivered"], 40 * 6 * 3 * 2, "{contender:#}");
+        for wrong in ["lost", "duplicate", "out_of_order", "closed"] {
+            assert_eq!(contender["tally"][wrong], 0, "{contender:#}");
+        }
+    }
+    assert!(report["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0), "{report:#}");
+    let page = std::fs::read_to_string(html).expect("the page is written");
+    assert_eq!(page.matches("<svg").count(), 1);
+}
+
 #[test]
 fn echoes_come_home() {
     let words = ["echo", "--server", "floor:joined", "--sockets", "20", "--threads", "2", "--window", "16"];

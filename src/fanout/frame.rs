@@ -1,5 +1,6 @@
 //! A message that is encoded once and shared by all who are owed it.
 
+use std::iter;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -101,8 +102,7 @@ impl Frame {
     /// The parts must be UTF-8 together, since they become one WebSocket text frame.
     pub fn message(text: &[&[u8]], attachments: &[Bytes]) -> Self {
         let text_len = text.iter().map(|part| part.len()).sum::<usize>();
-        let total = text_len + attachments.iter().map(Bytes::len).sum::<usize>();
-        let mut builder = Builder::new(total, 1 + attachments.len());
+        let mut builder = Builder::new(iter::once(text_len).chain(attachments.iter().map(Bytes::len)));
         builder.piece(OpCode::Text, text_len, text);
         for attachment in attachments {
             builder.piece(OpCode::Binary, attachment.len(), &[attachment]);
@@ -112,7 +112,7 @@ impl Frame {
 
     /// One binary message.
     pub fn binary(data: &[u8]) -> Self {
-        let mut builder = Builder::new(data.len(), 1);
+        let mut builder = Builder::new([data.len()]);
         builder.piece(OpCode::Binary, data.len(), &[data]);
         builder.finish()
     }
@@ -127,7 +127,7 @@ impl Frame {
     /// assert_eq!(frame.polling(), b"bBw==\x1e4a");
     /// ```
     pub fn of_messages<'a>(messages: impl IntoIterator<Item = (bool, &'a [u8])>) -> Self {
-        let mut builder = Builder::new(0, 0);
+        let mut builder = Builder::new([]);
         for (binary, message) in messages {
             let opcode = if binary { OpCode::Binary } else { OpCode::Text };
             builder.piece(opcode, message.len(), &[message]);
@@ -369,7 +369,7 @@ impl Frame {
     }
 
     fn translate(&self, dialect: Dialect) -> Self {
-        let mut builder = Builder::new(self.0.wire.len() * 4 / 3 + 8, self.0.pieces.len());
+        let mut builder = Builder::new([self.0.wire.len() * 4 / 3 + 8]);
         for piece in &self.0.pieces {
             let payload = &self.0.wire[piece.start..piece.end];
             let mut base64 = Vec::new();
@@ -438,9 +438,11 @@ struct Builder {
 }
 
 impl Builder {
-    fn new(payload_bytes: usize, frames: usize) -> Self {
-        const HEADER_MAX: usize = 10;
-        Self { wire: Vec::with_capacity(payload_bytes + frames * HEADER_MAX), pieces: SmallVec::new() }
+    /// With room for messages of these lengths: exactly, because `Bytes` takes a full buffer as it is and
+    /// allocates a record for one that has room left.
+    fn new(messages: impl IntoIterator<Item = usize>) -> Self {
+        let bytes = messages.into_iter().map(|len| header(OpCode::Text, true, len).len() + len).sum();
+        Self { wire: Vec::with_capacity(bytes), pieces: SmallVec::new() }
     }
 
     fn piece(&mut self, opcode: OpCode, len: usize, parts: &[&[u8]]) {

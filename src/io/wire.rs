@@ -3,7 +3,7 @@
 //! The default way turns typed arguments straight into text. All that it pays for there being others is to
 //! look whether there is one; another one gets [`Value`]s.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::{Arc, OnceLock};
 
 use foldhash::fast::RandomState;
@@ -15,6 +15,7 @@ use super::recovery::Offset;
 use super::{Encoded, Failure, PacketDecoder, Parser};
 use crate::engine::{self, Message};
 use crate::fanout::Frame;
+use crate::limits;
 use crate::protocol::sio::{
     self, Body, Decoder, EncodeError, EventName, Limits, MAX_ACK_ID, NspName, Packet, Value, is_reserved,
     to_args,
@@ -48,12 +49,14 @@ impl Wire {
         if let Some(parser) = self.parser() {
             return other_event(&**parser, nsp, id, name, args, offset);
         }
-        let mut encoded = sio::event(nsp, id, name, args)?;
-        let offset = offset();
-        if let Some(offset) = offset {
-            encoded.push(&offset.to_string());
-        }
-        Ok((Frame::message(&[b"4", &encoded.text], &encoded.attachments), offset))
+        in_place(|encoded| {
+            encoded.set_event(nsp, id, name, args)?;
+            let offset = offset();
+            if let Some(offset) = offset {
+                encoded.push(&offset.to_string());
+            }
+            Ok((Frame::message(&[b"4", &encoded.text], &encoded.attachments), offset))
+        })
     }
 
     /// The refusal of a namespace. `None` if the parser has no form for it, which is logged; so with all
@@ -134,8 +137,10 @@ impl Scope {
         if let Some(parser) = self.registry.wire.parser() {
             return encode(&**parser, &packet(self.nsp.clone(), Some(id), Body::Ack(to_args(args)?)));
         }
-        let encoded = sio::ack(&self.nsp, id, args)?;
-        Ok(Frame::message(&[b"4", &encoded.text], &encoded.attachments))
+        in_place(|encoded| {
+            encoded.set_ack(&self.nsp, id, args)?;
+            Ok(Frame::message(&[b"4", &encoded.text], &encoded.attachments))
+        })
     }
 
     /// The answer to a client that is let in.
@@ -166,6 +171,21 @@ impl Scope {
 }
 
 /// A packet in the namespace of this name, whatever is in it: names that are refused are told as they came.
+/// Lends the memory in which this thread's packets are written before their frames are made.
+fn in_place<T>(write: impl FnOnce(&mut sio::Encoded) -> T) -> T {
+    thread_local! {
+        static ENCODED: Cell<sio::Encoded> = const { Cell::new(sio::Encoded::new()) };
+    }
+    // It is taken out: what serialises the arguments may itself emit.
+    let mut encoded = ENCODED.take();
+    let written = write(&mut encoded);
+    if encoded.text.capacity() <= limits::PACKET_BUFFER_BYTES_KEPT {
+        encoded.attachments.clear();
+        ENCODED.set(encoded);
+    }
+    written
+}
+
 fn packet(nsp: NspName, id: Option<u64>, body: Body) -> Packet {
     Packet { nsp, query: None, id, body }
 }

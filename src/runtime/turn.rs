@@ -38,6 +38,8 @@ impl Core {
         if self.ticked.replace(false) {
             self.tick(now);
         }
+        // Other cores begin with their part of a broadcast before this one sends its own, for a slice.
+        self.deliver_tasks();
         self.flush(scratch)?;
         self.close_ready(now);
         self.rearm();
@@ -303,7 +305,11 @@ impl Core {
     /// one that takes everything at once must not go over it because nothing was sent meanwhile.
     fn flush_much(&self, scratch: &mut Scratch) -> io::Result<()> {
         let much = self.outlets.borrow().batch.is_large();
-        if much { self.flush_all(scratch) } else { Ok(()) }
+        if much {
+            self.deliver_tasks();
+            return self.flush_all(scratch);
+        }
+        Ok(())
     }
 
     /// Posts what this turn asks of other cores: one lock and one doorbell for each of them.

@@ -236,6 +236,10 @@ impl<'a> Head<'a> {
 fn body(head: &Head<'_>, parser: &mut Parser, limits: &Limits) -> Result<Option<Body>, SioError> {
     let payload = match head.payload {
         "" => None,
+        json if matches!(head.kind, Kind::Event | Kind::BinaryEvent) => {
+            let (name, args) = parser.parse_event(json, limits.depth)?.ok_or(SioError::Payload)?;
+            return Ok(Some(Body::Event { name: allowed(name.ok_or(SioError::EventName)?)?, args }));
+        }
         json => Some(parser.parse(json, limits.depth)?),
     };
     Ok(Some(match (head.kind, payload) {
@@ -243,7 +247,6 @@ fn body(head: &Head<'_>, parser: &mut Parser, limits: &Limits) -> Result<Option<
         (Kind::Connect, Some(auth @ Value::Object(_))) => Body::Connect(Some(auth)),
         (Kind::Disconnect, None) => Body::Disconnect,
         (Kind::Event, None) => return Ok(None),
-        (Kind::Event | Kind::BinaryEvent, Some(Value::Array(args))) => event(args)?,
         // The reference hands this to the callback as no arguments.
         (Kind::Ack, None) => Body::Ack(Vec::new()),
         (Kind::Ack | Kind::BinaryAck, Some(Value::Array(args))) => Body::Ack(args),
@@ -255,18 +258,9 @@ fn body(head: &Head<'_>, parser: &mut Parser, limits: &Limits) -> Result<Option<
     }))
 }
 
-/// Takes the name from the front of an event's array.
-pub(super) fn event(mut args: Vec<Value>) -> Result<Body, SioError> {
-    if args.is_empty() {
-        return Err(SioError::Payload);
-    }
-    let name = match args.remove(0) {
-        Value::String(name) if is_reserved(&name) => return Err(SioError::ReservedEvent),
-        Value::String(name) => EventName::from(name),
-        Value::Number(number) => EventName::from(number.to_string()),
-        _ => return Err(SioError::EventName),
-    };
-    Ok(Body::Event { name, args })
+/// An event's name, unless it is reserved.
+pub(super) fn allowed(name: EventName) -> Result<EventName, SioError> {
+    if is_reserved(&name) { Err(SioError::ReservedEvent) } else { Ok(name) }
 }
 
 /// Replaces placeholders by their attachments. One may be referred to several times, or not at all. Recursion

@@ -14,6 +14,9 @@ use super::json::{MAX_DEPTH, Parser};
 use super::packet::{Kind, is_reserved};
 use super::value::Value;
 
+/// Room that a packet's text gets from the start: most need no more.
+const TEXT_BYTES: usize = 128;
+
 /// What one packet is on the wire: a text message, then a binary message for each attachment.
 ///
 /// ```
@@ -34,6 +37,55 @@ pub struct Encoded {
 }
 
 impl Encoded {
+    /// Nothing yet; allocates nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { text: Vec::new(), attachments: Vec::new() }
+    }
+
+    /// What [`event`] makes, in the place of what was there, so that the memory is used again. After an
+    /// error it holds nothing of use.
+    ///
+    /// # Errors
+    ///
+    /// As [`event`].
+    ///
+    /// ```
+    /// use sockring::protocol::sio::Encoded;
+    ///
+    /// let mut encoded = Encoded::default();
+    /// encoded.set_event("/", None, "a", &1)?;
+    /// encoded.set_event("/", Some(3), "b", &2)?;
+    /// assert_eq!(encoded.text, br#"23["b",2]"#);
+    /// # Ok::<(), sockring::protocol::sio::EncodeError>(())
+    /// ```
+    pub fn set_event<T: Serialize + ?Sized>(
+        &mut self,
+        nsp: &str,
+        id: Option<u64>,
+        name: &str,
+        args: &T,
+    ) -> Result<(), EncodeError> {
+        if is_reserved(name) {
+            return Err(EncodeError::ReservedEvent);
+        }
+        self.encode(Kind::Event, nsp, id, Some(name), args)
+    }
+
+    /// What [`ack`] makes, in the place of what was there.
+    ///
+    /// # Errors
+    ///
+    /// As [`ack`].
+    pub fn set_ack<T: Serialize + ?Sized>(
+        &mut self,
+        nsp: &str,
+        id: u64,
+        args: &T,
+    ) -> Result<(), EncodeError> {
+        self.encode(Kind::Ack, nsp, Some(id), None, args)
+    }
+
     /// Adds an argument to an event, behind all others: the offset of connection state recovery.
     ///
     /// ```
@@ -99,10 +151,9 @@ pub fn event<T: Serialize + ?Sized>(
     name: &str,
     args: &T,
 ) -> Result<Encoded, EncodeError> {
-    if is_reserved(name) {
-        return Err(EncodeError::ReservedEvent);
-    }
-    encode(Kind::Event, nsp, id, Some(name), args)
+    let mut encoded = Encoded::default();
+    encoded.set_event(nsp, id, name, args)?;
+    Ok(encoded)
 }
 
 /// Encodes the acknowledgement of the event with this id; the arguments as in [`event`].
@@ -118,7 +169,9 @@ pub fn event<T: Serialize + ?Sized>(
 /// # Ok::<(), sio::EncodeError>(())
 /// ```
 pub fn ack<T: Serialize + ?Sized>(nsp: &str, id: u64, args: &T) -> Result<Encoded, EncodeError> {
-    encode(Kind::Ack, nsp, Some(id), None, args)
+    let mut encoded = Encoded::default();
+    encoded.set_ack(nsp, id, args)?;
+    Ok(encoded)
 }
 
 /// The answer to a CONNECT: the id of the socket, and the private id if the connection can be recovered.
@@ -249,65 +302,75 @@ pub fn to_args<T: Serialize + ?Sized>(args: &T) -> Result<Vec<Value>, EncodeErro
 
 /// `<type>[/nsp,][<id>]`.
 fn head(kind: Kind, nsp: &str, id: Option<u64>) -> Vec<u8> {
-    let mut text = Vec::with_capacity(128);
+    let mut text = Vec::with_capacity(TEXT_BYTES);
+    write_head(&mut text, kind, nsp, id);
+    text
+}
+
+fn write_head(text: &mut Vec<u8>, kind: Kind, nsp: &str, id: Option<u64>) {
     text.push(kind.digit());
     if nsp != "/" && !nsp.is_empty() {
         text.extend_from_slice(nsp.as_bytes());
         text.push(b',');
     }
     if let Some(id) = id {
-        json(&mut text, &id);
+        json(text, &id);
     }
-    text
 }
 
-/// Appends what cannot fail: strings, numbers and [`Value`]s, whose keys are strings, to memory.
 fn json<T: Serialize + ?Sized>(text: &mut Vec<u8>, value: &T) {
     let _ = serde_json::to_writer(text, value);
 }
 
-fn encode<T: Serialize + ?Sized>(
-    kind: Kind,
-    nsp: &str,
-    id: Option<u64>,
-    name: Option<&str>,
-    args: &T,
-) -> Result<Encoded, EncodeError> {
-    let mut text = head(kind, nsp, id);
-    text.push(b'[');
-    if let Some(name) = name {
-        json(&mut text, name);
-    }
-    let mut attachments = Vec::new();
-    let start = text.len();
-    match args.serialize(Probe) {
-        Err(Shape::Nothing) => text.push(b']'),
-        Err(Shape::List) => {
-            write(&mut text, &mut attachments, args)?;
-            // The tuple wrote an array of its own. Its closing bracket is that of the packet; its opening one
-            // becomes the comma behind the name, or goes.
-            let empty = text.get(start + 1) == Some(&b']');
-            match text.get_mut(start) {
-                Some(bracket) if name.is_some() && !empty => *bracket = b',',
-                _ => drop(text.remove(start)),
+impl Encoded {
+    /// Writes a packet in the place of what was there.
+    fn encode<T: Serialize + ?Sized>(
+        &mut self,
+        kind: Kind,
+        nsp: &str,
+        id: Option<u64>,
+        name: Option<&str>,
+        args: &T,
+    ) -> Result<(), EncodeError> {
+        let Self { text, attachments } = self;
+        text.clear();
+        text.reserve(TEXT_BYTES);
+        attachments.clear();
+        write_head(text, kind, nsp, id);
+        text.push(b'[');
+        if let Some(name) = name {
+            json(text, name);
+        }
+        let start = text.len();
+        match args.serialize(Probe) {
+            Err(Shape::Nothing) => text.push(b']'),
+            Err(Shape::List) => {
+                write(text, attachments, args)?;
+                // The tuple wrote an array of its own. Its closing bracket is that of the packet; its opening
+                // one becomes the comma behind the name, or goes.
+                let empty = text.get(start + 1) == Some(&b']');
+                match text.get_mut(start) {
+                    Some(bracket) if name.is_some() && !empty => *bracket = b',',
+                    _ => drop(text.remove(start)),
+                }
+            }
+            Err(Shape::One) | Ok(()) => {
+                if name.is_some() {
+                    text.push(b',');
+                }
+                write(text, attachments, args)?;
+                text.push(b']');
             }
         }
-        Err(Shape::One) | Ok(()) => {
-            if name.is_some() {
-                text.push(b',');
-            }
-            write(&mut text, &mut attachments, args)?;
-            text.push(b']');
+        if !attachments.is_empty() {
+            // Only now is it known that this is a binary packet. They are rare; moving the text is cheaper
+            // than looking for binary beforehand every time.
+            let kind = if kind == Kind::Event { Kind::BinaryEvent } else { Kind::BinaryAck };
+            let count = format!("{}{}-", char::from(kind.digit()), attachments.len());
+            text.splice(..1, count.into_bytes());
         }
+        Ok(())
     }
-    if !attachments.is_empty() {
-        // Only now is it known that this is a binary packet. They are rare; moving the text is cheaper than
-        // looking for binary beforehand every time.
-        let kind = if kind == Kind::Event { Kind::BinaryEvent } else { Kind::BinaryAck };
-        let count = format!("{}{}-", char::from(kind.digit()), attachments.len());
-        text.splice(..1, count.into_bytes());
-    }
-    Ok(Encoded { text, attachments })
 }
 
 fn write<T: Serialize + ?Sized>(

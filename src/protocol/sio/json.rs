@@ -14,6 +14,7 @@ use std::borrow::Cow;
 use simd_json::{Buffers, ErrorType, Node, StaticNode, Tape};
 use thiserror::Error;
 
+use super::packet::EventName;
 use super::value::{Number, Value, drop_duplicates};
 
 /// How deep arrays and objects may nest, at most: `[[1]]` is 2 deep. The reference was seen to take 400; 128
@@ -87,10 +88,25 @@ impl Parser {
     ///
     /// A [`JsonError`].
     pub fn parse(&mut self, json: &str, depth: usize) -> Result<Value, JsonError> {
+        self.parse_as(json, depth, build)
+    }
+
+    /// Parses an event's array: its name, if that is one, and the arguments. `None` if it is no array, or an
+    /// empty one.
+    pub(super) fn parse_event(&mut self, json: &str, depth: usize) -> Result<Option<Named>, JsonError> {
+        self.parse_as(json, depth, build_event)
+    }
+
+    fn parse_as<T>(
+        &mut self,
+        json: &str,
+        depth: usize,
+        build: fn(&mut Nodes<'_>, usize) -> Result<T, JsonError>,
+    ) -> Result<T, JsonError> {
         let depth = depth.min(MAX_DEPTH);
-        let result = match self.parse_once(json, depth) {
+        let result = match self.parse_once(json, depth, build) {
             Err(Failure::Surrogate) => match replace_lone_surrogates(json) {
-                Cow::Owned(repaired) => self.parse_once(&repaired, depth),
+                Cow::Owned(repaired) => self.parse_once(&repaired, depth, build),
                 Cow::Borrowed(_) => Err(Failure::Final(JsonError::Syntax)),
             },
             result => result,
@@ -104,7 +120,12 @@ impl Parser {
         })
     }
 
-    fn parse_once(&mut self, json: &str, depth: usize) -> Result<Value, Failure> {
+    fn parse_once<T>(
+        &mut self,
+        json: &str,
+        depth: usize,
+        build: fn(&mut Nodes<'_>, usize) -> Result<T, JsonError>,
+    ) -> Result<T, Failure> {
         self.input.clear();
         self.input.extend_from_slice(json.as_bytes());
         let mut tape = self.tape.take().unwrap_or_else(Tape::null).reset();
@@ -127,9 +148,38 @@ enum Failure {
     Surrogate,
 }
 
+/// What is left of the tape.
+type Nodes<'a> = std::slice::Iter<'a, Node<'a>>;
+
+/// An event's name, unless it has something else in its place, and its arguments.
+type Named = (Option<EventName>, Vec<Value>);
+
+/// Builds an event from the whole tape. The name needs no place among the arguments, and a short one no
+/// allocation.
+fn build_event(nodes: &mut Nodes<'_>, depth: usize) -> Result<Option<Named>, JsonError> {
+    let depth = depth.checked_sub(1).ok_or(JsonError::TooDeep)?;
+    let Some(Node::Array { len: len @ 1.., .. }) = nodes.as_slice().first() else { return Ok(None) };
+    nodes.next();
+    let name = match nodes.as_slice().first() {
+        Some(Node::String(name)) => {
+            nodes.next();
+            Some(EventName::from(*name))
+        }
+        _ => match build(nodes, depth)? {
+            Value::Number(number) => Some(EventName::from(number.to_string())),
+            _ => None,
+        },
+    };
+    let mut args = Vec::with_capacity(len - 1);
+    for _ in 1..*len {
+        args.push(build(nodes, depth)?);
+    }
+    Ok(Some((name, args)))
+}
+
 /// Builds the value at the front of the tape. The tape is nested at most `MAX_DEPTH` deep, so is the
 /// recursion.
-fn build(nodes: &mut std::slice::Iter<'_, Node<'_>>, depth: usize) -> Result<Value, JsonError> {
+fn build(nodes: &mut Nodes<'_>, depth: usize) -> Result<Value, JsonError> {
     Ok(match *nodes.next().ok_or(JsonError::Syntax)? {
         Node::Static(StaticNode::Null) => Value::Null,
         Node::Static(StaticNode::Bool(value)) => Value::Bool(value),

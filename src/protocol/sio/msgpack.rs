@@ -10,9 +10,9 @@ use bytes::Bytes;
 use rmp::{Marker, encode};
 use thiserror::Error;
 
-use super::decode::{SioError, event};
+use super::decode::{SioError, allowed};
 use super::json::MAX_DEPTH;
-use super::packet::{Body, MAX_ACK_ID, Packet};
+use super::packet::{Body, EventName, MAX_ACK_ID, Packet};
 use super::value::{Number, Value, drop_duplicates};
 
 /// Bytes that are not one value of MessagePack, or a value that cannot be written as such.
@@ -438,6 +438,19 @@ fn length(len: usize) -> Result<u32, MsgpackError> {
 /// Writing to memory does not fail.
 fn written<T, E>(result: Result<T, E>) -> Result<(), MsgpackError> {
     result.map(drop).map_err(|_| MsgpackError::TooLong)
+}
+
+/// Takes the name from the front of an event's array.
+fn event(mut args: Vec<Value>) -> Result<Body, SioError> {
+    if args.is_empty() {
+        return Err(SioError::Payload);
+    }
+    let name = match args.remove(0) {
+        Value::String(name) => EventName::from(name),
+        Value::Number(number) => EventName::from(number.to_string()),
+        _ => return Err(SioError::EventName),
+    };
+    Ok(Body::Event { name: allowed(name)?, args })
 }
 
 #[cfg(test)]

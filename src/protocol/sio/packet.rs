@@ -5,6 +5,8 @@ use std::fmt::{self, Debug, Display};
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 
+use compact_str::CompactString;
+
 use super::value::Value;
 
 /// The number that ties an acknowledgement to its event.
@@ -163,7 +165,7 @@ impl Debug for NspName {
 /// assert_eq!(name.len(), 4);
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct EventName(Box<str>);
+pub struct EventName(CompactString);
 
 impl EventName {
     /// The name.
@@ -181,7 +183,7 @@ impl From<&str> for EventName {
 
 impl From<String> for EventName {
     fn from(name: String) -> Self {
-        Self(name.into_boxed_str())
+        Self(name.into())
     }
 }
 
