@@ -3,13 +3,15 @@
 //! `cargo run --release --example fanout_server -- --port 3001 --workers 1`
 
 mod common;
+#[path = "common/fan_out.rs"]
+mod fan_out;
 
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use sockring::app::{App, Behavior, Message, PerMessageDeflate};
 use sockring::fanout::{Backpressure, Policy};
-use sockring::io::{Ack, Args, Data, Options, Server, Socket, Value};
+use sockring::io::{Ack, Data, Options, Server};
 
 /// The server of the load tests
 #[derive(Parser)]
@@ -61,18 +63,7 @@ fn socketio(app: &App, flags: &Flags) {
     let mut options = Options { backpressure: flags.backpressure(), ..Options::default() };
     options.engine.per_message_deflate = flags.deflate.then(PerMessageDeflate::default);
     let io = Server::attach_app(app, options);
-    let publisher = io.clone();
-    io.sockets_on("join", |socket: Socket, Data(room): Data<String>, ack: Ack| {
-        socket.join(room);
-        ack.send(())
-    });
-    io.sockets_on("leave", |socket: Socket, Data(room): Data<String>, ack: Ack| {
-        socket.leave(room);
-        ack.send(())
-    });
-    io.sockets_on("publish", move |Data((room, payload)): Data<(String, Value)>| {
-        publisher.to(room).emit("message", payload)
-    });
+    fan_out::serve(&io);
     // A handler that keeps its core from everything else.
     io.sockets_on("busy", |Data(ms): Data<u64>, ack: Ack| {
         let end = Instant::now() + Duration::from_millis(ms.min(50));
@@ -81,7 +72,6 @@ fn socketio(app: &App, flags: &Flags) {
         }
         ack.send(())
     });
-    io.sockets_on("echo", |Args(args): Args, ack: Ack| ack.send(args.first().unwrap_or(&Value::Null)));
 }
 
 fn plain(app: &App) {

@@ -7,14 +7,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use sockring::adapter::InProcess;
 use sockring::app::App;
-use sockring::io::{Ack, Backpressure, Delivery, Namespace, Options, Policy, Server, Socket};
+use sockring::io::{
+    Ack, Backpressure, ConnectionStateRecovery, Delivery, Handle, Namespace, Options, Policy, Server, Socket,
+};
 use sockring::runtime::{Descriptors, Running};
 use support::Client;
 
 const POLL: &str = "/socket.io/?EIO=4&transport=polling";
 
-fn start(options: fn() -> Options, set_up: impl Fn(&Server) + Send + Sync + 'static) -> Running {
+fn start(
+    options: impl Fn() -> Options + Send + Sync + 'static,
+    set_up: impl Fn(&Server) + Send + Sync + 'static,
+) -> Running {
     let server = support::builder(support::options(Descriptors::Auto, 1));
     let server = server.start(move |app: &App| set_up(&Server::attach_app(app, options())));
     server.expect("a server starts")
@@ -126,6 +132,45 @@ fn the_latest_of_a_key_is_of_one_event_and_namespace() {
     ];
     assert_eq!(client.left("/prices"), expected);
     support::end(server);
+}
+
+#[test]
+fn the_latest_of_a_key_is_known_to_all_servers() {
+    let _alone = support::alone();
+    for (hub, keeps) in [(InProcess::new(), false), (InProcess::new().keeping_sessions(), true)] {
+        let servers = [(), ()].map(|()| {
+            let adapter = Arc::new(hub.adapter());
+            let recovery = keeps.then(ConnectionStateRecovery::default);
+            let options = move || Options {
+                adapter: Some(adapter.clone()),
+                connection_state_recovery: recovery.clone(),
+                ..Options::default()
+            };
+            start(options, |io| drop(io.of("/prices")))
+        });
+        let mut pollers = [0, 1].map(|i| Poller::join(servers[i].addresses()[0], "/prices"));
+        let mut witnesses = [0, 1].map(|i| Client::socketio(servers[i].addresses()[0]));
+        witnesses.iter_mut().for_each(|witness| {
+            witness.send_text("40/prices,");
+            assert!(witness.text().starts_with("40/prices,{"));
+        });
+        let io = Handle::of_server(&servers[0], "/socket.io").of("/prices");
+        for n in 0..4 {
+            assert!(io.latest(n % 2).emit("price", (n % 2, n)).is_ok());
+        }
+        assert!(io.emit("end", ()).is_ok());
+        for (poller, witness) in pollers.iter_mut().zip(&mut witnesses) {
+            while !witness.text().starts_with("42/prices,[\"end\"") {}
+            let said = poller.poll();
+            let said: Vec<&str> = said.split('\x1e').collect();
+            // Where sessions are kept, each packet has an offset behind its arguments.
+            let expected = [r#"["price",0,2"#, r#"["price",1,3"#, r#"["end""#];
+            assert_eq!(said.len(), expected.len(), "{said:?}");
+            let fits = expected.iter().all(|start| said.iter().any(|packet| packet.contains(start)));
+            assert!(fits, "{said:?}, kept: {keeps}");
+        }
+        servers.into_iter().for_each(support::end);
+    }
 }
 
 #[test]

@@ -412,17 +412,23 @@ fn a_server_is_closed_from_any_thread() {
 #[test]
 fn who_has_been_gone_for_longest_is_given_up_first_in_whichever_namespace() {
     let _alone = alone();
+    two_may_be_gone(ConnectionStateRecovery { max_sessions: 2, ..Default::default() });
+    // Each has 1,000 bytes of data, and some hundred beside.
+    two_may_be_gone(ConnectionStateRecovery { max_session_bytes: 3900, ..Default::default() });
+}
+
+fn two_may_be_gone(recovery: ConnectionStateRecovery) {
     let log = Log::default();
     let told = log.clone();
     let (server, address) = start(1, move |app| {
-        let recovery = ConnectionStateRecovery { max_sessions: 2, ..ConnectionStateRecovery::default() };
-        let connection_state_recovery = Some(recovery);
+        let connection_state_recovery = Some(recovery.clone());
         let options = sockring::io::Options { connection_state_recovery, ..Default::default() };
         let io = Server::attach_app(app, options);
         for name in ["/", "/later"] {
             let nsp = io.of(name);
             let (left, expired) = (told.clone(), told.clone());
             nsp.sockets_on("disconnect", move || left.add("left"));
+            nsp.on_connection(|socket: Socket| drop(socket.set_data("x".repeat(1000))));
             nsp.on_session_expired(move |_| expired.add(format!("expired in {name}")));
         }
     });

@@ -1,35 +1,25 @@
 //! Scenarios that the floor is too little for, against sockring in this process: rooms, polling, storms. Nothing here
 //! is timed.
 
+#[path = "../../examples/common/fan_out.rs"]
+mod fan_out;
+
 use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value as Json;
 use sockring::app::App;
 use sockring::fanout::{Backpressure, Policy};
-use sockring::io::{Ack, Args, Data, Options, Server, Socket, Value};
+use sockring::io::{Options, Server};
 use sockring::runtime::Running;
 
-/// The fan-out contract on two workers, as examples/fanout_server.rs has it.
+/// The fan-out contract on two workers.
 fn serve() -> Running {
     let builder = App::builder().listen("127.0.0.1:0").workers(2);
     let started = builder.start(|app| {
         let last =
             Backpressure { max_bytes: 1_500_000, policy: Policy::DropOldest, ..Backpressure::default() };
-        let io = Server::attach_app(app, Options { backpressure: last, ..Options::default() });
-        let publisher = io.clone();
-        io.sockets_on("join", |socket: Socket, Data(room): Data<String>, ack: Ack| {
-            socket.join(room);
-            ack.send(())
-        });
-        io.sockets_on("leave", |socket: Socket, Data(room): Data<String>, ack: Ack| {
-            socket.leave(room);
-            ack.send(())
-        });
-        io.sockets_on("publish", move |Data((room, payload)): Data<(String, Value)>| {
-            publisher.to(room).emit("message", payload)
-        });
-        io.sockets_on("echo", |Args(args): Args, ack: Ack| ack.send(args.first().unwrap_or(&Value::Null)));
+        fan_out::serve(&Server::attach_app(app, Options { backpressure: last, ..Options::default() }));
     });
     started.expect("io_uring is permitted and loopback has a port")
 }

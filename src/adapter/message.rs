@@ -6,6 +6,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::fanout::Key;
 use crate::io::{BroadcastOptions, SocketDetails};
 use crate::protocol::sio::Value;
 
@@ -133,6 +134,23 @@ pub struct Flags {
     /// Of a broadcast to one socket, whose answer is one value and no list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect_single_response: Option<bool>,
+    /// Of which key it is the latest message. Servers on Node.js neither say nor read it; what has another
+    /// form than ours is ignored.
+    #[serde(default, with = "key_text", skip_serializing_if = "Option::is_none")]
+    pub latest: Option<Key>,
+}
+
+/// A key is text here, whatever else may stand in its place.
+mod key_text {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(key: &Option<Key>, serializer: S) -> Result<S::Ok, S::Error> {
+        key.map(|key| key.to_string()).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Key>, D::Error> {
+        Ok(Value::deserialize(deserializer)?.as_str().and_then(|text| text.parse().ok()))
+    }
 }
 
 /// A broadcast to sockets.
@@ -368,6 +386,7 @@ impl From<&BroadcastOptions> for Opts {
             compress: (!options.compress).then_some(false),
             timeout: options.timeout.map(|timeout| timeout.as_millis() as f64),
             expect_single_response: None,
+            latest: options.latest,
         };
         Self { rooms: options.rooms.clone(), except: options.except.clone(), flags }
     }
@@ -383,6 +402,7 @@ impl From<Opts> for BroadcastOptions {
             compress: opts.flags.compress != Some(false),
             timeout: opts.flags.timeout.map(ms),
             local: true,
+            latest: opts.flags.latest,
         }
     }
 }
@@ -422,6 +442,18 @@ mod tests {
         for form in seen() {
             let message: Message = serde_json::from_str(&form).unwrap();
             assert_eq!(serde_json::to_string(&message).unwrap(), form);
+        }
+    }
+
+    #[test]
+    fn a_key_is_read_and_what_is_none_is_ignored() {
+        let options = BroadcastOptions { latest: Some(Key::of(&"ACME")), ..BroadcastOptions::default() };
+        let json = serde_json::to_string(&Opts::from(&options)).unwrap();
+        let read: BroadcastOptions = serde_json::from_str::<Opts>(&json).unwrap().into();
+        assert_eq!(read.latest, options.latest);
+        for other in ["true", "7", "\"ACME\"", "null", "{}"] {
+            let flags: Flags = serde_json::from_str(&format!(r#"{{"latest":{other}}}"#)).unwrap();
+            assert_eq!(flags, Flags::default(), "{other}");
         }
     }
 

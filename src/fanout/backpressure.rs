@@ -1,6 +1,8 @@
 //! What becomes of messages for clients that read more slowly than they are written to.
 
+use std::fmt;
 use std::hash::BuildHasher;
+use std::str::FromStr;
 use std::sync::OnceLock;
 
 use foldhash::quality::RandomState;
@@ -69,7 +71,8 @@ impl Default for Backpressure {
 /// Tells the kinds of messages apart of which only the latest waits.
 ///
 /// Two keys are taken for the same with a probability of 2^-128; no client can bring it about, since each
-/// process has secrets of its own.
+/// process has secrets of its own. So two processes have different keys for the same parts. A key's text is
+/// 32 hexadecimal digits, for other processes.
 ///
 /// ```
 /// use sockring::fanout::Key;
@@ -87,6 +90,39 @@ impl Key {
         Self(first.hash_one(parts), second.hash_one(parts))
     }
 }
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}{:016x}", self.0, self.1)
+    }
+}
+
+impl FromStr for Key {
+    type Err = InvalidKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKey> {
+        let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = digits.then(|| u128::from_str_radix(text, 16).ok()).flatten().ok_or(InvalidKey)?;
+        Ok(Self((number >> 64) as u64, number as u64))
+    }
+}
+
+/// A text that is no [`Key`].
+///
+/// ```
+/// use sockring::fanout::Key;
+/// assert_eq!("ACME".parse::<Key>().unwrap_err().to_string(), "a key is 32 hexadecimal digits");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidKey;
+
+impl fmt::Display for InvalidKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key is 32 hexadecimal digits")
+    }
+}
+
+impl std::error::Error for InvalidKey {}
 
 /// What became of messages that could not leave at once, on one core, since it started.
 ///
@@ -113,5 +149,20 @@ impl Dropped {
     /// All messages that their clients did not get, but for those of clients that were closed.
     pub fn messages(&self) -> u64 {
         self.newest + self.oldest + self.conflated + self.volatile
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_their_text() {
+        for key in [Key::of(&"a"), Key(0, 1), Key(u64::MAX, 0)] {
+            assert_eq!(key.to_string().parse(), Ok(key));
+        }
+        for nonsense in ["", "1", &"g".repeat(32), &format!("+{}", "1".repeat(31)), &"1".repeat(33)] {
+            assert_eq!(nonsense.parse::<Key>(), Err(InvalidKey), "{nonsense}");
+        }
     }
 }

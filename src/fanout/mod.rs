@@ -28,7 +28,7 @@ mod rooms;
 mod space;
 
 pub use backlog::Backlog;
-pub use backpressure::{Backpressure, Dropped, Key, Policy};
+pub use backpressure::{Backpressure, Dropped, InvalidKey, Key, Policy};
 pub use batch::{Batch, Owed};
 pub use directory::{Cores, Directory, Moment, RoomKey};
 pub use frame::{Frame, PACKED_FORMS};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{BroadcastAcks, Handle};
+use crate::fanout::Key;
 use crate::protocol::sio::Value;
 
 /// To whom a broadcast goes, beside its namespace, and how.
@@ -30,12 +31,15 @@ pub struct BroadcastOptions {
     pub timeout: Option<Duration>,
     /// Not beyond this process.
     pub local: bool,
+    /// Where a client is slow, only the last message with this event and key waits for it: see
+    /// [`BroadcastOperator::latest`](super::BroadcastOperator::latest).
+    pub latest: Option<Key>,
 }
 
 impl Default for BroadcastOptions {
     fn default() -> Self {
         let (rooms, except) = Default::default();
-        Self { rooms, except, volatile: false, compress: true, timeout: None, local: false }
+        Self { rooms, except, volatile: false, compress: true, timeout: None, local: false, latest: None }
     }
 }
 

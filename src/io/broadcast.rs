@@ -192,8 +192,9 @@ impl BroadcastOperator {
     }
 
     /// Of the messages with this event and key only the last one waits for a client that is slow: a later one
-    /// takes the place of the one before it, at the end. For prices, positions and cursors. Other servers of
-    /// a cluster know nothing of the key, and do as their [`Backpressure`](super::Backpressure) says.
+    /// takes the place of the one before it, at the end. For prices, positions and cursors. In a cluster, a
+    /// key stands for the messages of the process that emits: of those of two processes one each may wait.
+    /// Servers on Node.js know nothing of keys.
     ///
     /// ```no_run
     /// # fn f(io: &sockring::io::Server, user: u64) -> Result<(), sockring::io::EncodeError> {
@@ -203,6 +204,11 @@ impl BroadcastOperator {
     /// ```
     pub fn latest(&self, key: impl Hash) -> Self {
         Self { latest: Some(Key::of(&key)), ..self.clone() }
+    }
+
+    /// The same with a key that was made already.
+    pub(super) fn latest_of(self, latest: Option<Key>) -> Self {
+        Self { latest, ..self }
     }
 
     /// Whether what is emitted may be compressed on its way, as it is by default: `false` for what is
@@ -341,6 +347,7 @@ impl BroadcastOperator {
             compress: !self.selection.plain,
             timeout: self.timeout,
             local: self.local,
+            latest: self.latest,
         }
     }
 

@@ -8,7 +8,7 @@ use super::registry::Registry;
 use super::server::by_path;
 use super::{Args, BroadcastAcks, BroadcastOptions, SocketDetails};
 use crate::engine::Closing;
-use crate::fanout::{Delivery, Frame};
+use crate::fanout::{Delivery, Frame, Key};
 use crate::protocol::sio::{EncodeError, NspName, Value};
 use crate::runtime::Running;
 
@@ -87,7 +87,7 @@ impl Handle {
     /// join and leave rooms, and disconnects them.
     pub fn select(&self, options: &BroadcastOptions) -> BroadcastOperator {
         let operator = self.operator().to(&options.rooms).except(&options.except);
-        let operator = operator.local().compress(options.compress);
+        let operator = operator.local().compress(options.compress).latest_of(options.latest);
         let operator = if options.volatile { operator.volatile() } else { operator };
         match options.timeout {
             Some(timeout) => operator.timeout(timeout),
@@ -145,7 +145,7 @@ impl Handle {
         options: &BroadcastOptions,
         offset: &str,
     ) -> Result<Delivery, EncodeError> {
-        let frame = self.scope.kept_event(args, offset)?;
+        let frame = self.scope.kept_event(args, offset, options.latest)?;
         let frame = if options.compress { frame } else { frame.uncompressed() };
         let mut operator = self.select(options);
         operator.in_order = true;
@@ -169,10 +169,15 @@ impl Handle {
 
 impl Scope {
     /// An event with the offset that an adapter has given it.
-    pub(super) fn kept_event(&self, args: Vec<Value>, offset: &str) -> Result<Frame, EncodeError> {
+    pub(super) fn kept_event(
+        &self,
+        args: Vec<Value>,
+        offset: &str,
+        latest: Option<Key>,
+    ) -> Result<Frame, EncodeError> {
         let (event, mut args) = split(args)?;
         args.push(Value::from(offset));
-        Ok(self.bounded(self.event(None, &event, &Args(args))?, &event, None))
+        Ok(self.bounded(self.event(None, &event, &Args(args))?, &event, latest))
     }
 }
 

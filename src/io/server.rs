@@ -477,7 +477,9 @@ impl Inner {
     /// While too many may come back, those are given up who have been gone for longest, in any namespace.
     fn limit_sessions(&self) {
         let Some(recovery) = &self.options.connection_state_recovery else { return };
-        let too_many = || self.recovery_usage.parked() > recovery.max_sessions;
+        let usage = &self.recovery_usage;
+        let too_many =
+            || usage.parked() > recovery.max_sessions || usage.parked_bytes() > recovery.max_session_bytes;
         if !too_many() {
             return;
         }

@@ -603,7 +603,7 @@ impl SocketOperator {
     fn kept(self, nsp: &NspInner) -> Option<BroadcastOperator> {
         nsp.scope.registry.keeper().filter(|_| !self.volatile && nsp.is_connected(self.socket))?;
         let own = BroadcastOperator::new(nsp.scope.clone()).to(nsp.id(self.socket)?);
-        Some(own.compress(!self.plain))
+        Some(own.compress(!self.plain).latest_of(self.latest))
     }
 
     /// See [`Socket::emit_with_ack`].

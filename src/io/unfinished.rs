@@ -48,7 +48,7 @@ impl Unfinished {
 }
 
 /// The memory of a value, about: nested empty arrays take many times what they take on the wire.
-fn weight(value: &Value) -> usize {
+pub(super) fn weight(value: &Value) -> usize {
     let inside = match value {
         Value::String(text) => text.len(),
         Value::Binary(bytes) => bytes.len(),

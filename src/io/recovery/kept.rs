@@ -176,7 +176,7 @@ impl Asking {
         let RestoredSession { session, missed } = restored;
         let mut before = Vec::with_capacity(missed.len());
         for KeptPacket { offset, args } in missed {
-            let frame: Frame = self.scope.kept_event(args, &offset).ok()?;
+            let frame: Frame = self.scope.kept_event(args, &offset, None).ok()?;
             before.push((Offset::of(&offset), frame));
         }
         let own = session.rooms.iter().map(|room| escape(room).into_owned().into());

@@ -45,13 +45,21 @@ pub(in crate::io) struct Emitted {
 #[derive(Debug, Default)]
 pub(in crate::io) struct Usage {
     bytes: Cell<usize>,
+    /// Offsets of forgotten packets.
+    offsets: Cell<usize>,
     pub(super) parked: Cell<usize>,
+    pub(super) parked_bytes: Cell<usize>,
 }
 
 impl Usage {
     /// How many sessions wait for their clients.
     pub(in crate::io) fn parked(&self) -> usize {
         self.parked.get()
+    }
+
+    /// What is kept of them.
+    pub(in crate::io) fn parked_bytes(&self) -> usize {
+        self.parked_bytes.get()
     }
 }
 
@@ -92,12 +100,30 @@ pub(super) struct Bounds {
 /// log's beginning. They cost some 40 bytes each.
 const OFFSETS_KEPT: usize = 65_536;
 
-/// What each entry costs beside its frame's bytes.
+/// Beyond so many in all namespaces of a core, one keeps [`OFFSETS_KEPT_AT_LEAST`] of its own only, from its
+/// next packet on: there may be ten thousand namespaces.
+const OFFSETS_OF_A_CORE: usize = 1 << 20;
+/// See [`OFFSETS_OF_A_CORE`].
+const OFFSETS_KEPT_AT_LEAST: usize = 256;
+
+/// What each entry costs beside its frame's bytes and the names of the rooms.
 const ENTRY_BYTES: usize = 160;
+
+/// What a room's name costs beside its bytes.
+const NAME_BYTES: usize = 32;
 
 /// The memory of a packet.
 pub(super) fn cost(frame: &Frame) -> usize {
     frame.wire().len() + ENTRY_BYTES
+}
+
+impl Emitted {
+    fn cost(&self) -> usize {
+        let Audience { rooms, except } = &self.audience;
+        // The first of each has its place in the entry.
+        let names = rooms.iter().chain(except).map(|name| name.len() + NAME_BYTES).sum::<usize>();
+        cost(&self.frame) + names
+    }
 }
 
 /// The packets of one namespace on one core. Entries have consecutive numbers, their *places*.
@@ -145,7 +171,7 @@ impl Log {
 
     pub(super) fn push(&mut self, packet: Emitted) {
         let now = packet.at;
-        self.account(self.bytes + cost(&packet.frame));
+        self.account(self.bytes + packet.cost());
         self.places.insert(packet.offset, self.end());
         self.entries.push_back(packet);
         self.prune(now);
@@ -172,9 +198,7 @@ impl Log {
     /// Gives the oldest packet up. Somebody may have missed it: whose last packet is an earlier one cannot
     /// come back.
     fn give_up(&mut self) -> bool {
-        for offset in self.forgotten.drain(..) {
-            self.places.remove(&offset);
-        }
+        self.keep_offsets(0);
         let Some(offset) = self.pop() else { return false };
         self.places.remove(&offset);
         self.whole_from = self.first;
@@ -186,17 +210,24 @@ impl Log {
         while self.entries.front().is_some_and(|entry| entry.at.saturating_add(self.bounds.age) < now) {
             let Some(offset) = self.pop() else { break };
             self.forgotten.push_back(offset);
-            if self.forgotten.len() > OFFSETS_KEPT
-                && let Some(offset) = self.forgotten.pop_front()
-            {
-                self.places.remove(&offset);
-            }
+            self.usage.offsets.set(self.usage.offsets.get() + 1);
+            let crowded = self.usage.offsets.get() > OFFSETS_OF_A_CORE;
+            self.keep_offsets(if crowded { OFFSETS_KEPT_AT_LEAST } else { OFFSETS_KEPT });
         }
+    }
+
+    /// Knows the last of the forgotten packets only.
+    fn keep_offsets(&mut self, most: usize) {
+        let gone = self.forgotten.len().saturating_sub(most);
+        for offset in self.forgotten.drain(..gone) {
+            self.places.remove(&offset);
+        }
+        self.usage.offsets.set(self.usage.offsets.get() - gone);
     }
 
     fn pop(&mut self) -> Option<Offset> {
         let entry = self.entries.pop_front()?;
-        self.account(self.bytes - cost(&entry.frame));
+        self.account(self.bytes - entry.cost());
         self.first += 1;
         Some(entry.offset)
     }
@@ -224,6 +255,7 @@ impl Log {
 impl Drop for Log {
     fn drop(&mut self) {
         self.account(0);
+        self.keep_offsets(0);
     }
 }
 
@@ -334,6 +366,43 @@ mod tests {
         assert_eq!(log.place(Offset(9)), None);
         assert_eq!(log.place(Offset(10)), Some(10));
         assert_eq!(log.places.len(), OFFSETS_KEPT);
+    }
+
+    #[test]
+    fn offsets_of_all_logs_together_are_bounded() {
+        let usage = Rc::new(Usage::default());
+        let bounds = Bounds { packets: usize::MAX, ..BOUNDS };
+        let mut logs = [(); 2].map(|()| Log::new(bounds, usage.clone()));
+        let forget = |log: &mut Log, offsets: Range<u64>| {
+            for offset in offsets {
+                push(log, 0, offset, audience(&[], &[]));
+            }
+            log.prune(5000);
+        };
+        forget(&mut logs[0], 0..1000);
+        assert_eq!(logs[0].places.len(), 1000);
+        // As if other namespaces had so many.
+        usage.offsets.set(usage.offsets.get() + OFFSETS_OF_A_CORE);
+        forget(&mut logs[1], 0..1000);
+        forget(&mut logs[0], 1000..1001);
+        assert_eq!(logs.each_ref().map(|log| log.places.len()), [OFFSETS_KEPT_AT_LEAST; 2]);
+        assert_eq!(logs[0].place(Offset(1000)), Some(1000));
+        drop(logs);
+        assert_eq!(usage.offsets.get(), OFFSETS_OF_A_CORE);
+    }
+
+    #[test]
+    fn the_names_of_rooms_count() {
+        let bounds = Bounds { bytes: 10_000, ..BOUNDS };
+        let mut log = Log::new(bounds, Rc::default());
+        let names: Vec<String> = (0..100).map(|n| format!("a room with quite a name, {n:030}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        for offset in 0..5 {
+            push(&mut log, 0, offset, audience(&names, &names[..10]));
+        }
+        assert_eq!(log.entries.len(), 1, "each has nearly 10,000 bytes of names");
+        assert!(log.pop().is_some());
+        assert_eq!(log.bytes, 0);
     }
 
     proptest! {

@@ -65,6 +65,9 @@ pub struct ConnectionStateRecovery {
     /// Sockets of one core that are gone and may come back, 100,000 by default. Beyond, the one that has been
     /// gone for longest is given up.
     pub max_sessions: usize,
+    /// Bytes that one core keeps of them: their rooms' names and their data, 64 MiB by default. Beyond, the
+    /// one that has been gone for longest is given up.
+    pub max_session_bytes: usize,
 }
 
 impl Default for ConnectionStateRecovery {
@@ -75,6 +78,7 @@ impl Default for ConnectionStateRecovery {
             max_bytes: 64 << 20,
             max_packets: 100_000,
             max_sessions: 100_000,
+            max_session_bytes: 64 << 20,
         }
     }
 }

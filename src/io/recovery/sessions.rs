@@ -10,6 +10,7 @@ use super::log::{Bounds, Counted, Emitted, Log, Usage, cost};
 use super::{Offset, Pid};
 use crate::fanout::{Frame, Moment};
 use crate::io::SocketId;
+use crate::io::unfinished::weight;
 use crate::protocol::sio::Value;
 use crate::time::Millis;
 
@@ -20,6 +21,18 @@ pub(in crate::io) struct State {
     /// Its rooms as the tables know them, that of all sockets among them.
     pub(in crate::io) rooms: Vec<Box<str>>,
     pub(in crate::io) data: Value,
+}
+
+/// What a parked session costs beside the names of its rooms and its data.
+const SESSION_BYTES: usize = 256;
+/// What each of its rooms costs beside its name, which stands in two places.
+const ROOM_BYTES: usize = 96;
+
+impl State {
+    fn bytes(&self) -> usize {
+        let names = self.rooms.iter().map(|room| 2 * room.len() + ROOM_BYTES).sum::<usize>();
+        SESSION_BYTES + names + weight(&self.data)
+    }
 }
 
 /// Since when a core's log tells what a session was owed, and what that was before.
@@ -49,6 +62,8 @@ struct Session {
     lineage: Lineage,
     /// What the packets from another core take.
     counted: Option<Counted>,
+    /// When these are too old.
+    trim_at: Option<Millis>,
 }
 
 #[derive(Debug)]
@@ -80,6 +95,7 @@ pub(in crate::io) struct Sessions {
     /// Parked sessions in the order of their ends, and some that have come back since.
     ends: VecDeque<(Millis, Pid)>,
     parked: usize,
+    parked_bytes: usize,
     /// Live sessions with packets from another core, by the time at which these are too old.
     trims: VecDeque<(Millis, Pid)>,
     age: Millis,
@@ -108,7 +124,7 @@ impl Sessions {
     pub(super) fn new(window: Millis, bounds: Bounds, usage: Rc<Usage>) -> Self {
         let (sessions, live, held, ends, trims) = Default::default();
         let (log, age) = (Log::new(bounds, usage.clone()), bounds.age);
-        Self { log, usage, window, sessions, live, held, ends, parked: 0, trims, age }
+        Self { log, usage, window, sessions, live, held, ends, parked: 0, parked_bytes: 0, trims, age }
     }
 
     /// A packet was emitted to sockets of this core.
@@ -124,7 +140,10 @@ impl Sessions {
     /// A socket has a new session.
     pub(in crate::io) fn begin(&mut self, slot: u32, pid: Pid) {
         let lineage = Lineage { from: self.log.end(), ..Lineage::default() };
-        self.sessions.insert(pid, Session { whereabouts: Whereabouts::Live(slot), lineage, counted: None });
+        self.sessions.insert(
+            pid,
+            Session { whereabouts: Whereabouts::Live(slot), lineage, counted: None, trim_at: None },
+        );
         self.live.insert(slot, pid);
     }
 
@@ -154,7 +173,7 @@ impl Sessions {
     ) -> Option<Pid> {
         let pid = self.live.remove(&slot)?;
         self.hold(&state.rooms, born);
-        let end = self.count_parked(now, pid);
+        let end = self.count_parked(now, pid, &state);
         if let Some(session) = self.sessions.get_mut(&pid) {
             session.whereabouts = Whereabouts::Parked(Box::new(state), end);
         }
@@ -187,12 +206,13 @@ impl Sessions {
         let counted = (bytes > 0).then(|| Counted::new(&self.usage, bytes));
         let Moved { pid, state, lineage } = moved;
         self.hold(&state.rooms, born);
-        let end = self.count_parked(now, pid);
-        if !lineage.before.is_empty() {
-            self.trims.push_back((now.saturating_add(self.age), pid));
+        let end = self.count_parked(now, pid, &state);
+        let trim_at = (!lineage.before.is_empty()).then(|| now.saturating_add(self.age));
+        if let Some(due) = trim_at {
+            self.await_trim(due, pid);
         }
         let whereabouts = Whereabouts::Parked(Box::new(state), end);
-        self.sessions.insert(pid, Session { whereabouts, lineage, counted });
+        self.sessions.insert(pid, Session { whereabouts, lineage, counted, trim_at });
     }
 
     /// Since when broadcasts find a room on this core for the sake of parked sessions.
@@ -274,7 +294,7 @@ impl Sessions {
         let session = self.sessions.get_mut(&pid)?;
         match std::mem::replace(&mut session.whereabouts, Whereabouts::Live(slot)) {
             Whereabouts::Parked(state, _) => {
-                self.set_parked(self.parked - 1);
+                self.set_parked(self.parked - 1, self.parked_bytes - state.bytes());
                 self.live.insert(slot, pid);
                 Some(*state)
             }
@@ -306,7 +326,7 @@ impl Sessions {
         let session =
             self.sessions.get(&pid).is_some_and(parked).then(|| self.sessions.remove(&pid)).flatten()?;
         let Whereabouts::Parked(state, _) = session.whereabouts else { return None };
-        self.set_parked(self.parked - 1);
+        self.set_parked(self.parked - 1, self.parked_bytes - state.bytes());
         Some(*state)
     }
 
@@ -344,8 +364,8 @@ impl Sessions {
 
     /// Lets packets from other cores go that are too old.
     fn trim(&mut self, now: Millis) {
-        while let Some((_, pid)) = self.trims.pop_front_if(|(due, _)| *due < now) {
-            if let Some(session) = self.sessions.get_mut(&pid)
+        while let Some((due, pid)) = self.trims.pop_front_if(|(due, _)| *due < now) {
+            if let Some(session) = self.sessions.get_mut(&pid).filter(|session| session.trim_at == Some(due))
                 && let Some((last, _)) = session.lineage.before.last()
             {
                 // Who is there still has received them: see `OFFSETS_KEPT`.
@@ -356,14 +376,27 @@ impl Sessions {
         }
     }
 
-    fn set_parked(&mut self, parked: usize) {
-        self.usage.parked.set(self.usage.parked.get() + parked - self.parked);
-        self.parked = parked;
+    fn await_trim(&mut self, due: Millis, pid: Pid) {
+        // Those who come and go between cores leave their earlier times behind.
+        if self.trims.len() > 2 * self.sessions.len() + ENDS_SLACK {
+            let mut trims = std::mem::take(&mut self.trims);
+            trims
+                .retain(|(due, pid)| self.sessions.get(pid).is_some_and(|found| found.trim_at == Some(*due)));
+            self.trims = trims;
+        }
+        self.trims.push_back((due, pid));
     }
 
-    fn count_parked(&mut self, now: Millis, pid: Pid) -> Millis {
+    fn set_parked(&mut self, parked: usize, bytes: usize) {
+        let usage = &self.usage;
+        usage.parked.set(usage.parked.get() + parked - self.parked);
+        usage.parked_bytes.set(usage.parked_bytes.get() + bytes - self.parked_bytes);
+        (self.parked, self.parked_bytes) = (parked, bytes);
+    }
+
+    fn count_parked(&mut self, now: Millis, pid: Pid, state: &State) -> Millis {
         let end = now.saturating_add(self.window);
-        self.set_parked(self.parked + 1);
+        self.set_parked(self.parked + 1, self.parked_bytes + state.bytes());
         // Those who come and go leave their earlier ends behind.
         if self.ends.len() > 2 * self.parked + ENDS_SLACK {
             let mut ends = std::mem::take(&mut self.ends);
@@ -384,7 +417,7 @@ impl Sessions {
 
 impl Drop for Sessions {
     fn drop(&mut self) {
-        self.set_parked(0);
+        self.set_parked(0, 0);
     }
 }
 
@@ -407,6 +440,52 @@ mod tests {
     fn state(rooms: &[&str]) -> State {
         let rooms = rooms.iter().map(|room| (*room).into()).collect();
         State { id: SocketId::own(pid(0)), rooms, data: Value::Null }
+    }
+
+    #[test]
+    fn what_is_parked_counts_by_its_size() {
+        let mut sessions = sessions();
+        let usage = sessions.usage.clone();
+        let large = State { data: "x".repeat(1000).into(), ..state(&["a", "b"]) };
+        let bytes = large.bytes();
+        assert!(bytes > 1000 + 2 * ROOM_BYTES);
+        for number in 1..=3 {
+            sessions.begin(number.into(), pid(number));
+            assert!(sessions.park(0, number.into(), large.clone(), |_| Moment::default()).is_some());
+        }
+        assert_eq!(usage.parked_bytes(), 3 * bytes);
+        assert!(sessions.resume(pid(1), 7).is_some() && sessions.resume(pid(1), 7).is_none());
+        assert!(sessions.drop_parked(pid(2)).is_some() && sessions.drop_parked(pid(2)).is_none());
+        assert_eq!(usage.parked_bytes(), bytes);
+        drop(sessions);
+        assert_eq!((usage.parked(), usage.parked_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn who_has_moved_here_twice_is_trimmed_by_its_last_time() {
+        let moment = Moment::default();
+        let mut sessions = sessions();
+        let moved = || {
+            let before = vec![(Offset(2), Frame::message(&[b"4x"], &[]))];
+            let lineage = Lineage { base: Some(Offset(1)), before, from: 0, moment };
+            Moved { pid: pid(1), state: state(&["a"]), lineage }
+        };
+        for round in 0..2 {
+            sessions.adopt(round * 1000, moved(), |_| moment);
+            assert!(sessions.resume(pid(1), 8).is_some());
+            if round == 0 {
+                assert!(sessions.end_of(8).is_some());
+            }
+        }
+        park(&mut sessions, 1400, 8, &["a"]);
+        // The first of them is due, the second is not.
+        assert!(sessions.expire(1600).is_none());
+        assert_eq!(missed(&sessions, 1, 1), Some(vec![2]));
+        for round in 0..3 * ENDS_SLACK as Millis {
+            assert!(sessions.drop_parked(pid(1)).is_some());
+            sessions.adopt(1700 + round % 7, moved(), |_| moment);
+        }
+        assert!(sessions.trims.len() <= ENDS_SLACK + 3, "{}", sessions.trims.len());
     }
 
     fn emit(sessions: &mut Sessions, offset: u64, room: &str, moment: Moment) {
