@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::built::{self, said};
-use crate::crowd::{Crowd, CrowdArgs, Shape};
+use crate::crowd::{Crowd, CrowdArgs, Readers, Shape};
 use crate::echo::{self, EchoLoad};
 use crate::fanout::{self, Load};
 use crate::idle::{self, IdleLoad};
@@ -58,9 +58,8 @@ pub(crate) struct CompareArgs {
     /// Seconds that each measurement takes
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Sockets of fan-out and rate
-    #[arg(long, default_value_t = 5000)]
-    sockets: usize,
+    #[command(flatten)]
+    readers: Readers,
     /// Sockets of fan-out-many and idle
     #[arg(long, default_value_t = 15_000)]
     many: usize,
@@ -76,9 +75,6 @@ pub(crate) struct CompareArgs {
     /// Bytes of a payload
     #[arg(long, default_value_t = 128)]
     payload: usize,
-    /// Connects outstanding at once
-    #[arg(long, default_value_t = 128)]
-    in_flight: usize,
     #[command(flatten)]
     cores: Cores,
     /// Exit with 1 if a target is missed, or a server lost or reordered something
@@ -256,7 +252,7 @@ fn rows_of(work: Work, args: &CompareArgs) -> Vec<Row> {
         vec![row(name(1), Target::FloorAndRival(1.10)), row(name(WINDOW), Target::FloorAndRival(1.15))]
     };
     match work {
-        Work::Fanout => fanout(args.sockets),
+        Work::Fanout => fanout(args.readers.sockets),
         Work::FanoutMany => fanout(args.many),
         Work::Idle => vec![
             row("memory of an idle joined socket, bytes".to_owned(), Target::AtMost(512.0)),
@@ -271,13 +267,13 @@ fn rows_of(work: Work, args: &CompareArgs) -> Vec<Row> {
             })
             .into(),
         Work::Rate => {
-            let name = format!("{} sockets, {} broadcasts/s, p99 ms", args.sockets, args.rate);
+            let name = format!("{} sockets, {} broadcasts/s, p99 ms", args.readers.sockets, args.rate);
             vec![row(name, Target::Peers)]
         }
         Work::LastSubscriber => {
             let name = format!(
                 "{} sockets, {} broadcasts/s, last subscriber's p99 ms",
-                args.sockets, args.last_rate
+                args.readers.sockets, args.last_rate
             );
             vec![row(name, Target::BestPeer)]
         }
@@ -301,7 +297,7 @@ fn turn(args: &CompareArgs, work: Work, command: &str) -> Outcome<Turn> {
     let server = Server::start(&command, &args.cores.server_cores)?;
     let meter = Meter::new(server.pid, &args.cores.server_cores);
     let turn = match work {
-        Work::Fanout => fan_out(args, &server, &meter, args.sockets),
+        Work::Fanout => fan_out(args, &server, &meter, args.readers.sockets),
         Work::FanoutMany => fan_out(args, &server, &meter, args.many),
         Work::Idle => idle(args, &server, &meter),
         Work::Echo => echoes(args, &server, &meter),
@@ -313,7 +309,7 @@ fn turn(args: &CompareArgs, work: Work, command: &str) -> Outcome<Turn> {
 }
 
 fn fan_out(args: &CompareArgs, server: &Server, meter: &Meter, sockets: usize) -> Outcome<Turn> {
-    let mut swarm = fanout::connect(server, sockets, args.in_flight)?;
+    let mut swarm = fanout::connect(server, sockets, args.readers.in_flight)?;
     let mut turn = Turn { values: Vec::new(), others_percent: 0.0, clean: true };
     for window in [1, WINDOW] {
         let (payload, seconds) = (args.payload, args.seconds);
@@ -329,7 +325,7 @@ fn fan_out(args: &CompareArgs, server: &Server, meter: &Meter, sockets: usize) -
 
 fn idle(args: &CompareArgs, server: &Server, meter: &Meter) -> Outcome<Turn> {
     let wait = Duration::from_secs_f64(args.seconds.min(5.0));
-    let (sockets, in_flight) = (args.many, args.in_flight);
+    let (sockets, in_flight) = (args.many, args.readers.in_flight);
     let load = IdleLoad { sockets, in_flight, join: true, limit: CONNECT_LIMIT, wait };
     let report = idle::measure("", server, meter, load)?;
     Ok(Turn {
@@ -341,7 +337,7 @@ fn idle(args: &CompareArgs, server: &Server, meter: &Meter) -> Outcome<Turn> {
 
 fn crowd(args: &CompareArgs, server: &Server, sockets: usize, join: bool) -> Outcome<Crowd> {
     let shape = Shape { join, ..Shape::default() };
-    let one = CrowdArgs { sockets, threads: 1, in_flight: args.in_flight };
+    let one = CrowdArgs::of(sockets, 1, args.readers.in_flight);
     let crowd = Crowd::new(server, &one, &args.cores, &shape)?;
     crowd.connect(CONNECT_LIMIT)?;
     Ok(crowd)
@@ -361,11 +357,11 @@ fn echoes(args: &CompareArgs, server: &Server, meter: &Meter) -> Outcome<Turn> {
 }
 
 fn by_rate(args: &CompareArgs, server: &Server, meter: &Meter, rate: f64) -> Outcome<Turn> {
-    let crowd = crowd(args, server, args.sockets, true)?;
+    let crowd = crowd(args, server, args.readers.sockets, true)?;
     // As many broadcasts at either rate: a quantile of few says little.
     let seconds = args.seconds * args.rate / rate;
     let load = RateLoad { rate, payload: args.payload, seconds };
-    let measured = rate::measure(&crowd, meter, args.sockets, load)?;
+    let measured = rate::measure(&crowd, meter, args.readers.sockets, load)?;
     let all = measured.recorded.latency.p99_ms;
     Ok(Turn {
         values: vec![if rate == args.rate { all } else { measured.last_subscriber.p99_ms }],

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
+use crate::crowd::Readers;
 use crate::fanout::{self, Load, Measured};
 use crate::meter::Meter;
 use crate::page::{Outputs, Page};
@@ -33,18 +34,14 @@ pub(crate) struct CostArgs {
     /// Turns of each server
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Readers in the room
-    #[arg(long, default_value_t = 5000)]
-    sockets: usize,
+    #[command(flatten)]
+    readers: Readers,
     /// Bytes of a broadcast's payload
     #[arg(long, default_value_t = 128)]
     payload: usize,
     /// Seconds that each measurement takes
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Connects outstanding at once
-    #[arg(long, default_value_t = 128)]
-    in_flight: usize,
     #[command(flatten)]
     cores: Cores,
     /// Exit with 1 if the acceptance fails
@@ -159,7 +156,8 @@ pub(crate) fn run(args: &CostArgs) -> Outcome<bool> {
 fn turn(args: &CostArgs, contender: &mut Contender) -> Outcome {
     let context = |error| format!("{}: {error}", contender.name);
     let server = Server::start(&contender.command, &args.cores.server_cores).map_err(context)?;
-    let mut swarm = fanout::connect(&server, args.sockets, args.in_flight).map_err(context)?;
+    let mut swarm =
+        fanout::connect(&server, args.readers.sockets, args.readers.in_flight).map_err(context)?;
     let meter = Meter::new(server.pid, &args.cores.server_cores);
     for (window, runs) in [(1, &mut contender.one), (WINDOW, &mut contender.sixteen)] {
         // The time is the bound: a joining server does many more broadcasts in it.
@@ -170,7 +168,7 @@ fn turn(args: &CostArgs, contender: &mut Contender) -> Outcome {
             warmup: 4 * window,
             seconds: args.seconds,
         };
-        runs.push(fanout::measure(&mut swarm, &meter, args.sockets, &load)?);
+        runs.push(fanout::measure(&mut swarm, &meter, args.readers.sockets, &load)?);
     }
     drop(swarm);
     server.stop()
@@ -195,7 +193,7 @@ fn judge(args: &CostArgs, contenders: Vec<Contender>) -> CostReport {
     let clean = [single, joined, tested].into_iter().all(Contender::is_clean);
     let passed = clean && acceptance.iter().all(|line| line.passed);
     CostReport {
-        sockets: args.sockets,
+        sockets: args.readers.sockets,
         payload: args.payload,
         rounds: args.rounds,
         contenders,

@@ -19,18 +19,32 @@ const THREADS_MAX: i64 = 64;
 /// Descriptors of a thread's table that are not connections: what the process had open before, and epoll.
 const DESCRIPTORS_SPARE: u64 = 100;
 
-/// How a crowd is made.
-#[derive(Args, Debug, Clone)]
-pub(crate) struct CrowdArgs {
+/// How many readers, and how they connect; common to the scenarios. Those that need another number by default say so.
+#[derive(Args, Debug, Clone, Copy)]
+pub(crate) struct Readers {
     /// Readers
     #[arg(long, default_value_t = 5000)]
     pub(crate) sockets: usize,
-    /// Threads of this client; they share the client's cores. The first one publishes, too
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=THREADS_MAX))]
-    pub(crate) threads: u32,
     /// Connects outstanding at once, over all threads
     #[arg(long, default_value_t = 128)]
     pub(crate) in_flight: usize,
+}
+
+/// How a crowd is made.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct CrowdArgs {
+    #[command(flatten)]
+    pub(crate) readers: Readers,
+    /// Threads of this client; they share the client's cores. The first one publishes, too
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=THREADS_MAX))]
+    pub(crate) threads: u32,
+}
+
+impl CrowdArgs {
+    /// A crowd that no flags ask for.
+    pub(crate) fn of(sockets: usize, threads: u32, in_flight: usize) -> Self {
+        Self { readers: Readers { sockets, in_flight }, threads }
+    }
 }
 
 type Order = Box<dyn FnOnce(&mut Swarm) + Send>;
@@ -73,15 +87,16 @@ impl Crowd {
         let threads = args.threads as usize;
         let table = usize::try_from(sys::raise_descriptor_limit()? - DESCRIPTORS_SPARE)?;
         let shares = if shape.own_tables { threads } else { 1 };
-        if args.sockets.div_ceil(shares) > table {
+        if args.readers.sockets.div_ceil(shares) > table {
             return fail(format!(
                 "{} sockets need more descriptors than {shares} times {table}",
-                args.sockets
+                args.readers.sockets
             ));
         }
-        let mut crowd = Self { members: Vec::new(), in_flight: args.in_flight.div_ceil(threads) };
+        let mut crowd = Self { members: Vec::new(), in_flight: args.readers.in_flight.div_ceil(threads) };
         for number in 0..threads {
-            let sockets = args.sockets / threads + usize::from(number < args.sockets % threads);
+            let sockets =
+                args.readers.sockets / threads + usize::from(number < args.readers.sockets % threads);
             let plan = Plan {
                 join: shape.join,
                 time_deliveries: true,

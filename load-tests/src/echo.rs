@@ -128,7 +128,7 @@ pub(crate) fn run(args: &EchoArgs) -> Outcome<bool> {
     let crowd = Crowd::new(&server, &args.crowd, &args.target.cores, &shape)?;
     crowd.connect(CONNECT_LIMIT)?;
     let meter = Meter::new(server.pid, &args.target.cores.server_cores);
-    let measured = measure(&crowd, &meter, args.crowd.sockets, args.load)?;
+    let measured = measure(&crowd, &meter, args.crowd.readers.sockets, args.load)?;
     drop(crowd);
     server.stop()?;
     let mut table = Table::new(&[

@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::client::{Plan, Swarm};
+use crate::crowd::Readers;
 use crate::meter::{Cost, Meter};
 use crate::page::{Outputs, Page};
 use crate::record::{Recorded, Sampler, Series};
@@ -28,12 +29,8 @@ pub(crate) struct FanoutArgs {
     target: TargetArgs,
     #[command(flatten)]
     load: Load,
-    /// Readers in the room
-    #[arg(long, default_value_t = 5000)]
-    sockets: usize,
-    /// Connects outstanding at once
-    #[arg(long, default_value_t = 128)]
-    in_flight: usize,
+    #[command(flatten)]
+    readers: Readers,
     #[command(flatten)]
     outputs: Outputs,
 }
@@ -108,9 +105,9 @@ impl Measured {
 pub(crate) fn run(args: &FanoutArgs) -> Outcome<bool> {
     args.target.cores.pin_client();
     let server = args.target.start()?;
-    let mut swarm = connect(&server, args.sockets, args.in_flight)?;
+    let mut swarm = connect(&server, args.readers.sockets, args.readers.in_flight)?;
     let meter = Meter::new(server.pid, &args.target.cores.server_cores);
-    let measured = measure(&mut swarm, &meter, args.sockets, &args.load)?;
+    let measured = measure(&mut swarm, &meter, args.readers.sockets, &args.load)?;
     drop(swarm);
     server.stop()?;
 

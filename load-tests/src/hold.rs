@@ -93,7 +93,7 @@ pub(crate) fn run(args: &HoldArgs) -> Outcome<bool> {
     let server = args.target.start()?;
     let meter = Meter::new(server.pid, &args.target.cores.server_cores);
     let shape = Shape { own_tables: true, ..Shape::default() };
-    let crowd_args = CrowdArgs { sockets: args.sockets, threads, in_flight: args.in_flight };
+    let crowd_args = CrowdArgs::of(args.sockets, threads, args.in_flight);
     let crowd = Crowd::new(&server, &crowd_args, &args.target.cores, &shape)?;
     std::thread::sleep(SETTLE);
     let (slab, available) = (meminfo("Slab:")?, meminfo("MemAvailable:")?);

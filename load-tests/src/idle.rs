@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::client::{ROOM, Swarm};
+use crate::crowd::Readers;
 use crate::meter::{Memory, Meter};
 use crate::page::{Outputs, Page};
 use crate::record::{Recorded, Sampler};
@@ -18,15 +19,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// `load-tests idle`
 #[derive(Args, Debug)]
+#[command(mut_arg("sockets", |arg| arg.default_value("15000")))]
 pub(crate) struct IdleArgs {
     #[command(flatten)]
     target: TargetArgs,
-    /// Connections
-    #[arg(long, default_value_t = 15_000)]
-    sockets: usize,
-    /// Connects outstanding at once
-    #[arg(long, default_value_t = 128)]
-    in_flight: usize,
+    #[command(flatten)]
+    readers: Readers,
     /// Seconds of idling before the memory is read
     #[arg(long, default_value_t = 5)]
     wait: u64,
@@ -84,7 +82,7 @@ pub(crate) fn run(args: &IdleArgs) -> Outcome<bool> {
     args.target.cores.pin_client();
     let server = args.target.start()?;
     let meter = Meter::new(server.pid, &args.target.cores.server_cores);
-    let IdleArgs { sockets, in_flight, join, .. } = *args;
+    let (Readers { sockets, in_flight }, join) = (args.readers, args.join);
     let (limit, wait) = (Duration::from_secs(args.limit), Duration::from_secs(args.wait));
     let load = IdleLoad { sockets, in_flight, join, limit, wait };
     let report = measure(&args.target.name(), &server, &meter, load)?;

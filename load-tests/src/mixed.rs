@@ -21,6 +21,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(120);
 
 /// `load-tests mixed`
 #[derive(Args, Debug)]
+#[command(mut_arg("rate", |arg| arg.default_value("20")))]
 pub(crate) struct MixedArgs {
     #[command(flatten)]
     target: TargetArgs,
@@ -30,15 +31,8 @@ pub(crate) struct MixedArgs {
     /// Readers over long-polling
     #[arg(long, default_value_t = 200)]
     polling: usize,
-    /// Broadcasts a second
-    #[arg(long, default_value_t = 20.0)]
-    rate: f64,
-    /// Bytes of a broadcast's payload
-    #[arg(long, default_value_t = 128)]
-    payload: usize,
-    /// Seconds of publishing; a tenth of it, at most 2, comes before as warm-up
-    #[arg(long, default_value_t = 10.0)]
-    seconds: f64,
+    #[command(flatten)]
+    load: RateLoad,
     #[command(flatten)]
     outputs: Outputs,
 }
@@ -64,7 +58,7 @@ pub(crate) fn run(args: &MixedArgs) -> Outcome<bool> {
         return fail("the polling clients do not speak TLS".into());
     }
     let shape = Shape::default();
-    let crowd_args = CrowdArgs { sockets: args.sockets, threads: 1, in_flight: 128 };
+    let crowd_args = CrowdArgs::of(args.sockets, 1, 128);
     let crowd = Crowd::new(&server, &crowd_args, &args.target.cores, &shape)?;
     crowd.connect(CONNECT_LIMIT)?;
     let core = args.target.cores.client_core.first().copied().unwrap_or_default();
@@ -76,9 +70,8 @@ pub(crate) fn run(args: &MixedArgs) -> Outcome<bool> {
         limit: CONNECT_LIMIT,
     })?;
     let meter = Meter::new(server.pid, &args.target.cores.server_cores);
-    let load = RateLoad { rate: args.rate, payload: args.payload, seconds: args.seconds };
     pollers.reset_latencies();
-    let websocket = rate::measure(&crowd, &meter, args.sockets, load)?;
+    let websocket = rate::measure(&crowd, &meter, args.sockets, args.load)?;
     let published = crowd.first(|swarm| Ok(swarm.broadcasts().published()), &mut || Ok(()))?;
     let polled = pollers.finish(published)?;
     drop(crowd);
@@ -100,7 +93,7 @@ pub(crate) fn run(args: &MixedArgs) -> Outcome<bool> {
 fn finish(args: &MixedArgs, report: &MixedReport) -> Outcome {
     let title = format!(
         "mixed: {} sockets over WebSocket and {} over polling, {}/s for {} s",
-        args.sockets, args.polling, args.rate, args.seconds
+        args.sockets, args.polling, args.load.rate, args.load.seconds
     );
     println!("{title}\n{}\n", report.server);
     let mut table =

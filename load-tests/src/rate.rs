@@ -86,7 +86,7 @@ pub(crate) fn run(args: &RateArgs) -> Outcome<bool> {
     let crowd = Crowd::new(&server, &args.crowd, &args.target.cores, &Shape::default())?;
     crowd.connect(CONNECT_LIMIT)?;
     let meter = Meter::new(server.pid, &args.target.cores.server_cores);
-    let measured = measure(&crowd, &meter, args.crowd.sockets, args.load)?;
+    let measured = measure(&crowd, &meter, args.crowd.readers.sockets, args.load)?;
     drop(crowd);
     server.stop()?;
     let name = args.target.name();

@@ -118,7 +118,7 @@ pub(crate) fn run(args: &RoomsArgs) -> Outcome<bool> {
     }
     let server = args.target.start()?;
     let shape = Shape { join: false, tells_deliveries: true, ..Shape::default() };
-    let crowd_args = CrowdArgs { sockets: load.sockets, threads: 1, in_flight: 128 };
+    let crowd_args = CrowdArgs::of(load.sockets, 1, 128);
     let crowd = Crowd::new(&server, &crowd_args, &args.target.cores, &shape)?;
     crowd.connect(CONNECT_LIMIT)?;
     crowd.first(move |swarm| settle(swarm, load), &mut || Ok(()))?;

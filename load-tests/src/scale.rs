@@ -5,7 +5,8 @@
 //! those sockets. Only some that connected last, whom a server reaches last, are read, to know when the next broadcast may
 //! leave. That all have all is seen in their buffers' lengths; then all read, and loss and order are counted as usual.
 //!
-//! What the machine itself gives is measured beside: one floor, and as many floors as cores, which share nothing.
+//! Measured beside: one floor, and as many floors as cores, which share nothing. What the machine does to those it does to
+//! any server.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::client::{Plan, Swarm};
+use crate::crowd::Readers;
 use crate::fanout::{self, loss_text};
 use crate::meter::{Meter, Sample};
 use crate::page::{Outputs, Page};
@@ -37,6 +39,7 @@ const ROOM_TIMES: usize = 12;
 
 /// `load-tests scale`
 #[derive(Args, Debug)]
+#[command(mut_arg("sockets", |arg| arg.default_value("12000")))]
 pub(crate) struct ScaleArgs {
     /// Command that starts the server; `--workers N` and `--port N` are appended
     #[arg(long, default_value = "target/release/examples/fanout_server")]
@@ -50,9 +53,8 @@ pub(crate) struct ScaleArgs {
     /// Turns of each
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Readers in the room
-    #[arg(long, default_value_t = 12_000)]
-    sockets: usize,
+    #[command(flatten)]
+    readers: Readers,
     /// Readers that are read while the clock runs, the last that connected
     #[arg(long, default_value_t = 16)]
     probes: usize,
@@ -68,9 +70,6 @@ pub(crate) struct ScaleArgs {
     /// Bursts that are measured, after one that is not
     #[arg(long, default_value_t = 4)]
     bursts: usize,
-    /// Connects outstanding at once
-    #[arg(long, default_value_t = 128)]
-    in_flight: usize,
     /// Exit with 1 if the workers carry less than 1.8 times (0.9 of each), or the client took part
     #[arg(long)]
     check: bool,
@@ -117,7 +116,7 @@ struct ScaleReport {
     contenders: Vec<Contender>,
     /// Several workers to one, median of each round's ratio.
     ratio: f64,
-    /// Several floors to one: what the machine gives.
+    /// Several floors to one: what it takes to share nothing, on this machine and with this client.
     machine_ratio: f64,
     client_percent_max: f64,
     checks: Vec<(String, bool)>,
@@ -135,7 +134,7 @@ struct Party {
 /// Runs the scenario.
 pub(crate) fn run(args: &ScaleArgs) -> Outcome<bool> {
     if args.server_cores.len() < 2
-        || args.sockets / args.server_cores.len() <= args.probes
+        || args.readers.sockets / args.server_cores.len() <= args.probes
         || args.probes == 0
     {
         return fail("two cores or more, and more readers than probes on each".into());
@@ -192,10 +191,10 @@ fn turn(args: &ScaleArgs, contender: &mut Contender) -> Outcome<Vec<Burst>> {
     let receive_bytes = args.broadcasts as usize * Stamp::delivery_bytes(args.payload) * ROOM_TIMES;
     for (command, cores) in &contender.servers {
         let server = Server::start(command, cores)?;
-        let sockets = args.sockets / contender.servers.len();
+        let sockets = args.readers.sockets / contender.servers.len();
         let plan = Plan { receive_bytes: Some(receive_bytes), ..Plan::new(&server, sockets) };
         let mut swarm = Swarm::new(plan)?;
-        if swarm.connect(0..sockets + 1, args.in_flight, CONNECT_LIMIT, &mut |_| {})?.failed > 0 {
+        if swarm.connect(0..sockets + 1, args.readers.in_flight, CONNECT_LIMIT, &mut |_| {})?.failed > 0 {
             return fail(format!("{command}: not all got in: {}", swarm.errors().join("; ")));
         }
         parties.push(Party { meter: Meter::new(server.pid, cores), server, swarm, sockets });
@@ -364,7 +363,7 @@ fn judge(args: &ScaleArgs, contenders: Vec<Contender>) -> ScaleReport {
         ("all got everything, once and in order".to_owned(), clean),
     ];
     ScaleReport {
-        sockets: args.sockets,
+        sockets: args.readers.sockets,
         payload: args.payload,
         window: args.window,
         broadcasts: args.broadcasts,
@@ -385,7 +384,7 @@ fn title(report: &ScaleReport) -> String {
 fn summary(args: &ScaleArgs, report: &ScaleReport) -> String {
     let cores = args.server_cores.len();
     format!(
-        "{cores} workers to one {:.2}; {cores} floors to one, what the machine gives, {:.2}",
+        "{cores} workers to one {:.2}; {cores} floors, which share nothing, to one {:.2}",
         report.ratio, report.machine_ratio
     )
 }

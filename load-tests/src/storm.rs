@@ -104,10 +104,10 @@ pub(crate) fn run(args: &StormArgs) -> Outcome<bool> {
     let limit = Duration::from_secs(args.limit);
     // The live ones come first: what the server sets up once is not charged to the storm.
     let shape = |join| Shape { join, own_tables: true, ..Shape::default() };
-    let live_args = CrowdArgs { sockets: args.live as usize, threads: 1, in_flight: 64 };
+    let live_args = CrowdArgs::of(args.live as usize, 1, 64);
     let live = Crowd::new(&server, &live_args, &args.target.cores, &shape(false))?;
     live.connect(limit)?;
-    let storm_args = CrowdArgs { sockets: args.sockets, threads: args.threads, in_flight: args.sockets };
+    let storm_args = CrowdArgs::of(args.sockets, args.threads, args.sockets);
     let storm = Crowd::new(&server, &storm_args, &args.target.cores, &shape(true))?;
     if args.reconnect {
         storm.connect(limit)?;

@@ -3,6 +3,7 @@ import { createServer } from "node:http";
 import { Server } from "socket.io";
 import { WebSocketServer } from "ws";
 import { options, serve } from "./lib/cli.mjs";
+import { fanOut } from "./lib/fan_out.mjs";
 
 const httpServer = createServer((req, res) => {
   if (req.url !== "/") return res.writeHead(404).end();
@@ -19,17 +20,8 @@ const httpServer = createServer((req, res) => {
 
 const { deflate, port } = options(3001);
 const io = new Server(httpServer, { destroyUpgrade: false, perMessageDeflate: deflate });
+fanOut(io);
 io.on("connection", (socket) => {
-  socket.on("join", (room, ack) => {
-    socket.join(room);
-    ack();
-  });
-  socket.on("leave", (room, ack) => {
-    socket.leave(room);
-    ack();
-  });
-  socket.on("publish", (room, payload) => io.to(room).emit("message", payload));
-  socket.on("echo", (payload, ack) => ack(payload));
   socket.on("busy", (ms, ack) => {
     for (const end = performance.now() + Math.min(ms, 50); performance.now() < end; );
     ack();

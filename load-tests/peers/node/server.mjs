@@ -3,6 +3,7 @@
 import { createServer } from "node:http";
 import { parseArgs } from "node:util";
 import { Server } from "socket.io";
+import { fanOut } from "../../../tests/clients/lib/fan_out.mjs";
 
 const { values } = parseArgs({
   options: { engine: { type: "string", default: "ws" }, port: { type: "string", default: "3001" } },
@@ -11,18 +12,7 @@ const port = Number(values.port);
 const ready = () => console.log(`listening on 127.0.0.1:${port}`);
 
 const io = new Server();
-io.on("connection", (socket) => {
-  socket.on("join", (room, ack) => {
-    socket.join(room);
-    ack();
-  });
-  socket.on("leave", (room, ack) => {
-    socket.leave(room);
-    ack();
-  });
-  socket.on("publish", (room, payload) => io.to(room).emit("message", payload));
-  socket.on("echo", (payload, ack) => ack(payload));
-});
+fanOut(io);
 
 if (values.engine === "uws") {
   const { App } = await import("uws-pack");
