@@ -8,8 +8,9 @@ mod fan_out;
 
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use sockring::app::{App, Behavior, Message, PerMessageDeflate};
+use sockring::fanout::{Backpressure, Policy};
 use sockring::io::{Ack, Data, Options, Server};
 
 /// The server of the load tests
@@ -20,6 +21,32 @@ struct Flags {
     /// Offer permessage-deflate to Socket.IO clients, too; /ws does in any case
     #[arg(long)]
     deflate: bool,
+    /// Bytes of broadcasts that may wait for one Socket.IO client, instead of the connection's own limit
+    #[arg(long)]
+    waiting_bytes: Option<usize>,
+    /// What is done when more would wait
+    #[arg(long, value_enum, default_value_t = WhenFull::Close, requires = "waiting_bytes")]
+    when_full: WhenFull,
+}
+
+/// The library's policies, as words.
+#[derive(Clone, Copy, ValueEnum)]
+enum WhenFull {
+    Close,
+    DropNewest,
+    DropOldest,
+}
+
+impl Flags {
+    fn backpressure(&self) -> Backpressure {
+        let policy = match self.when_full {
+            WhenFull::Close => Policy::Close,
+            WhenFull::DropNewest => Policy::DropNewest,
+            WhenFull::DropOldest => Policy::DropOldest,
+        };
+        let max_bytes = self.waiting_bytes.unwrap_or(usize::MAX);
+        Backpressure { max_bytes, policy, ..Backpressure::default() }
+    }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,14 +54,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let builder = flags.listen.builder(3001)?;
     common::serve(builder, move |app| {
         app.serve_metrics("/metrics");
-        socketio(app, flags.deflate);
+        socketio(app, &flags);
         plain(app);
     })
 }
 
-fn socketio(app: &App, deflate: bool) {
-    let mut options = Options::default();
-    options.engine.per_message_deflate = deflate.then(PerMessageDeflate::default);
+fn socketio(app: &App, flags: &Flags) {
+    let mut options = Options { backpressure: flags.backpressure(), ..Options::default() };
+    options.engine.per_message_deflate = flags.deflate.then(PerMessageDeflate::default);
     let io = Server::attach_app(app, options);
     fan_out::serve(&io);
     // A handler that keeps its core from everything else.

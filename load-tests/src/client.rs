@@ -48,8 +48,8 @@ pub(crate) struct Plan {
     pub(crate) sockets: usize,
     /// Whether the readers join [`ROOM`].
     pub(crate) join: bool,
-    /// A reader with a tiny receive buffer, which will be told to stop reading.
-    pub(crate) slow: Option<usize>,
+    /// Readers with a tiny receive buffer, which will be told to stop reading; spread evenly over all.
+    pub(crate) slow: usize,
     /// Receive buffer of the others, for those that leave unread what comes; `None` for the kernel's default.
     pub(crate) receive_bytes: Option<usize>,
     /// Whether every delivery's latency is recorded (costs the client some CPU).
@@ -90,7 +90,7 @@ impl Plan {
             addr: server.addr,
             sockets,
             join: true,
-            slow: None,
+            slow: 0,
             receive_bytes: None,
             time_deliveries: false,
             tls: server.tls,
@@ -133,6 +133,8 @@ struct Conn {
     stage: Stage,
     /// Told not to read.
     paused: bool,
+    /// Has a tiny receive buffer, and is counted apart.
+    slow: bool,
 }
 
 impl Conn {
@@ -146,6 +148,7 @@ impl Conn {
             fd: None,
             stage: Stage::Fresh,
             paused: false,
+            slow: false,
         }
     }
 }
@@ -184,9 +187,9 @@ pub(crate) struct Swarm {
     echoes: Echoes,
     news: Vec<News>,
     broadcasts: Broadcasts,
-    /// All readers but the slow one.
+    /// All readers but the slow ones.
     tally: Tally,
-    /// The slow one.
+    /// The slow ones.
     slow_tally: Tally,
     errors: Vec<String>,
 }
@@ -204,11 +207,16 @@ impl Swarm {
         static SWARMS: AtomicU8 = AtomicU8::new(0);
         let process = (std::process::id() % 200) as u8;
         let source_base = [20 + process, SWARMS.fetch_add(1, Ordering::Relaxed)];
-        let readers = plan.sockets - usize::from(plan.slow.is_some());
+        let readers = plan.sockets - plan.slow;
+        let mut conns: Vec<Conn> = (0..=plan.sockets).map(|_| Conn::new()).collect();
+        // In the middle of equal parts: a server that goes through its readers in order has some before each.
+        for number in 0..plan.slow {
+            conns[(2 * number + 1) * plan.sockets / (2 * plan.slow)].slow = true;
+        }
         Ok(Self {
             epoch: plan.epoch.unwrap_or_else(Instant::now),
             epoll: Epoll::new(EVENTS_PER_WAIT)?,
-            conns: (0..=plan.sockets).map(|_| Conn::new()).collect(),
+            conns,
             buffer: vec![0; READ_BYTES],
             reply: Vec::new(),
             unsent: Vec::new(),
@@ -331,35 +339,43 @@ impl Swarm {
                 Stage::Ready => self.ready -= 1,
                 _ => self.connecting -= 1,
             }
-            *conn = Conn::new();
+            *conn = Conn { slow: conn.slow, ..Conn::new() };
         }
     }
 
-    /// What the readers got so far, with what they miss as lost; the slow one is not among them.
+    /// What the readers got so far, with what they miss as lost; the slow ones are not among them.
     pub(crate) fn tally(&self) -> Tally {
         let published = self.broadcasts.published();
         let mut tally = self.tally;
-        for (index, conn) in self.conns.iter().enumerate().take(self.plan.sockets) {
-            if self.plan.slow != Some(index) {
-                tally.lost += u64::from(published.saturating_sub(conn.follower.received()));
-            }
+        for conn in self.conns[..self.plan.sockets].iter().filter(|conn| !conn.slow) {
+            tally.lost += u64::from(published.saturating_sub(conn.follower.received()));
         }
         tally
     }
 
-    /// Deliveries that readers counted, the slow one aside.
+    /// Deliveries that readers counted, the slow ones aside.
     pub(crate) fn delivered(&self) -> u64 {
         self.tally.delivered
     }
 
-    /// What the slow reader got so far.
+    /// What the slow readers got so far.
     pub(crate) fn slow_tally(&self) -> Tally {
         let mut tally = self.slow_tally;
-        if let Some(slow) = self.plan.slow {
-            let received = self.conns[slow].follower.received();
-            tally.lost = u64::from(self.broadcasts.published().saturating_sub(received));
+        for reader in self.slow_readers() {
+            let received = self.conns[reader].follower.received();
+            tally.lost += u64::from(self.broadcasts.published().saturating_sub(received));
         }
         tally
+    }
+
+    /// The readers that will be told to stop reading.
+    pub(crate) fn slow_readers(&self) -> Vec<usize> {
+        (0..self.plan.sockets).filter(|&index| self.conns[index].slow).collect()
+    }
+
+    /// Whether a reader has the newest broadcast, whatever it missed before.
+    pub(crate) fn is_current(&self, index: usize) -> bool {
+        self.conns[index].follower.next() == self.broadcasts.published()
     }
 
     /// Whether a connection is still open as far as this side knows.
@@ -510,7 +526,7 @@ impl Swarm {
         let [process, swarm] = self.source_base;
         let source = Ipv4Addr::new(127, process, swarm, 1 + (index / CONNECTIONS_PER_SOURCE) as u8);
         // Small enough that the server's side fills soon; the kernel doubles it.
-        let receive_bytes = if self.plan.slow == Some(index) { Some(4096) } else { self.plan.receive_bytes };
+        let receive_bytes = if self.conns[index].slow { Some(4096) } else { self.plan.receive_bytes };
         self.conns[index].started_us = self.now_us();
         self.connecting += 1;
         let begun = sys::connect_start(self.plan.addr, source, receive_bytes).and_then(|fd| {
@@ -684,7 +700,7 @@ impl Swarm {
     fn take_frames(&mut self, index: usize, bytes: &[u8]) {
         let now_us = self.now_us();
         let mask = self.next_mask();
-        let is_slow = self.plan.slow == Some(index);
+        let is_slow = self.conns[index].slow;
         let Self { conns, reply, broadcasts, tally, slow_tally, latency, echoes, news, plan, .. } = self;
         let conn = &mut conns[index];
         let was_ready = conn.stage == Stage::Ready;
@@ -729,8 +745,7 @@ impl Swarm {
             Stage::Closed => return,
             Stage::Ready => {
                 self.ready -= 1;
-                let tally =
-                    if self.plan.slow == Some(index) { &mut self.slow_tally } else { &mut self.tally };
+                let tally = if conn.slow { &mut self.slow_tally } else { &mut self.tally };
                 tally.closed += 1;
             }
             _ => {

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::built::{self, said};
 use crate::crowd::{Crowd, CrowdArgs, Shape};
 use crate::echo::{self, EchoLoad};
 use crate::fanout::{self, Load};
 use crate::idle::{self, IdleLoad};
 use crate::meter::Meter;
+use crate::page::{Outputs, Page};
 use crate::rate::{self, RateLoad};
 use crate::report::{self, median, minimum};
 use crate::target::{Cores, Server};
@@ -66,9 +67,12 @@ pub(crate) struct CompareArgs {
     /// Sockets that echo
     #[arg(long, default_value_t = 100)]
     echo_sockets: usize,
-    /// Broadcasts a second
+    /// Broadcasts a second of rate
     #[arg(long, default_value_t = 50.0)]
     rate: f64,
+    /// Broadcasts a second of last-subscriber
+    #[arg(long, default_value_t = 10.0)]
+    last_rate: f64,
     /// Bytes of a payload
     #[arg(long, default_value_t = 128)]
     payload: usize,
@@ -80,9 +84,11 @@ pub(crate) struct CompareArgs {
     /// Exit with 1 if a target is missed, or a server lost or reordered something
     #[arg(long)]
     check: bool,
-    /// Write report (.json) and table (.md) under this name instead of a new one in the results folder
+    /// Write report (.json), table (.md) and page (.html) under this name instead of a new one in the results folder
     #[arg(long)]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
     /// Folder for results
     #[arg(long, default_value = "load-tests/results")]
     results: PathBuf,
@@ -96,10 +102,12 @@ enum Work {
     Idle,
     Echo,
     Rate,
+    LastSubscriber,
 }
 
 impl Work {
-    const ALL: [Self; 5] = [Self::Fanout, Self::FanoutMany, Self::Idle, Self::Echo, Self::Rate];
+    const ALL: [Self; 6] =
+        [Self::Fanout, Self::FanoutMany, Self::Idle, Self::Echo, Self::Rate, Self::LastSubscriber];
 }
 
 /// What the server under test must reach in a row.
@@ -113,6 +121,8 @@ enum Target {
     AtMost(f64),
     /// Below every peer.
     Peers,
+    /// No more than the best peer.
+    BestPeer,
 }
 
 impl Target {
@@ -122,6 +132,7 @@ impl Target {
             Self::Rival(times) => format!("<= {times:.2} x {RIVAL}"),
             Self::AtMost(value) => format!("<= {value:.0}"),
             Self::Peers => "below every peer".to_owned(),
+            Self::BestPeer => "no worse than the best peer".to_owned(),
         }
     }
 }
@@ -146,7 +157,8 @@ struct Contender {
 #[derive(Serialize)]
 struct Machine {
     date: String,
-    commit: String,
+    /// What the server under test was built from.
+    build: String,
     cpu: String,
     cores: usize,
     kernel: String,
@@ -170,7 +182,7 @@ struct Report {
 /// Runs the comparison.
 pub(crate) fn run(args: &CompareArgs) -> Outcome<bool> {
     args.cores.pin_client();
-    let mut machine = Machine::here();
+    let mut machine = Machine::here(&args.server);
     let contenders = contenders(args)?;
     let (mut rows, mut problems) = (Vec::new(), Vec::new());
     for &work in &args.rows {
@@ -262,6 +274,13 @@ fn rows_of(work: Work, args: &CompareArgs) -> Vec<Row> {
             let name = format!("{} sockets, {} broadcasts/s, p99 ms", args.sockets, args.rate);
             vec![row(name, Target::Peers)]
         }
+        Work::LastSubscriber => {
+            let name = format!(
+                "{} sockets, {} broadcasts/s, last subscriber's p99 ms",
+                args.sockets, args.last_rate
+            );
+            vec![row(name, Target::BestPeer)]
+        }
     }
 }
 
@@ -286,7 +305,8 @@ fn turn(args: &CompareArgs, work: Work, command: &str) -> Outcome<Turn> {
         Work::FanoutMany => fan_out(args, &server, &meter, args.many),
         Work::Idle => idle(args, &server, &meter),
         Work::Echo => echoes(args, &server, &meter),
-        Work::Rate => by_rate(args, &server, &meter),
+        Work::Rate => by_rate(args, &server, &meter, args.rate),
+        Work::LastSubscriber => by_rate(args, &server, &meter, args.last_rate),
     }?;
     server.stop()?;
     Ok(turn)
@@ -340,12 +360,15 @@ fn echoes(args: &CompareArgs, server: &Server, meter: &Meter) -> Outcome<Turn> {
     Ok(turn)
 }
 
-fn by_rate(args: &CompareArgs, server: &Server, meter: &Meter) -> Outcome<Turn> {
+fn by_rate(args: &CompareArgs, server: &Server, meter: &Meter, rate: f64) -> Outcome<Turn> {
     let crowd = crowd(args, server, args.sockets, true)?;
-    let load = RateLoad { rate: args.rate, payload: args.payload, seconds: args.seconds };
+    // As many broadcasts at either rate: a quantile of few says little.
+    let seconds = args.seconds * args.rate / rate;
+    let load = RateLoad { rate, payload: args.payload, seconds };
     let measured = rate::measure(&crowd, meter, args.sockets, load)?;
+    let all = measured.recorded.latency.p99_ms;
     Ok(Turn {
-        values: vec![measured.recorded.latency.p99_ms],
+        values: vec![if rate == args.rate { all } else { measured.last_subscriber.p99_ms }],
         others_percent: measured.others_percent,
         clean: measured.is_clean(),
     })
@@ -378,6 +401,13 @@ impl Row {
         (!ratios.is_empty()).then(|| median(&ratios))
     }
 
+    /// The least of the peers' medians.
+    fn best_peer(&self) -> Option<f64> {
+        let floors = [FLOOR_SINGLE, FLOOR, TESTED];
+        let peers = self.values.keys().filter(|name| !floors.contains(&name.as_str()));
+        peers.filter_map(|peer| self.median(peer)).min_by(f64::total_cmp)
+    }
+
     /// Whether the target is met; `None` where what it is set by was not measured.
     fn met(&self) -> Option<bool> {
         let own = self.median(TESTED)?;
@@ -387,12 +417,8 @@ impl Row {
             }
             Target::Rival(times) => self.ratio(RIVAL)? <= times,
             Target::AtMost(value) => own <= value,
-            Target::Peers => {
-                let floors = [FLOOR_SINGLE, FLOOR, TESTED];
-                let mut peers = self.values.keys().filter(|name| !floors.contains(&name.as_str())).peekable();
-                peers.peek()?;
-                peers.all(|peer| self.median(peer).is_none_or(|value| own < value))
-            }
+            Target::Peers => own < self.best_peer()?,
+            Target::BestPeer => own <= self.best_peer()?,
         })
     }
 }
@@ -416,10 +442,10 @@ fn markdown(report: &Report) -> String {
         .filter(|name| ![FLOOR_SINGLE, FLOOR, TESTED].contains(name))
         .collect();
     let mut text = format!(
-        "Measured on {} at {}: {} cores ({}), Linux {}, loopback, {} bytes, {} rounds of {} s, turn by turn; load \
+        "Measured on {}; {TESTED}: {}. {} cores ({}), Linux {}, loopback, {} bytes, {} rounds of {} s, turn by turn; load \
          average {} before and {} after. Medians, minima in brackets; ratios are medians of each round's ratio.\n\n",
         machine.date,
-        machine.commit,
+        machine.build,
         machine.cores,
         machine.cpu,
         machine.kernel,
@@ -474,23 +500,55 @@ fn write(args: &CompareArgs, report: &Report) -> Outcome {
     let name = args.out.clone().unwrap_or_else(|| report::result_path(&args.results, "compare"));
     let text = markdown(report);
     println!("{text}");
-    report::write_json(&name.with_extension("json"), report)?;
+    let Outputs { json, html } = args.outputs.clone();
+    let outputs = Outputs {
+        json: json.or_else(|| Some(name.with_extension("json"))),
+        html: html.or_else(|| Some(name.with_extension("html"))),
+    };
+    outputs.write(report, || Ok(page(report)))?;
     let path = name.with_extension("md");
     fs::write(&path, text).map_err(|error| format!("{path:?}: {error}"))?;
     println!("Markdown: {}", path.display());
     Ok(())
 }
 
+/// Bars of all servers for each row, the server under test last.
+fn page(report: &Report) -> Page {
+    let Machine { date, build, cpu, kernel, load_before, load_after, .. } = &report.machine;
+    let mut page = Page::new("compare: kinds of work, turn by turn").text(&format!(
+        "{date}; {TESTED}: {build}. {cpu}, Linux {kernel}, loopback, {} bytes; medians of {} rounds of {} s; load average \
+         {load_before} before and {load_after} after.",
+        report.payload, report.rounds, report.seconds
+    ));
+    for row in &report.rows {
+        let floor = report.contenders.iter().filter(|contender| contender.name == row.floor());
+        let peers = report
+            .contenders
+            .iter()
+            .filter(|contender| ![FLOOR_SINGLE, FLOOR, TESTED].contains(&contender.name.as_str()));
+        let tested = report.contenders.iter().filter(|contender| contender.name == TESTED);
+        let bars: Vec<_> = (floor.chain(peers).chain(tested))
+            .filter_map(|contender| Some((contender.name.as_str(), row.median(&contender.name)?)))
+            .collect();
+        let met = row.met().map_or("not known", |met| if met { "met" } else { "missed" });
+        page = page.bars(&row.name, &bars).text(&format!(
+            "Target: {}: {met}. Others used up to {:.0} % of the server's core.",
+            row.target.text(),
+            row.others_percent
+        ));
+    }
+    report.problems.iter().fold(page, |page, problem| page.text(problem))
+}
+
 impl Machine {
-    fn here() -> Self {
+    fn here(server: &str) -> Self {
         let first = |text: String, name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
             line.unwrap_or_default().trim_start_matches([' ', '\t', ':']).to_owned()
         };
-        let changed = if said("git", &["status", "--porcelain"]).is_empty() { "" } else { ", with changes" };
         Self {
             date: said("date", &["-u", "+%Y-%m-%d"]),
-            commit: said("git", &["rev-parse", "--short", "HEAD"]) + changed,
+            build: built::from_what(server),
             cpu: first(fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), "model name"),
             cores: std::thread::available_parallelism().map_or(0, usize::from).max(processors()),
             kernel: said("uname", &["-r"]),
@@ -509,12 +567,6 @@ fn processors() -> usize {
 fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().next().unwrap_or_default().to_owned()
-}
-
-/// What a command says; nothing if it cannot be run.
-fn said(program: &str, words: &[&str]) -> String {
-    let output = Command::new(program).args(words).output();
-    output.map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 #[cfg(test)]
@@ -540,6 +592,8 @@ mod tests {
             |peer: f64| row("rate", Target::Peers, &[(FLOOR, 9.0), (TESTED, 2.0), ("node", peer)]).met();
         assert_eq!([3.0, 1.0].map(rate), [Some(true), Some(false)]);
         assert_eq!(row("rate", Target::Peers, &[(TESTED, 2.0)]).met(), None);
+        let last = |peer: f64| row("last", Target::BestPeer, &[(TESTED, 2.0), ("a", peer), ("b", 9.0)]).met();
+        assert_eq!([2.0, 1.9].map(last), [Some(true), Some(false)]);
         assert_eq!(row("idle", Target::AtMost(512.0), &[(TESTED, 600.0)]).met(), Some(false));
         assert_eq!(row("echo", Target::Rival(1.05), &[(TESTED, 6.0)]).met(), None);
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::fanout::{self, Load, Measured};
 use crate::meter::Meter;
+use crate::page::{Outputs, Page};
 use crate::report::{self, Table, median, minimum};
 use crate::target::{Cores, Server};
 use crate::{Outcome, fail};
@@ -49,10 +50,9 @@ pub(crate) struct CostArgs {
     /// Exit with 1 if the acceptance fails
     #[arg(long)]
     check: bool,
-    /// Write the report here instead of a new file in the results folder
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Folder for results
+    #[command(flatten)]
+    outputs: Outputs,
+    /// Folder for the report, without `--json`
     #[arg(long, default_value = "load-tests/results")]
     results: PathBuf,
 }
@@ -147,9 +147,11 @@ pub(crate) fn run(args: &CostArgs) -> Outcome<bool> {
         }
     }
     let report = judge(args, contenders);
-    print(&report);
-    let path = args.json.clone().unwrap_or_else(|| report::result_path(&args.results, "fanout-cost"));
-    report::write_json(&path, &report)?;
+    let (title, table) = (title(&report), table(&report));
+    print(&report, &title, &table);
+    let Outputs { json, html } = args.outputs.clone();
+    let json = json.or_else(|| Some(report::result_path(&args.results, "fanout-cost")));
+    Outputs { json, html }.write(&report, || page(&report, &title, &table))?;
     Ok(report.passed || !args.check)
 }
 
@@ -203,16 +205,14 @@ fn judge(args: &CostArgs, contenders: Vec<Contender>) -> CostReport {
     }
 }
 
-fn print(report: &CostReport) {
-    let [single, joined, ..] = report.contenders.as_slice() else { return };
-    println!(
-        "fanout-cost: {} sockets, {} bytes, {} rounds; server CPU with ksoftirqd, µs per delivery: median (min)\n",
+fn title(report: &CostReport) -> String {
+    format!(
+        "fanout-cost: {} sockets, {} bytes, {} rounds; server CPU with ksoftirqd, µs per delivery: median (min)",
         report.sockets, report.payload, report.rounds
-    );
-    for Contender { name, command, .. } in &report.contenders {
-        println!("{name}: {command}");
-    }
-    println!();
+    )
+}
+
+fn table(report: &CostReport) -> Table {
     let mut table = Table::new(&[
         "server",
         "W=1",
@@ -226,6 +226,7 @@ fn print(report: &CostReport) {
         "p50/p99/max ms",
         "lost/dup/order",
     ]);
+    let [single, joined, ..] = report.contenders.as_slice() else { return table };
     let cost = |runs: &[Measured]| format!("{:.2} ({:.2})", median(&costs(runs)), minimum(&costs(runs)));
     let rate = |runs: &[Measured]| {
         report::thousands(median(&runs.iter().map(|run| run.deliveries_per_s).collect::<Vec<_>>()))
@@ -248,6 +249,41 @@ fn print(report: &CostReport) {
             unclean.map_or_else(|| "0/0/0".to_owned(), |run| fanout::loss_text(&run.tally)),
         ]);
     }
+    table
+}
+
+/// Each server's costs by round, one at a time and joined.
+fn page(report: &CostReport, title: &str, table: &Table) -> Outcome<Page> {
+    let lines = |pick: fn(&Contender) -> &[Measured]| -> Vec<(&str, Vec<(f64, f64)>)> {
+        let points = |runs: &[Measured]| {
+            costs(runs).into_iter().enumerate().map(|(round, cost)| ((round + 1) as f64, cost)).collect()
+        };
+        report.contenders.iter().map(|one| (one.name.as_str(), points(pick(one)))).collect()
+    };
+    let round = |at: &f64| format!("{at:.0}");
+    let mut page = Page::new(title).table(table);
+    for line in &report.acceptance {
+        page = page.text(&format!(
+            "{}  {} (measured {:.3})",
+            report::verdict(line.passed),
+            line.what,
+            line.value
+        ));
+    }
+    page.plot("W=1, µs per delivery", "round", &lines(|one| &one.one), &round)?.plot(
+        &format!("W={WINDOW}, µs per delivery"),
+        "round",
+        &lines(|one| &one.sixteen),
+        &round,
+    )
+}
+
+fn print(report: &CostReport, title: &str, table: &Table) {
+    println!("{title}\n");
+    for Contender { name, command, .. } in &report.contenders {
+        println!("{name}: {command}");
+    }
+    println!();
     table.print();
     println!();
     for line in &report.acceptance {

@@ -1,6 +1,5 @@
 //! One room, one publisher, a window of broadcasts: what a delivery costs the server.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -8,6 +7,8 @@ use serde::Serialize;
 
 use crate::client::{Plan, Swarm};
 use crate::meter::{Cost, Meter};
+use crate::page::{Outputs, Page};
+use crate::record::{Recorded, Sampler, Series};
 use crate::report::{self, Quantiles, Table};
 use crate::tally::Tally;
 use crate::target::{Server, TargetArgs};
@@ -33,9 +34,8 @@ pub(crate) struct FanoutArgs {
     /// Connects outstanding at once
     #[arg(long, default_value_t = 128)]
     in_flight: usize,
-    /// Write the report here
-    #[arg(long)]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
 }
 
 /// How much to publish.
@@ -93,6 +93,8 @@ pub(crate) struct Measured {
     pub(crate) tally: Tally,
     /// Whether the server stopped delivering.
     pub(crate) stalled: bool,
+    /// Completion times, and what server and client used.
+    pub(crate) recorded: Recorded,
 }
 
 impl Measured {
@@ -136,17 +138,19 @@ pub(crate) fn run(args: &FanoutArgs) -> Outcome<bool> {
         format!("{:.0}", measured.others_percent),
         loss_text(&measured.tally),
     ]);
-    println!(
-        "fanout: {} sockets, {} bytes, {} broadcasts, {} deliveries in {:.2} s\n",
+    let title = format!(
+        "fanout: {} sockets, {} bytes, {} broadcasts, {} deliveries in {:.2} s",
         measured.sockets, measured.payload, measured.broadcasts, measured.deliveries, measured.wall_s
     );
+    println!("{title}\n");
     table.print();
     if measured.stalled {
         println!("\nSTALLED: nothing came for {STALL:?}");
     }
-    if let Some(path) = &args.json {
-        report::write_json(path, &measured)?;
-    }
+    args.outputs.write(&measured, || {
+        let page = Page::new(&title).table(&table).text("Latencies are completion times of broadcasts.");
+        page.recorded(&measured.recorded)
+    })?;
     Ok(measured.is_clean())
 }
 
@@ -185,20 +189,27 @@ pub(crate) fn connect(server: &Server, sockets: usize, in_flight: usize) -> Outc
 /// Warms the server up, then measures it.
 pub(crate) fn measure(swarm: &mut Swarm, meter: &Meter, sockets: usize, load: &Load) -> Outcome<Measured> {
     let warm_limit = Duration::from_secs_f64(load.seconds);
-    let warmed = drive(swarm, load, load.warmup.max(load.window), warm_limit)?;
+    let warmed = drive(swarm, load, load.warmup.max(load.window), warm_limit, &mut || Ok(()))?;
     swarm.reset_latencies();
     rest(swarm, REST)?;
     let (published, delivered) = (swarm.broadcasts().published(), swarm.delivered());
     let thread_before = sys::thread_cpu();
     let before = meter.sample()?;
+    let (mut sampler, start_us) = (Sampler::new(meter)?, swarm.now_us());
     let driven = if warmed.stalled {
         warmed
     } else {
-        drive(swarm, load, load.broadcasts, Duration::from_secs_f64(load.seconds))?
+        drive(swarm, load, load.broadcasts, Duration::from_secs_f64(load.seconds), &mut || sampler.tick())?
     };
     let thread_s = (sys::thread_cpu() - thread_before).as_secs_f64();
     rest(swarm, REST)?;
     let cost: Cost = meter.between(&before, &meter.sample()?);
+    let mut completions = Series::new()?;
+    completions.reset(start_us);
+    let times = swarm.broadcasts().times_us().skip(published as usize);
+    times
+        .filter(|(_, done_us)| *done_us > 0)
+        .for_each(|(sent_us, done_us)| completions.record(sent_us, done_us));
     let deliveries = swarm.delivered() - delivered;
     let each = deliveries.max(1) as f64;
     let wall_s = driven.wall.as_secs_f64();
@@ -219,6 +230,7 @@ pub(crate) fn measure(swarm: &mut Swarm, meter: &Meter, sockets: usize, load: &L
         others_percent: cost.others_percent,
         tally: swarm.tally(),
         stalled: driven.stalled,
+        recorded: Recorded::new(&completions, sampler.end()),
     })
 }
 
@@ -227,8 +239,14 @@ struct Driven {
     stalled: bool,
 }
 
-/// Publishes window by window until `count` are complete or the time is up.
-fn drive(swarm: &mut Swarm, load: &Load, count: u32, limit: Duration) -> Outcome<Driven> {
+/// Publishes window by window until `count` are complete or the time is up; `watch` is called between.
+fn drive(
+    swarm: &mut Swarm,
+    load: &Load,
+    count: u32,
+    limit: Duration,
+    watch: &mut dyn FnMut() -> Outcome,
+) -> Outcome<Driven> {
     let start = Instant::now();
     let bar = report::progress("broadcasts", u64::from(count));
     let goal = swarm.broadcasts().published() + count;
@@ -238,6 +256,7 @@ fn drive(swarm: &mut Swarm, load: &Load, count: u32, limit: Duration) -> Outcome
         let now_us = swarm.now_us();
         swarm.publish(load.window.min(left), load.payload, now_us)?;
         stalled = !await_all(swarm)?;
+        watch()?;
         bar.set_position(u64::from(count - (goal - swarm.broadcasts().published())));
     }
     bar.finish_and_clear();

@@ -1,6 +1,5 @@
 //! What an idle connection weighs, and what it costs to take it in.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -8,9 +7,14 @@ use serde::Serialize;
 
 use crate::client::{ROOM, Swarm};
 use crate::meter::{Memory, Meter};
+use crate::page::{Outputs, Page};
+use crate::record::{Recorded, Sampler};
 use crate::report::{self, Quantiles, Table};
 use crate::target::{Server, TargetArgs};
-use crate::{Outcome, fanout, page};
+use crate::{Outcome, fanout};
+
+/// How often CPU and memory may be looked at while all idle.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// `load-tests idle`
 #[derive(Args, Debug)]
@@ -32,9 +36,8 @@ pub(crate) struct IdleArgs {
     /// Let all join a room once they are in
     #[arg(long)]
     join: bool,
-    /// Write the report here
-    #[arg(long)]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
 }
 
 /// What to connect, and how.
@@ -70,6 +73,8 @@ pub(crate) struct IdleReport {
     anonymous_bytes_per_connection: f64,
     closed: u64,
     errors: Vec<String>,
+    /// Latency of connects, and what server and client used.
+    recorded: Recorded,
     /// Whether all got in and stayed.
     pub(crate) passed: bool,
 }
@@ -83,13 +88,17 @@ pub(crate) fn run(args: &IdleArgs) -> Outcome<bool> {
     let (limit, wait) = (Duration::from_secs(args.limit), Duration::from_secs(args.wait));
     let load = IdleLoad { sockets, in_flight, join, limit, wait };
     let report = measure(&args.target.name(), &server, &meter, load)?;
-    print(&report, join);
+    let (title, table) = (title(&report, join), table(&report));
+    print(&report, &title, &table);
     if !report.passed {
         println!("\nFAIL  not all got in and stayed, {} were closed", report.closed);
         println!("      {}", report.errors.join("; "));
     }
     server.stop()?;
-    page::write_json(args.json.as_deref(), &report)?;
+    args.outputs.write(&report, || {
+        let page = Page::new(&title).table(&table).text("Latencies are those of connecting.");
+        page.recorded(&report.recorded)
+    })?;
     Ok(report.passed)
 }
 
@@ -101,15 +110,25 @@ pub(crate) fn measure(name: &str, server: &Server, meter: &Meter, load: IdleLoad
     let before = Memory::of(server.pid)?;
     let start = meter.sample()?;
     let bar = report::progress("connecting", sockets as u64);
-    let connected =
-        swarm.connect(0..sockets, in_flight, limit, &mut |ready| bar.set_position(ready as u64))?;
+    let (mut sampler, mut sampled) = (Sampler::new(meter)?, Ok(()));
+    let connected = swarm.connect(0..sockets, in_flight, limit, &mut |ready| {
+        bar.set_position(ready as u64);
+        if sampled.is_ok() {
+            sampled = sampler.tick();
+        }
+    })?;
+    sampled?;
     bar.finish_and_clear();
     fanout::rest(&mut swarm, Duration::from_millis(100))?;
     let joined = meter.sample()?;
     let all_joined = !join || join_all(&mut swarm, sockets, limit)?;
     fanout::rest(&mut swarm, Duration::from_millis(100))?;
     let settled = meter.sample()?;
-    fanout::rest(&mut swarm, wait)?;
+    let resting = Instant::now();
+    while let Some(left) = wait.checked_sub(resting.elapsed()) {
+        fanout::rest(&mut swarm, left.min(LOOK_EVERY))?;
+        sampler.tick()?;
+    }
     let idled = meter.sample()?;
     let after = Memory::of(server.pid)?;
 
@@ -134,6 +153,7 @@ pub(crate) fn measure(name: &str, server: &Server, meter: &Meter, load: IdleLoad
         anonymous_bytes_per_connection: per(before.anonymous_bytes, after.anonymous_bytes),
         closed,
         errors: swarm.errors().to_vec(),
+        recorded: Recorded::of(&connected.latency_us, sampler.end()),
         passed: connected.failed == 0 && closed == 0 && all_joined && swarm.ready() == sockets + 1,
     })
 }
@@ -154,9 +174,12 @@ fn join_all(swarm: &mut Swarm, sockets: usize, limit: Duration) -> Outcome<bool>
     Ok(answered == sockets)
 }
 
-fn print(report: &IdleReport, join: bool) {
+fn title(report: &IdleReport, join: bool) -> String {
     let room = if join { "one room" } else { "no room" };
-    println!("idle: {}, {} connections in the namespace, in {room}\n", report.server, report.sockets);
+    format!("idle: {}, {} connections in the namespace, in {room}", report.server, report.sockets)
+}
+
+fn table(report: &IdleReport) -> Table {
     let mut table = Table::new(&["memory of the process", "before", "after", "bytes/connection"]);
     let kib = |bytes: u64| format!("{} KiB", bytes / 1024);
     let Memory { rss_bytes, pss_bytes, anonymous_bytes, descriptors } = report.before;
@@ -169,6 +192,11 @@ fn print(report: &IdleReport, join: bool) {
         table.row(vec![name.to_owned(), kib(before), kib(after), format!("{each:.0}")]);
     }
     table.row(vec!["descriptors".to_owned(), descriptors.to_string(), after.descriptors.to_string()]);
+    table
+}
+
+fn print(report: &IdleReport, title: &str, table: &Table) {
+    println!("{title}\n");
     table.print();
     println!(
         "\n{} connects/s, {:.1} µs of server CPU each ({:.1} of it ksoftirqd), latency p50/p99/max {} ms",

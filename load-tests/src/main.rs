@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod built;
 mod client;
 mod compare;
 mod cost;

@@ -20,7 +20,8 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:920px;mar
     color:#222;background:#fff}h1{font-size:1.4em}h2{font-size:1.1em;margin-top:2em}\
     table{border-collapse:collapse;font-variant-numeric:tabular-nums}\
     td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:right}\
-    td:first-child,th:first-child{text-align:left}svg{width:100%;height:auto}div{overflow-x:auto}";
+    td:first-child,th:first-child{text-align:left}svg{width:100%;height:auto}div{overflow-x:auto}\
+    .bar{width:30em}i{display:block;height:.8em;background:#1f77b4}";
 
 /// Points of one line and its name.
 type Line<'a> = (&'a str, Vec<(f64, f64)>);
@@ -79,6 +80,22 @@ impl Page {
         self
     }
 
+    /// Values beside each other, as bars from 0.
+    pub(crate) fn bars(mut self, title: &str, bars: &[(&str, f64)]) -> Self {
+        let _ = write!(self.body, "<h2>{}</h2><div><table>", escaped(title));
+        let most = bars.iter().map(|bar| bar.1).fold(f64::MIN_POSITIVE, f64::max);
+        for (name, value) in bars {
+            let _ = write!(
+                self.body,
+                "<tr><td>{}</td><td>{value:.2}</td><td class=\"bar\"><i style=\"width:{:.1}%\"></i></td></tr>",
+                escaped(name),
+                value / most * 100.0
+            );
+        }
+        self.body += "</table></div>";
+        self
+    }
+
     /// The plots of a run: latency by time and by quantile, CPU, memory.
     pub(crate) fn recorded(self, recorded: &Recorded) -> Outcome<Self> {
         let moments = &recorded.over_time;
@@ -103,8 +120,11 @@ impl Page {
             ("client", usage(|usage| usage.client_percent)),
         ];
         let memory = [("server", usage(|usage| usage.server_rss_bytes as f64 / f64::from(1 << 20)))];
-        self.plot("Latency over time, ms, by when it was due", "seconds", &latency, &seconds)?
-            .plot("Latency, ms, by share of all", "as fast or faster", &[("", distribution)], &share)?
+        let page = match moments.is_empty() {
+            true => self,
+            false => self.plot("Latency over time, ms, by when it was due", "seconds", &latency, &seconds)?,
+        };
+        page.plot("Latency, ms, by share of all", "as fast or faster", &[("", distribution)], &share)?
             .plot("CPU, % of a core", "seconds", &cpu, &seconds)?
             .plot("Resident memory of the server, MiB", "seconds", &memory, &seconds)
     }
@@ -180,11 +200,6 @@ impl Page {
         println!("\nHTML: {}", path.display());
         Ok(())
     }
-}
-
-/// Writes a report where one is wanted.
-pub(crate) fn write_json(path: Option<&Path>, report: &impl Serialize) -> Outcome {
-    path.map_or(Ok(()), |path| report::write_json(path, report))
 }
 
 fn seconds(at: &f64) -> String {

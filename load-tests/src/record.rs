@@ -172,7 +172,11 @@ pub(crate) struct Recorded {
 impl Recorded {
     /// Latencies and usage of one run.
     pub(crate) fn new(series: &Series, usage: Vec<Usage>) -> Self {
-        let all = series.all();
+        Self { over_time: series.moments(), ..Self::of(series.all(), usage) }
+    }
+
+    /// The same of latencies that are not known by time.
+    pub(crate) fn of(all: &Histogram<u64>, usage: Vec<Usage>) -> Self {
         let share = |step: i32| {
             let quantile = 1.0 - 0.5f64.powi(step);
             Share { quantile, ms: all.value_at_quantile(quantile) as f64 / 1e3 }
@@ -182,7 +186,7 @@ impl Recorded {
             latency: Quantiles::of(all),
             count: all.len(),
             distribution: (0..=told_apart.min(DISTRIBUTION_STEPS)).map(share).collect(),
-            over_time: series.moments(),
+            over_time: Vec::new(),
             usage,
         }
     }

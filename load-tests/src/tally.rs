@@ -61,6 +61,11 @@ impl Follower {
         self.received
     }
 
+    /// One more than the highest sequence number so far.
+    pub(crate) fn next(&self) -> u32 {
+        self.next
+    }
+
     /// Takes a delivery; true unless it came before. One that is late by more than the window counts as repeated.
     pub(crate) fn follow(&mut self, sequence: u32, tally: &mut Tally) -> bool {
         if sequence >= self.next {

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use serde_json::Value as Json;
 use sockring::app::App;
+use sockring::fanout::{Backpressure, Policy};
 use sockring::io::{Options, Server};
 use sockring::runtime::Running;
 
@@ -16,7 +17,9 @@ use sockring::runtime::Running;
 fn serve() -> Running {
     let builder = App::builder().listen("127.0.0.1:0").workers(2);
     let started = builder.start(|app| {
-        fan_out::serve(&Server::attach_app(app, Options::default()));
+        let last =
+            Backpressure { max_bytes: 1_500_000, policy: Policy::DropOldest, ..Backpressure::default() };
+        fan_out::serve(&Server::attach_app(app, Options { backpressure: last, ..Options::default() }));
     });
     started.expect("io_uring is permitted and loopback has a port")
 }
@@ -52,6 +55,25 @@ fn who_stays_gets_all_and_who_left_gets_nothing() {
     assert!(report["moved"].as_u64().is_some_and(|count| count > 0), "{report:#}");
     assert!(report["leaves"].as_u64().is_some_and(|count| count > 0), "{report:#}");
     assert_eq!(report["strays"], 0, "{report:#}");
+}
+
+/// Of three megabytes half may wait for those that stall: they miss some, and then get the newest; the others get all.
+#[test]
+fn who_comes_back_is_up_to_date() {
+    let sizes =
+        ["--sockets", "20", "--stalled", "10%", "--payload", "20000", "--rate", "50", "--seconds", "3"];
+    let report = scenario("slow-reader", &[&sizes[..], &["--rounds", "1"]].concat());
+    for run in ["without", "with"] {
+        assert_eq!(report[run][0]["others"]["lost"], 0, "{report:#}");
+    }
+    let stalled = &report["with"][0]["stalled"];
+    assert_eq!(
+        (&stalled["readers"], &stalled["open"], &stalled["current"]),
+        (&2.into(), &2.into(), &2.into())
+    );
+    assert!(stalled["tally"]["lost"].as_u64().is_some_and(|count| count > 0), "{report:#}");
+    assert_eq!(stalled["tally"]["duplicate"], 0, "{report:#}");
+    assert_eq!(stalled["tally"]["out_of_order"], 0, "{report:#}");
 }
 
 #[test]

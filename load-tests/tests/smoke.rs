@@ -5,13 +5,16 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Runs a scenario and returns its report.
+/// Runs a scenario and returns its report. Every one writes a page, too, which needs nothing from anywhere.
 fn scenario(name: &str, words: &[&str]) -> Value {
     let json = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.json"));
+    let html = json.with_extension("html");
     let output = Command::new(env!("CARGO_BIN_EXE_load-tests"))
         .args(words)
         .arg("--json")
         .arg(&json)
+        .arg("--html")
+        .arg(&html)
         .output()
         .expect("the tool starts");
     assert!(
@@ -21,8 +24,16 @@ fn scenario(name: &str, words: &[&str]) -> Value {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+    let page = std::fs::read_to_string(&html).expect("the page is written");
+    assert!(page.starts_with("<!doctype html>") && page.contains("<svg") && !page.contains("src="), "{page}");
     let text = std::fs::read_to_string(&json).expect("the report is written");
     serde_json::from_str(&text).expect("the report is JSON")
+}
+
+/// Plots of a scenario's page.
+fn plots(name: &str) -> usize {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.html"));
+    std::fs::read_to_string(path).expect("the page is written").matches("<svg").count()
 }
 
 /// Fifty sockets (ten for large payloads), a few broadcasts, and every delivery accounted for.
@@ -93,61 +104,48 @@ fn idle_and_storm() {
     assert_eq!(report["joined"], 50, "{report:#}");
 }
 
-/// The floor keeps what a slow reader does not take, and sends it when it reads again. 10 MB is more than the
-/// kernel's buffers hold (4 MB to send, and the slow reader's few kilobytes).
+/// The floor keeps what slow readers do not take, and sends it when they read again. 10 MB is more than the
+/// kernel's buffers hold (4 MB to send, and the slow readers' few kilobytes).
 #[test]
-fn a_slow_reader_is_followed() {
-    let report = scenario(
-        "slow",
-        &[
-            "slow-reader",
-            "--server",
-            "floor:joined",
-            "--sockets",
-            "20",
-            "--rate",
-            "100",
-            "--seconds",
-            "1",
-            "--payload",
-            "100000",
-        ],
-    );
+fn slow_readers_are_followed() {
+    let words =
+        ["slow-reader", "--server", "floor:joined", "--sockets", "20", "--stalled", "2", "--rounds", "1"];
+    let report =
+        scenario("slow", &[&words[..], &["--rate", "100", "--seconds", "1", "--payload", "100000"]].concat());
     for run in ["without", "with"] {
-        assert_eq!(report[run]["others"]["lost"], 0, "{report:#}");
-        assert_eq!(report[run]["others"]["out_of_order"], 0, "{report:#}");
+        assert_eq!(report[run][0]["others"]["lost"], 0, "{report:#}");
+        assert_eq!(report[run][0]["others"]["out_of_order"], 0, "{report:#}");
     }
-    let slow = &report["with"]["slow"];
-    assert_eq!(slow["open"], true, "{report:#}");
-    assert_eq!(slow["tally"]["lost"], 0, "{report:#}");
-    assert_eq!(slow["tally"]["out_of_order"], 0, "{report:#}");
+    let stalled = &report["with"][0]["stalled"];
+    for (what, count) in [("readers", 2), ("open", 2), ("current", 2)] {
+        assert_eq!(stalled[what], count, "{report:#}");
+    }
+    // A second of warm-up, one that they stall, and one after it.
+    assert_eq!(stalled["tally"]["delivered"], 2 * 300, "{report:#}");
+    assert_eq!(stalled["tally"]["lost"], 0, "{report:#}");
+    assert_eq!(stalled["tally"]["out_of_order"], 0, "{report:#}");
 }
 
 /// Several threads, one publisher among them: all is delivered, and the page holds its plots.
 #[test]
 fn broadcasts_by_the_clock() {
-    let html = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("rate.html");
-    let page = html.to_string_lossy();
     let words = ["rate", "--server", "floor:joined", "--sockets", "50", "--threads", "3", "--rate", "50"];
-    let report = scenario("rate", &[&words[..], &["--seconds", "1", "--html", &page]].concat());
+    let report = scenario("rate", &[&words[..], &["--seconds", "1"]].concat());
     assert_eq!(report["broadcasts"], 50, "{report:#}");
     assert_eq!(report["deliveries"], 2500, "{report:#}");
     for wrong in ["lost", "duplicate", "out_of_order", "closed"] {
         assert_eq!(report["tally"][wrong], 0, "{report:#}");
     }
     assert!(report["last_subscriber"]["max_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{report:#}");
-    let page = std::fs::read_to_string(html).expect("the page is written");
-    assert_eq!(page.matches("<svg").count(), 4);
+    assert_eq!(plots("rate"), 4);
 }
 
 /// Nobody reads during a burst, all do after it; the page has its plot.
 #[test]
 fn bursts_lie_in_the_buffers() {
-    let html = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("scale.html");
-    let page = html.to_string_lossy();
     let words =
         ["scale", "--server", "floor:single", "--server-cores", "0,0", "--sockets", "40", "--probes", "4"];
-    let sizes = ["--rounds", "2", "--broadcasts", "6", "--window", "4", "--bursts", "2", "--html", &page];
+    let sizes = ["--rounds", "2", "--broadcasts", "6", "--window", "4", "--bursts", "2"];
     let report = scenario("scale", &[&words[..], &sizes[..]].concat());
     let contenders = report["contenders"].as_array().expect("four of them");
     assert_eq!(contenders.len(), 4, "{report:#}");
@@ -159,8 +157,7 @@ fn bursts_lie_in_the_buffers() {
         }
     }
     assert!(report["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0), "{report:#}");
-    let page = std::fs::read_to_string(html).expect("the page is written");
-    assert_eq!(page.matches("<svg").count(), 1);
+    assert_eq!(plots("scale"), 1);
 }
 
 #[test]
@@ -175,6 +172,15 @@ fn echoes_come_home() {
 }
 
 #[test]
+fn the_acceptance_run_has_its_page() {
+    let words =
+        ["fanout-cost", "--server", "floor:joined", "--rounds", "2", "--sockets", "20", "--seconds", "0.2"];
+    let report = scenario("cost", &words);
+    assert_eq!(report["clean"], true, "{report:#}");
+    assert_eq!(plots("cost"), 2);
+}
+
+#[test]
 fn a_comparison_has_all_rows() {
     let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("compare");
     let output = Command::new(env!("CARGO_BIN_EXE_load-tests"))
@@ -186,8 +192,10 @@ fn a_comparison_has_all_rows() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = std::fs::read_to_string(out.with_extension("json")).expect("the report is written");
     let report: Value = serde_json::from_str(&text).expect("the report is JSON");
-    assert_eq!(report["rows"].as_array().map(Vec::len), Some(9), "{report:#}");
+    assert_eq!(report["rows"].as_array().map(Vec::len), Some(10), "{report:#}");
     assert_eq!(report["problems"].as_array().map(Vec::len), Some(0), "{report:#}");
+    let page = std::fs::read_to_string(out.with_extension("html")).expect("the page is written");
+    assert_eq!(page.matches("<h2>").count(), 10, "{page}");
     let table = std::fs::read_to_string(out.with_extension("md")).expect("the table is written");
-    assert_eq!(table.lines().filter(|line| line.starts_with('|')).count(), 11, "{table}");
+    assert_eq!(table.lines().filter(|line| line.starts_with('|')).count(), 12, "{table}");
 }
