@@ -271,8 +271,8 @@ impl Core {
         }
     }
 
-    /// A socket did not take everything, of so many bytes that were counted: keep the rest, by `spill`, and ask
-    /// to be told, or find it dead.
+    /// A socket did not take all that was counted: keep the rest, by `spill`, and ask to be told, or find it
+    /// dead.
     pub(super) fn send_failed(
         &self,
         completion: Completion,
