@@ -53,6 +53,9 @@ pub struct Options {
     /// descriptor until then. One that is silent for longer is accepted when the kernel next tries it,
     /// some seconds after; the limits on time begin then. Zero accepts at once. Sockets that were
     /// [open already](Listener) are left as they are.
+    ///
+    /// Meanwhile they count for the `backlog`. When more than that many wait, the kernel goes over to SYN
+    /// cookies (`net.ipv4.tcp_syncookies`, on by default), which hand connections over at once as before.
     pub defer_accept: Duration,
     /// Whether another server of the same user may listen on the same port, and share its connections, as
     /// a new process does that takes over from an old one. Otherwise a port that is taken is an error.
