@@ -418,6 +418,53 @@ fn a_packet_comes_with_the_handshake() {
     end(server);
 }
 
+#[test]
+fn transports_and_upgrades_are_as_the_options_say() {
+    let _alone = alone();
+    let (server, address) = start(1, |app| {
+        let with = |path: &str, transports: &[Transport], allow_upgrades| {
+            let transports = transports.to_vec();
+            let options = Options { path: path.into(), transports, allow_upgrades, ..Options::default() };
+            let engine = Server::attach(app, options, echo());
+            assert_eq!(
+                (engine.options().allow_upgrades, engine.path()),
+                (allow_upgrades, &*format!("{path}/"))
+            );
+        };
+        with("/polling", &[Transport::Polling], true);
+        with("/websocket", &[Transport::WebSocket], true);
+        with("/either", &[Transport::WebSocket, Transport::Polling], false);
+    });
+    let refused = |path: &str| {
+        let mut client = Client::connect(address);
+        client.send(upgrade_request(path).as_bytes());
+        let answer = client.answer().unwrap();
+        (answer.status, answer.text().to_owned())
+    };
+    let path = |engine: &str, transport: &str| format!("/{engine}/?EIO=4&transport={transport}");
+    let unknown = (400, "Transport unknown".to_owned());
+    for engine in ["polling", "either"] {
+        let open = Client::connect(address).get(&path(engine, "polling"));
+        assert!(open.text().contains(r#""upgrades":[]"#), "{engine}: {}", open.text());
+        let upgrade = refused(&format!("{}&sid={}", path(engine, "websocket"), sid(open.text())));
+        if engine == "polling" {
+            assert_eq!(upgrade, unknown);
+        } else {
+            assert_eq!(upgrade.0, 400, "{upgrade:?}");
+        }
+    }
+    assert_eq!(refused(&path("polling", "websocket")), unknown);
+    let poll = Client::connect(address).get(&path("websocket", "polling"));
+    assert_eq!((poll.status, poll.text()), (400, r#"{"code":0,"message":"Transport unknown"}"#));
+    for engine in ["websocket", "either"] {
+        let mut ws = Client::websocket(address, &path(engine, "websocket"));
+        assert!(ws.text().contains(r#""upgrades":[]"#));
+        ws.send_text("4still here");
+        assert_eq!(ws.text(), "4still here");
+    }
+    end(server);
+}
+
 /// A server that logs why its sessions end.
 fn watched(options: fn() -> Options) -> (Running, SocketAddr, Log) {
     let log = Log::default();

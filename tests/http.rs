@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sockring::app::{App, Options, Request, Response, TrustProxy};
-use sockring::runtime::{Descriptors, Running};
+use sockring::runtime::{self, Descriptors, Running};
 use support::{Answer, Client, builder, end, options};
 
 /// What a row of the table expects.
@@ -62,7 +62,9 @@ fn serve() -> (Running, SocketAddr) {
 }
 
 fn start(http: Options, routes: impl Fn(&App) + Send + Sync + 'static) -> (Running, SocketAddr) {
-    let server = builder(options(Descriptors::Auto, 1)).http(http).start(routes).unwrap();
+    // Silent clients are the server's, and not the kernel's: its limits are tested here.
+    let options = runtime::Options { defer_accept: Duration::ZERO, ..options(Descriptors::Auto, 1) };
+    let server = builder(options).http(http).start(routes).unwrap();
     let address = server.addresses()[0];
     (server, address)
 }

@@ -53,6 +53,7 @@ both!(
     a_unix_socket_comes_and_goes_with_the_server,
     the_proxy_protocol_tells_the_client,
     the_proxy_protocol_is_required,
+    the_kernel_keeps_connections_until_they_speak,
 );
 
 fn an_existing_tcp_listener_serves_all_workers(descriptors: Descriptors) {
@@ -231,6 +232,22 @@ fn inheriting_server() {
     let server = server.unwrap();
     stopped.recv().unwrap();
     end(server);
+}
+
+fn the_kernel_keeps_connections_until_they_speak(descriptors: Descriptors) {
+    for (seconds, while_silent) in [(60, 1), (0, 2)] {
+        let defer_accept = Duration::from_secs(seconds);
+        let options = runtime::Options { defer_accept, ..options(descriptors, 1) };
+        let server = start(options, Listener::tcp("127.0.0.1:0").unwrap());
+        let mut silent = Client::connect(server.addresses()[0]);
+        // Connections are accepted in order: had the silent one been handed over, it would be in.
+        let mut other = Client::connect(server.addresses()[0]);
+        assert_eq!(other.get("/core").text(), "0");
+        assert_eq!(server.metrics().total("accepted"), while_silent);
+        assert_eq!(silent.get("/core").text(), "0");
+        assert_eq!(server.metrics().total("accepted"), 2);
+        end(server);
+    }
 }
 
 #[test]

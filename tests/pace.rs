@@ -2,9 +2,10 @@
 
 mod support;
 
+use std::thread;
 use std::time::Duration;
 
-use sockring::io::{Ack, Data, Options, Server, Socket};
+use sockring::io::{Ack, Data, Handle, Options, Server, Socket};
 use sockring::runtime::{self, Descriptors, Running};
 use support::Client;
 
@@ -73,5 +74,42 @@ fn each_socket_gets_everything_in_order_and_once() {
         assert!(client.text().starts_with("431"));
     }
     drop(clients);
+    support::end(server);
+}
+
+#[test]
+fn many_slow_readers_who_read_again_take_turns() {
+    const READERS: usize = 60;
+    const COUNT: u32 = 30;
+    let _alone = support::alone();
+    let server = start();
+    let address = server.addresses()[0];
+    // Fewer than one burst: nothing is put off for its number.
+    let join = |_| {
+        let mut client = Client::with_receive_buffer(address, 4096);
+        client.upgrade("/socket.io/?EIO=4&transport=websocket");
+        assert!(client.text().starts_with('0'));
+        client.send_text("40");
+        assert!(client.text().starts_with("40"));
+        client
+    };
+    let readers: Vec<Client> = (0..READERS).map(join).collect();
+    let io = Handle::of_server(&server, "/socket.io");
+    let text = "x".repeat(100_000);
+    for n in 0..COUNT {
+        assert!(io.emit("tick", (n, &text)).is_ok());
+    }
+    let slow = || server.metrics().total("slow_connections") == READERS as u64;
+    support::eventually("nobody reads", slow);
+    let reading = readers.into_iter().map(|mut reader| {
+        thread::spawn(move || {
+            for n in 0..COUNT {
+                assert!(reader.text().starts_with(&format!("42[\"tick\",{n},")));
+            }
+        })
+    });
+    let reading: Vec<_> = reading.collect();
+    reading.into_iter().for_each(|reader| reader.join().expect("everything comes, in order"));
+    assert!(server.metrics().total("sends_put_off") > 0);
     support::end(server);
 }

@@ -11,7 +11,7 @@ use sockring::app::App;
 use sockring::engine::{self, Handlers, Message};
 use sockring::io::{ConnectionStateRecovery, Data, DisconnectReason, LocalAdapter, Server, Socket};
 use sockring::protocol::eio::Packet;
-use sockring::runtime::{Descriptors, Running};
+use sockring::runtime::{self, Descriptors, Running};
 use support::*;
 
 const POLL: &str = "/socket.io/?EIO=4&transport=polling";
@@ -406,6 +406,56 @@ fn a_server_is_closed_from_any_thread() {
     assert_eq!(log.count("server shutting down"), 6, "when it is ready, all have left");
     clients.iter_mut().for_each(|client| assert!(client.ends()));
     assert_eq!(Client::connect(address).get(POLL).status, 503);
+    end(server);
+}
+
+#[test]
+fn who_has_missed_more_than_may_wait_for_it_is_a_new_one_and_not_closed() {
+    let _alone = alone();
+    let log = Log::default();
+    let told = log.clone();
+    let runtime = runtime::Options { backpressure_bytes: 64 << 10, ..options(Descriptors::Auto, 1) };
+    let server = builder(runtime).start(move |app| {
+        let connection_state_recovery = Some(ConnectionStateRecovery::default());
+        let options = sockring::io::Options { connection_state_recovery, ..Default::default() };
+        let io = Server::attach_app(app, options);
+        let told = told.clone();
+        io.sockets_on("disconnect", move || told.add("left"));
+    });
+    let server = server.expect("a server starts");
+    let io = sockring::io::Handle::of_server(&server, "/socket.io");
+    let text = |packet: &str, name: &str| {
+        let value: serde_json::Value =
+            serde_json::from_str(packet.trim_start_matches(['4', '0', '2'])).unwrap();
+        value[name].as_str().map(str::to_owned)
+    };
+    for (missed, recovers) in [(10, true), (450, false)] {
+        let mut ws = Client::websocket(server.addresses()[0], WS);
+        assert!(ws.text().starts_with('0'));
+        ws.send_text("40");
+        let connected = ws.text();
+        let (sid, pid) = (text(&connected, "sid"), text(&connected, "pid").unwrap());
+        assert!(io.emit("e", ()).is_ok());
+        let event = ws.text();
+        let offset = event.trim_end_matches("\"]").rsplit('"').next().unwrap().to_owned();
+        let before = log.count("left");
+        ws.reset();
+        eventually("it has left", || log.count("left") > before);
+        // Small ones: their records weigh more than their bytes.
+        (0..missed).for_each(|_| assert!(io.emit("e", ()).is_ok()));
+        let mut ws = Client::websocket(server.addresses()[0], WS);
+        assert!(ws.text().starts_with('0'));
+        ws.send_text(&format!(r#"40{{"pid":"{pid}","offset":"{offset}"}}"#));
+        let mut heard = 0;
+        let connected = loop {
+            let packet = ws.text();
+            if packet.starts_with("40") {
+                break packet;
+            }
+            heard += 1;
+        };
+        assert_eq!((heard, text(&connected, "sid") == sid), (if recovers { missed } else { 0 }, recovers));
+    }
     end(server);
 }
 

@@ -128,6 +128,22 @@ fn large_messages_pass_in_both_directions(descriptors: Descriptors) {
     end(server);
 }
 
+#[test]
+fn what_is_sent_is_counted_once() {
+    const BYTES: usize = 1 << 20;
+    let _alone = support::alone();
+    let server = start(Descriptors::Auto, 1, &IDENTITY.tls());
+    let mut client = client(&server);
+    client.upgrade("/echo");
+    client.send(&masked(OpCode::Binary, &vec![7; BYTES]));
+    assert_eq!(client.frame().unwrap().payload.len(), BYTES);
+    let sent = server.metrics().total("sent_bytes") as usize;
+    // The rest is the handshake, heads of frames, and records.
+    assert!((BYTES..BYTES + BYTES / 50).contains(&sent), "{sent}");
+    drop(client);
+    end(server);
+}
+
 fn the_end_is_announced(descriptors: Descriptors) {
     let server = start(descriptors, 1, &IDENTITY.tls());
     let mut client = client(&server);

@@ -316,12 +316,11 @@ impl Outlets {
             return true;
         }
         let bounds = self.bounds(hot.class, frame, blocked);
-        if let (true, Some(key)) = (blocked, frame.key())
-            && self.backlogs[slot as usize].as_mut().is_some_and(|backlog| backlog.drop_key(key))
-        {
-            self.dropped.conflated += 1;
-            return true;
-        }
+        let takes_a_place = blocked
+            && frame.key().is_some_and(|key| {
+                self.backlogs[slot as usize].as_mut().is_some_and(|backlog| backlog.drop_key(key))
+            });
+        self.dropped.conflated += u64::from(takes_a_place);
         if self.fits(slot, &bounds) {
             return true;
         }
@@ -346,6 +345,10 @@ impl Outlets {
                     if self.fits(slot, &bounds) {
                         return true;
                     }
+                }
+                if takes_a_place {
+                    // Nothing else can go. It weighs about what the one before it did.
+                    return true;
                 }
                 self.dropped.newest += 1;
             }

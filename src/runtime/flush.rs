@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::iter;
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -50,7 +51,7 @@ impl Core {
             self.end_dead();
             self.end_overflowed();
             self.outlets.borrow_mut().take_gathered(&mut self.work.borrow_mut().writable);
-            self.drain_backlogs(scratch)?;
+            self.drain_backlogs(&slice, scratch)?;
             self.tell_drained();
             scratch.dirty.clear();
             self.outlets.borrow_mut().take_dirty(&mut scratch.dirty);
@@ -220,13 +221,13 @@ impl Core {
             let Via::Connection(at) = outlets.via(*slot) else { continue };
             let Some(connection) = connections.get(at as usize) else { continue };
             if !bytes.is_empty() && !matches!(connection.phase, Phase::Departed | Phase::Lingering { .. }) {
-                bytes_sent += bytes.len();
                 messages += outlets.batch.len(owed);
                 #[cfg(feature = "tls")]
                 if sessions.has(at) {
                     secure.push(*slot);
                     continue;
                 }
+                bytes_sent += bytes.len();
                 sends.push(Send { target: connection.target, bytes, tag: connection.tag(Kind::Send, at) });
             }
         }
@@ -239,7 +240,8 @@ impl Core {
         drop(sessions);
         self.reap_failures(failed);
         while let Some(completion) = failed.pop_front() {
-            self.send_failed(completion, &mut outlets, Outlets::spill);
+            let bytes = |outlets: &Outlets, outlet| outlets.batch.bytes(outlets.owed(outlet));
+            self.send_failed(completion, &mut outlets, bytes, Outlets::spill);
         }
         #[cfg(feature = "tls")]
         if !secure.is_empty() {
@@ -269,11 +271,13 @@ impl Core {
         }
     }
 
-    /// A socket did not take everything: keep the rest, by `spill`, and ask to be told, or find it dead.
+    /// A socket did not take all that was counted: keep the rest, by `spill`, and ask to be told, or find it
+    /// dead.
     pub(super) fn send_failed(
         &self,
         completion: Completion,
         outlets: &mut Outlets,
+        counted: impl FnOnce(&Outlets, u32) -> usize,
         spill: impl FnOnce(&mut Outlets, u32, usize),
     ) {
         let slot = completion.tag.slot;
@@ -285,8 +289,7 @@ impl Core {
         let outlet = connection.outlet.slot();
         self.counters.short_sends.add(1);
         let sent = usize::try_from(completion.result).unwrap_or(0);
-        let unsent = outlets.batch.bytes(outlets.owed(outlet)).saturating_sub(sent);
-        self.counters.sent_bytes.take_back(unsent);
+        self.counters.sent_bytes.take_back(counted(outlets, outlet).saturating_sub(sent));
         match completion.result {
             0.. => spill(outlets, outlet, sent),
             again if again == -libc::EAGAIN => spill(outlets, outlet, 0),
@@ -316,10 +319,19 @@ impl Core {
         }
     }
 
-    /// Sends what waits for sockets that take bytes again, one after the other.
-    fn drain_backlogs(&self, scratch: &mut Scratch) -> io::Result<()> {
-        let writable = mem::take(&mut self.work.borrow_mut().writable);
-        for slot in writable {
+    /// Sends what waits for sockets that take bytes again, one after the other, for a slice of time, and to
+    /// one at least: the others go on in the next turn.
+    fn drain_backlogs(&self, slice: &Slice, scratch: &mut Scratch) -> io::Result<()> {
+        let mut writable = mem::take(&mut self.work.borrow_mut().writable).into_iter();
+        let mut any = false;
+        while let Some(slot) = writable.next() {
+            if mem::replace(&mut any, true) && slice.is_over() {
+                self.counters.put_off.add(writable.len() + 1);
+                let later = &mut self.work.borrow_mut().writable;
+                later.splice(0..0, iter::once(slot).chain(writable));
+                self.bell.ring();
+                break;
+            }
             let id = {
                 let outlets = self.outlets.borrow();
                 match outlets.via(slot) {

@@ -341,8 +341,22 @@ fn bind_tcp(options: &Options, address: SocketAddr) -> io::Result<Socket> {
     socket.set_reuse_port(true)?;
     inherit(&socket, options.send_buffer)?;
     socket.bind(&address.into())?;
+    defer_accept(&socket, options.defer_accept)?;
     socket.listen(options.backlog)?;
     Ok(socket)
+}
+
+/// Lets the kernel wait for a client's first bytes before it hands the connection over.
+fn defer_accept(socket: &Socket, silence: Duration) -> io::Result<()> {
+    let seconds = silence.as_millis().div_ceil(1000);
+    let seconds = libc::c_int::try_from(seconds).unwrap_or(libc::c_int::MAX);
+    let len = size_of_val(&seconds) as libc::socklen_t;
+    // SAFETY: the option is an integer, which the kernel reads before the call returns.
+    let result = unsafe {
+        let value = (&raw const seconds).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, value, len)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Sets what accepted sockets inherit from a listener, and what an adopted one is to have of its own.

@@ -448,6 +448,7 @@ impl Core {
         let sends: Vec<Send<'_>> = all.iter().filter(|one| !one.records.is_empty()).map(send).collect();
         self.ring.borrow_mut().burst(&sends)?;
         self.counters.sends.add(sends.len());
+        self.counters.sent_bytes.add(all.iter().map(|one| one.plain).sum());
         self.reap_failures(failed);
         // Before the failures: what was not encrypted waits behind what was and did not leave.
         for one in all.iter().filter(|one| !one.whole) {
@@ -457,12 +458,17 @@ impl Core {
         }
         while let Some(completion) = failed.pop_front() {
             let Some(one) = all.iter().find(|one| one.tag.slot == completion.tag.slot) else { continue };
-            self.send_failed(completion, outlets, |outlets, _, sent| {
-                if one.whole {
-                    outlets.spill(one.outlet, one.plain);
-                }
-                outlets.seal(one.outlet, &records[one.records.start + sent..one.records.end]);
-            });
+            self.send_failed(
+                completion,
+                outlets,
+                |_, _| one.plain,
+                |outlets, _, sent| {
+                    if one.whole {
+                        outlets.spill(one.outlet, one.plain);
+                    }
+                    outlets.seal(one.outlet, &records[one.records.start + sent..one.records.end]);
+                },
+            );
         }
         Ok(())
     }

@@ -1,3 +1,4 @@
+use super::super::Key;
 use super::*;
 use crate::limits;
 
@@ -333,4 +334,30 @@ fn what_is_put_off_comes_in_turn_and_once() {
     assert_eq!(take(&mut outlets, 4), [3, 64]);
     assert!(take(&mut outlets, 4).is_empty());
     assert!(!outlets.is_dirty());
+}
+
+#[test]
+fn messages_that_grow_in_their_place_stay_within_the_bound() {
+    const LIMIT: usize = 100_000;
+    let mut outlets = Outlets::new(LIMIT, 0);
+    let id = outlets.open(Via::Connection(0));
+    outlets.block(id.slot());
+    let keyed = |key: u32, bytes: usize| Frame::raw(vec![0; bytes]).latest(Key::of(&key));
+    for bytes in [10, 10_000] {
+        for key in 0..100 {
+            assert_eq!(outlets.push(id, &keyed(key, bytes)), Delivery::Queued);
+        }
+    }
+    let waiting = outlets.waiting(id.slot());
+    assert!(waiting <= LIMIT + 10_000, "{waiting}");
+    let dropped = outlets.dropped();
+    assert_eq!(dropped.messages() as usize + outlets.backlog(id.slot()).unwrap().len(), 200, "{dropped:?}");
+    // What must not be dropped fills it: the next of a key still takes the place of the one before.
+    outlets.discard(id);
+    let _ = outlets.push(id, &keyed(1, 10));
+    while outlets.waiting(id.slot()) <= LIMIT {
+        assert_eq!(outlets.push(id, &Frame::raw(vec![0; 30_000])), Delivery::Queued);
+    }
+    assert_eq!(outlets.push(id, &keyed(1, 20)), Delivery::Queued);
+    assert_eq!(outlets.push(id, &keyed(2, 20)), Delivery::Dropped);
 }

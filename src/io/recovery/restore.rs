@@ -27,6 +27,7 @@ use crate::fanout::{Frame, Moment, RoomKey, Space, Task};
 use crate::io::broadcast::{Announced, Scope, arrived};
 use crate::io::namespace::{ALL, Identity, NspInner};
 use crate::io::{ConnectionStateRecovery, DisconnectReason, Socket, SocketId};
+use crate::limits;
 use crate::protocol::sio::Value;
 use crate::runtime;
 use crate::time::Millis;
@@ -341,7 +342,9 @@ impl NspInner {
     /// Whether what a client has missed may wait for it: it takes it all at once.
     fn may_catch_up(&self, recovery: &Recovery, pid: Pid, offset: Offset) -> bool {
         let missed = recovery.sessions.borrow().missed(pid, offset, Moment::LAST);
-        let bytes: usize = missed.iter().flatten().map(|(_, frame)| frame.wire().len()).sum();
+        // As it will weigh against the client's limit.
+        let weight = |(_, frame): &(Offset, Frame)| frame.wire().len() + limits::FRAME_COST_BYTES;
+        let bytes: usize = missed.iter().flatten().map(weight).sum();
         let may = bytes <= self.core.backpressure_bytes() / 2;
         if !may {
             tracing::debug!("a client has missed {bytes} bytes, more than may wait for it: it is a new one");
