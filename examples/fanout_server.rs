@@ -21,6 +21,9 @@ struct Flags {
     /// Offer permessage-deflate to Socket.IO clients, too; /ws does in any case
     #[arg(long)]
     deflate: bool,
+    /// Milliseconds between heartbeats, and as many until an answer must be there
+    #[arg(long)]
+    ping_interval: Option<u64>,
     /// Bytes of broadcasts that may wait for one Socket.IO client, instead of the connection's own limit
     #[arg(long)]
     waiting_bytes: Option<usize>,
@@ -62,6 +65,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn socketio(app: &App, flags: &Flags) {
     let mut options = Options { backpressure: flags.backpressure(), ..Options::default() };
     options.engine.per_message_deflate = flags.deflate.then(PerMessageDeflate::default);
+    if let Some(ms) = flags.ping_interval {
+        options.engine.ping_interval = Duration::from_millis(ms);
+        options.engine.ping_timeout = Duration::from_millis(ms);
+    }
     let io = Server::attach_app(app, options);
     fan_out::serve(&io);
     // A handler that keeps its core from everything else.
