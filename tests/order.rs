@@ -1,6 +1,8 @@
 //! Order under load: each socket gets what each sender emits in the order in which it was emitted, none of it twice
 //! and none of it lost, while sockets join rooms and leave them.
 
+#[path = "../examples/common/rooms.rs"]
+mod rooms;
 mod support;
 
 use std::collections::HashMap;
@@ -10,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use sockring::io::{Ack, Data, Handle, Options, Server, Socket};
+use sockring::io::{Data, Handle, Options, Server};
 use sockring::runtime::{Descriptors, Running};
 use support::{Client, eventually};
 
@@ -28,14 +30,7 @@ fn start(descriptors: Descriptors) -> Running {
     let server = support::builder(support::options(descriptors, 2)).start(|app| {
         let io = Server::attach_app(app, Options::default());
         let everybody = io.clone();
-        io.sockets_on("join", |socket: Socket, Data(room): Data<String>, ack: Ack| {
-            socket.join(room);
-            ack.send(())
-        });
-        io.sockets_on("leave", |socket: Socket, Data(room): Data<String>, ack: Ack| {
-            socket.leave(room);
-            ack.send(())
-        });
+        rooms::serve(&io);
         io.sockets_on("publish", move |Data((room, number)): Data<(String, usize)>| {
             let (rooms, members) = (everybody.to(&room), everybody.to("members"));
             let _ = rooms.emit("n", (&room, number))?;

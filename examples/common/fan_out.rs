@@ -1,17 +1,13 @@
 //! The fan-out contract: what the load tests ask of a server, whichever it is. `load-tests/peers` has it too.
 
-use sockring::io::{Ack, Args, Data, Server, Socket, Value};
+#[path = "rooms.rs"]
+mod rooms;
+
+use sockring::io::{Ack, Args, Data, Server, Value};
 
 pub(crate) fn serve(io: &Server) {
     let publisher = io.clone();
-    io.sockets_on("join", |socket: Socket, Data(room): Data<String>, ack: Ack| {
-        socket.join(room);
-        ack.send(())
-    });
-    io.sockets_on("leave", |socket: Socket, Data(room): Data<String>, ack: Ack| {
-        socket.leave(room);
-        ack.send(())
-    });
+    rooms::serve(io);
     io.sockets_on("publish", move |Data((room, payload)): Data<(String, Value)>| {
         publisher.to(room).emit("message", payload)
     });

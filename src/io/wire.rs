@@ -170,22 +170,24 @@ impl Scope {
     }
 }
 
-/// A packet in the namespace of this name, whatever is in it: names that are refused are told as they came.
 /// Lends the memory in which this thread's packets are written before their frames are made.
 fn in_place<T>(write: impl FnOnce(&mut sio::Encoded) -> T) -> T {
     thread_local! {
         static ENCODED: Cell<sio::Encoded> = const { Cell::new(sio::Encoded::new()) };
     }
     // It is taken out: what serialises the arguments may itself emit.
-    let mut encoded = ENCODED.take();
+    let mut encoded = ENCODED.try_with(Cell::take).unwrap_or_default();
     let written = write(&mut encoded);
     if encoded.text.capacity() <= limits::PACKET_BUFFER_BYTES_KEPT {
-        encoded.attachments.clear();
-        ENCODED.set(encoded);
+        // Attachments are rare, and a packet may have had many.
+        encoded.attachments = Vec::new();
+        // A thread that ends has no such memory any more.
+        let _ = ENCODED.try_with(|kept| kept.set(encoded));
     }
     written
 }
 
+/// A packet in the namespace of this name, whatever is in it: names that are refused are told as they came.
 fn packet(nsp: NspName, id: Option<u64>, body: Body) -> Packet {
     Packet { nsp, query: None, id, body }
 }

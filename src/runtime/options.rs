@@ -49,7 +49,7 @@ pub struct Options {
     pub backlog: i32,
     /// How long the kernel keeps a new TCP connection to itself while the client sends nothing
     /// (`TCP_DEFER_ACCEPT`, tcp(7)), in whole seconds, rounded up. The request is there when a connection
-    /// is accepted, which saves a tenth of what a handshake costs, and clients that never send cost no
+    /// is accepted, which saves a fifth of what a handshake costs, and clients that never send cost no
     /// descriptor until then. One that is silent for longer is accepted when the kernel next tries it,
     /// some seconds after; the limits on time begin then. Zero accepts at once. Sockets that were
     /// [open already](Listener) are left as they are.

@@ -101,6 +101,55 @@ impl Encoded {
         json(&mut self.text, argument);
         self.text.push(b']');
     }
+
+    /// Writes a packet in the place of what was there.
+    fn encode<T: Serialize + ?Sized>(
+        &mut self,
+        kind: Kind,
+        nsp: &str,
+        id: Option<u64>,
+        name: Option<&str>,
+        args: &T,
+    ) -> Result<(), EncodeError> {
+        let Self { text, attachments } = self;
+        text.clear();
+        text.reserve(TEXT_BYTES);
+        attachments.clear();
+        write_head(text, kind, nsp, id);
+        text.push(b'[');
+        if let Some(name) = name {
+            json(text, name);
+        }
+        let start = text.len();
+        match args.serialize(Probe) {
+            Err(Shape::Nothing) => text.push(b']'),
+            Err(Shape::List) => {
+                write(text, attachments, args)?;
+                // The tuple wrote an array of its own. Its closing bracket is that of the packet; its opening
+                // one becomes the comma behind the name, or goes.
+                let empty = text.get(start + 1) == Some(&b']');
+                match text.get_mut(start) {
+                    Some(bracket) if name.is_some() && !empty => *bracket = b',',
+                    _ => drop(text.remove(start)),
+                }
+            }
+            Err(Shape::One) | Ok(()) => {
+                if name.is_some() {
+                    text.push(b',');
+                }
+                write(text, attachments, args)?;
+                text.push(b']');
+            }
+        }
+        if !attachments.is_empty() {
+            // Only now is it known that this is a binary packet. They are rare; moving the text is cheaper
+            // than looking for binary beforehand every time.
+            let kind = if kind == Kind::Event { Kind::BinaryEvent } else { Kind::BinaryAck };
+            let count = format!("{}{}-", char::from(kind.digit()), attachments.len());
+            text.splice(..1, count.into_bytes());
+        }
+        Ok(())
+    }
 }
 
 /// Arguments that cannot be put on the wire. The application is at fault.
@@ -318,59 +367,9 @@ fn write_head(text: &mut Vec<u8>, kind: Kind, nsp: &str, id: Option<u64>) {
     }
 }
 
+/// Appends what cannot fail: strings, numbers and [`Value`]s, whose keys are strings, to memory.
 fn json<T: Serialize + ?Sized>(text: &mut Vec<u8>, value: &T) {
     let _ = serde_json::to_writer(text, value);
-}
-
-impl Encoded {
-    /// Writes a packet in the place of what was there.
-    fn encode<T: Serialize + ?Sized>(
-        &mut self,
-        kind: Kind,
-        nsp: &str,
-        id: Option<u64>,
-        name: Option<&str>,
-        args: &T,
-    ) -> Result<(), EncodeError> {
-        let Self { text, attachments } = self;
-        text.clear();
-        text.reserve(TEXT_BYTES);
-        attachments.clear();
-        write_head(text, kind, nsp, id);
-        text.push(b'[');
-        if let Some(name) = name {
-            json(text, name);
-        }
-        let start = text.len();
-        match args.serialize(Probe) {
-            Err(Shape::Nothing) => text.push(b']'),
-            Err(Shape::List) => {
-                write(text, attachments, args)?;
-                // The tuple wrote an array of its own. Its closing bracket is that of the packet; its opening
-                // one becomes the comma behind the name, or goes.
-                let empty = text.get(start + 1) == Some(&b']');
-                match text.get_mut(start) {
-                    Some(bracket) if name.is_some() && !empty => *bracket = b',',
-                    _ => drop(text.remove(start)),
-                }
-            }
-            Err(Shape::One) | Ok(()) => {
-                if name.is_some() {
-                    text.push(b',');
-                }
-                write(text, attachments, args)?;
-                text.push(b']');
-            }
-        }
-        if !attachments.is_empty() {
-            // Only now is it known that this is a binary packet. They are rare; moving the text is cheaper
-            // than looking for binary beforehand every time.
-            let kind = if kind == Kind::Event { Kind::BinaryEvent } else { Kind::BinaryAck };
-            let count = format!("{}{}-", char::from(kind.digit()), attachments.len());
-            text.splice(..1, count.into_bytes());
-        }
-        Ok(())
-    }
 }
 
 fn write<T: Serialize + ?Sized>(

@@ -97,12 +97,7 @@ impl Parser {
         self.parse_as(json, depth, build_event)
     }
 
-    fn parse_as<T>(
-        &mut self,
-        json: &str,
-        depth: usize,
-        build: fn(&mut Nodes<'_>, usize) -> Result<T, JsonError>,
-    ) -> Result<T, JsonError> {
+    fn parse_as<T>(&mut self, json: &str, depth: usize, build: Build<T>) -> Result<T, JsonError> {
         let depth = depth.min(MAX_DEPTH);
         let result = match self.parse_once(json, depth, build) {
             Err(Failure::Surrogate) => match replace_lone_surrogates(json) {
@@ -120,12 +115,7 @@ impl Parser {
         })
     }
 
-    fn parse_once<T>(
-        &mut self,
-        json: &str,
-        depth: usize,
-        build: fn(&mut Nodes<'_>, usize) -> Result<T, JsonError>,
-    ) -> Result<T, Failure> {
+    fn parse_once<T>(&mut self, json: &str, depth: usize, build: Build<T>) -> Result<T, Failure> {
         self.input.clear();
         self.input.extend_from_slice(json.as_bytes());
         let mut tape = self.tape.take().unwrap_or_else(Tape::null).reset();
@@ -150,6 +140,9 @@ enum Failure {
 
 /// What is left of the tape.
 type Nodes<'a> = std::slice::Iter<'a, Node<'a>>;
+
+/// Makes something of a whole tape, within a depth.
+type Build<T> = fn(&mut Nodes<'_>, usize) -> Result<T, JsonError>;
 
 /// An event's name, unless it has something else in its place, and its arguments.
 type Named = (Option<EventName>, Vec<Value>);
