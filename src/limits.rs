@@ -35,12 +35,8 @@ pub const MEASURING: Duration = Duration::from_secs(1);
 
 /// Completions that one turn handles before it flushes what is owed: bounds the time that one turn's
 /// incoming messages can hold back the answers to the first of them. Their answers leave within one slice of
-/// sending, about.
+/// sending, about: with twice as many, answers piled up faster than they left.
 pub const COMPLETIONS_PER_TURN: usize = 512;
-
-/// The same while sends are put off to later turns: fewer than a turn sends at least, so that answers do not
-/// pile up faster than they leave. Frames stay in memory until all that was put off is sent.
-pub const COMPLETIONS_WHILE_BEHIND: usize = SENDS_PER_ENTER;
 
 /// Receive buffers of one core. All sockets share them; a buffer is free again when its bytes were fed
 /// to the state machine that reads them. One enter delivers at most a few dozen, so this is plenty.

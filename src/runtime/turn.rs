@@ -52,10 +52,8 @@ impl Core {
 
     fn complete_all(&self, scratch: &mut Scratch) -> io::Result<()> {
         let mut handled = 0;
-        let behind = self.outlets.borrow().has_put_off();
-        let most = if behind { limits::COMPLETIONS_WHILE_BEHIND } else { limits::COMPLETIONS_PER_TURN };
         loop {
-            let room = most.saturating_sub(handled);
+            let room = limits::COMPLETIONS_PER_TURN.saturating_sub(handled);
             self.ring.borrow_mut().reap(&mut self.inbox.borrow_mut(), room);
             while let Some(completion) = self.next_completion() {
                 handled += 1;
@@ -66,7 +64,7 @@ impl Core {
             }
             // One enter runs at most 20 task works (R10).
             let mut ring = self.ring.borrow_mut();
-            if handled >= most || !ring.has_task_work() {
+            if handled >= limits::COMPLETIONS_PER_TURN || !ring.has_task_work() {
                 return Ok(());
             }
             ring.submit()?;
