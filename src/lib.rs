@@ -62,7 +62,8 @@
 //! * The closure given to [`run`](app::Builder::run) runs once on each core. What it makes stays there, so
 //!   `Rc` and `RefCell` are fine; what cores share needs `Arc` and a lock.
 //! * Handlers run on the core of their socket and must not block it: no file, no sleep, no lock that others
-//!   hold for long. `async` handlers run beside the turns, on [monoio](https://docs.rs/monoio).
+//!   hold for long. `async` handlers run beside the turns, on [monoio](https://docs.rs/monoio); so
+//!   does what [`spawn`] is given, where a panic ends that future alone.
 //! * A [`io::Socket`] belongs to its core. From other threads, use an [`io::Handle`].
 //! * `emit` does not send: it notes what is owed, and everything leaves at the end of the turn.
 //! * Whoever does not read is bounded by [`backpressure_bytes`](runtime::Options::backpressure_bytes) and
@@ -78,6 +79,7 @@ pub mod protocol;
 pub mod runtime;
 pub mod time;
 
+pub use runtime::spawn;
 #[cfg(feature = "tls")]
 pub use runtime::tls;
 

@@ -131,3 +131,7 @@ pub const RESTORE: Duration = Duration::from_secs(5);
 /// within [`RESTORE`]. A client beyond that is a new one, since anybody can ask for sessions that do not
 /// exist.
 pub const RESTORES_MAX: usize = 10_000;
+
+/// How long a handler, or another step for one client, may keep its core before a warning names it: all clients of
+/// that core wait meanwhile, and a tenth of it is felt already.
+pub const SLOW_STEP: Duration = Duration::from_millis(200);

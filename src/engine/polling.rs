@@ -233,7 +233,8 @@ impl Inner {
         let response = self.with_headers(request, response, None);
         self.posted.replace(Some((socket, request.clone())));
         // A handler that panics ends its session, as over a WebSocket; the connection may carry others.
-        let sound = runtime::survived(|| self.read_body(socket, request.body(), revision, binary, jsonp));
+        let read = || self.read_body(socket, request.body(), revision, binary, jsonp);
+        let sound = runtime::guarded("a handler of a posted payload", read).is_some();
         self.posted.take();
         if !sound {
             self.close(socket, CloseReason::TransportError, "a handler panicked");

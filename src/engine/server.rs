@@ -625,7 +625,7 @@ impl Inner {
         };
         for socket in open {
             // A handler that panics must not keep the others open.
-            runtime::survived(|| match reason {
+            runtime::guarded("a handler of the end of a session", || match reason {
                 CloseReason::ForcedClose => self.discard(socket),
                 _ => self.close(socket, reason, ""),
             });

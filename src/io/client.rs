@@ -168,7 +168,7 @@ impl Inner {
             let Some(nsp) = self.namespace_at(socket.nsp) else { continue };
             let handlers = nsp.on_drain.borrow().clone();
             for handler in handlers.into_iter().filter(|_| nsp.is_connected(socket)) {
-                runtime::survived(|| handler(socket));
+                runtime::guarded("a handler of drain", || handler(socket));
             }
         }
     }

@@ -170,7 +170,9 @@ impl NspInner {
         for (socket, handlers) in listening {
             let context = EventContext::new(socket, &name, &args);
             // One listener's panic must not keep a broadcast from all others.
-            runtime::survived(|| handlers.iter().for_each(|handler| self.run(handler, &context)));
+            runtime::guarded("a listener of outgoing packets", || {
+                handlers.iter().for_each(|handler| self.run(handler, &context))
+            });
         }
     }
 }

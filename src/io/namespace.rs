@@ -385,7 +385,9 @@ impl NspInner {
         let auth = self.auth(socket);
         for (i, middleware) in middlewares.iter().enumerate() {
             let mut called = None;
-            runtime::survived(|| called = Some(middleware(&EventContext::new(socket, "connection", &auth))));
+            runtime::guarded("a middleware", || {
+                called = Some(middleware(&EventContext::new(socket, "connection", &auth)))
+            });
             match called {
                 Some(Called::Done(Ok(()))) => {}
                 Some(Called::Done(Err(failure))) => return self.refuse(socket, &failure),
@@ -393,7 +395,9 @@ impl NspInner {
                 Some(Called::Later(first)) => {
                     let (nsp, rest) = (self.clone(), middlewares[i + 1..].to_vec());
                     return self.core.spawn(async move {
-                        match runtime::outlived(nsp.decide(socket, first, &rest, &auth)).await {
+                        match runtime::guarded_future("a middleware", nsp.decide(socket, first, &rest, &auth))
+                            .await
+                        {
                             Some(Ok(())) => nsp.accept(socket),
                             Some(Err(failure)) => nsp.refuse(socket, &failure),
                             None => nsp.refuse(socket, &panicked()),
@@ -545,11 +549,11 @@ impl NspInner {
         // A handler that panics must not keep the socket in its rooms: its outlet will be another's.
         let left = Some((reason, details));
         let told = |event| self.dispatch(&EventContext { left, ..EventContext::new(socket, event, &[]) });
-        runtime::survived(|| told("disconnecting"));
+        runtime::guarded("a handler of a disconnect", || told("disconnecting"));
         self.leave_session(socket, reason);
         self.leave_rooms(socket);
         self.with(socket, |entry| entry.state = State::Left);
-        runtime::survived(|| told("disconnect"));
+        runtime::guarded("a handler of a disconnect", || told("disconnect"));
         self.forget(socket);
     }
 
@@ -619,7 +623,7 @@ impl NspInner {
             recovery.forget(socket.slot);
         }
         for id in entry.and_then(|entry| entry.extra?.acks).into_iter().flat_map(|acks| *acks) {
-            runtime::survived(|| self.ack_lost(id));
+            runtime::guarded("the end of an acknowledgement", || self.ack_lost(id));
         }
         self.tidy();
     }

@@ -333,7 +333,9 @@ impl Parent {
             Rule::Pattern(pattern) => Permission::Now(pattern.is_match(name)),
             Rule::Function(function) => {
                 let mut permission = Permission::Now(false);
-                runtime::survived(|| permission = function(name.to_owned(), handshake.clone()));
+                runtime::guarded("the rule of a parent namespace", || {
+                    permission = function(name.to_owned(), handshake.clone())
+                });
                 permission
             }
         }
@@ -376,7 +378,8 @@ impl Inner {
                     self.client(applicant.conn, |client| client.asking += 1);
                     let (server, next) = (self.index, from + i + 1);
                     return self.core.spawn(async move {
-                        let allowed = runtime::outlived(answer).await == Some(true);
+                        let allowed = runtime::guarded_future("the rule of a parent namespace", answer).await
+                            == Some(true);
                         let Some(server) = by_index(server) else { return };
                         server.client(applicant.conn, |client| client.asking -= 1);
                         if allowed {

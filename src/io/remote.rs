@@ -166,7 +166,7 @@ fn details(nsp: &NspInner, socket: Socket, id_only: bool) -> Option<SocketDetail
     let mut data = Value::Null;
     if let Some(attached) = nsp.with(socket, |entry| entry.data()).flatten() {
         // A user's `Serialize` that panics must not take the other sockets with it.
-        runtime::survived(|| data = attached.to_value());
+        runtime::guarded("the writing of a socket's data", || data = attached.to_value());
     }
     Some(SocketDetails { id, handshake, rooms: socket.rooms(), data })
 }

@@ -115,7 +115,7 @@ impl NspInner {
     fn tell_rooms(&self, event: &RoomEvent) {
         let listeners = self.room_listeners.borrow().clone();
         for listener in listeners {
-            runtime::survived(|| listener(event));
+            runtime::guarded("a listener of rooms", || listener(event));
         }
     }
 }

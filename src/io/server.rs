@@ -396,7 +396,7 @@ impl Inner {
         if !scope.nsp.is_main() {
             let handlers = self.new_namespace.borrow().clone();
             for handler in handlers {
-                runtime::survived(|| handler(Namespace(nsp.clone())));
+                runtime::guarded("a handler of new_namespace", || handler(Namespace(nsp.clone())));
             }
         }
         nsp

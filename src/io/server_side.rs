@@ -148,7 +148,9 @@ impl NspInner {
         let handlers: Vec<Rc<dyn Fn(ServerEvent)>> = fitting.map(|(_, handler)| handler.clone()).collect();
         drop(listeners);
         for handler in handlers {
-            runtime::survived(|| handler(event.clone()));
+            runtime::guarded(format_args!("a handler of the server's event {:?}", event.event), || {
+                handler(event.clone())
+            });
         }
     }
 }

@@ -75,7 +75,7 @@ impl Wire {
         let Some(parser) = self.parser() else { return Some(Frame::message(&[b"4", &text()], &[])) };
         let packet = packet(nsp.into(), None, body());
         let mut encoded = None;
-        runtime::survived(|| encoded = Some(encode(&**parser, &packet)));
+        runtime::guarded("the parser", || encoded = Some(encode(&**parser, &packet)));
         match encoded? {
             Ok(frame) => Some(frame),
             Err(error) => {
@@ -270,7 +270,7 @@ impl Incoming {
         let decoder = self.decoders.borrow_mut().remove(&conn);
         let mut decoded = Err(Failure::new("the parser has panicked"));
         let mut kept = None;
-        runtime::survived(|| {
+        runtime::guarded("the parser", || {
             let mut decoder = decoder.unwrap_or_else(|| parser.decoder(limits));
             decoded = decoder.add(message);
             kept = Some(decoder);

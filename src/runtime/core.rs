@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
@@ -19,6 +18,7 @@ use super::adopt::Admission;
 use super::buffers::ReceiveBuffers;
 use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
 use super::doorbell::Bell;
+use super::guard::guarded;
 use super::listener::Listening;
 use super::metrics::{Counters, Sample};
 use super::ring::{Completion, GENERATION_MASK, Kind, Ring, Target};
@@ -335,11 +335,10 @@ impl Core {
         self.capacity.min(limits::TABLE_RESERVE)
     }
 
-    /// Runs a future on this core, beside the turns. A panic in it ends the future only.
+    /// Runs a future on this core, beside the turns; see [`spawn`](super::spawn).
+    #[track_caller]
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
-        monoio::spawn(async move {
-            outlived(future).await;
-        });
+        drop(super::spawn(future));
     }
 
     /// Runs what takes long on a thread that is no worker's and may use any core of the process.
@@ -647,7 +646,7 @@ impl Core {
     /// The worker has stopped: handlers, which may hold handles on everything, are dropped.
     pub(super) fn retire(&self) {
         if let Some(service) = self.service.take() {
-            survived(|| service.stopped());
+            guarded("the end of the server", || service.stopped());
         }
     }
 
@@ -659,24 +658,6 @@ impl Core {
 fn run_once(work: &Mutex<Option<impl FnOnce()>>) {
     let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(work) = work {
-        survived(work);
+        guarded("work in the background", work);
     }
-}
-
-/// Runs what calls handlers; `false` if one panicked, which the panic hook has reported.
-pub(crate) fn survived(f: impl FnOnce()) -> bool {
-    catch_unwind(AssertUnwindSafe(f)).is_ok()
-}
-
-/// Runs a future that calls handlers to its end; `None` if it panicked, which the panic hook has reported.
-pub(crate) async fn outlived<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|cx| {
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(poll) => poll.map(Some),
-            // The future is not polled again.
-            Err(_) => std::task::Poll::Ready(None),
-        }
-    })
-    .await
 }

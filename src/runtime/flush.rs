@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::connection::{Connection, ConnectionId, Deadline, Ended, Phase, Receive};
-use super::core::{Core, survived};
+use super::core::Core;
+use super::guard::guarded;
 use super::ring::{Completion, Kind, Send};
 use super::turn::Scratch;
 use crate::fanout::{Backlog, Outlets, Owed, Via};
@@ -137,7 +138,7 @@ impl Core {
                 self.work.borrow_mut().drains.push(outlet);
             } else if let (0, Via::Connection(at)) = (waiting, via)
                 && let (Some(id), Some(service)) = (self.id(at), self.service())
-                && !survived(|| service.drained(id))
+                && guarded(DRAINED, || service.drained(id)).is_none()
             {
                 self.end(id, Ended::Panic);
             }
@@ -175,7 +176,7 @@ impl Core {
                 }
                 Via::Layer => {
                     if let Some(service) = self.service() {
-                        survived(|| service.overflowed(outlet));
+                        guarded("the end of a slow client", || service.overflowed(outlet));
                     }
                 }
             }
@@ -191,7 +192,7 @@ impl Core {
                 layers.then(|| outlets.id(*slot))
             };
             if let (Some(outlet), Some(service)) = (outlet, self.service()) {
-                survived(|| service.owed(outlet));
+                guarded("the answer to a poll", || service.owed(outlet));
                 // A layer that has panicked has left it. What was owed since then is dirty again.
                 let mut outlets = self.outlets.borrow_mut();
                 if !outlets.is_dirty_slot(*slot) {
@@ -343,7 +344,7 @@ impl Core {
             let emptied = self.drain_backlog(id, slot, scratch)?;
             let open = self.with(id, |_| ()).is_some();
             if let (true, true, Some(service)) = (emptied, open, self.service()) {
-                if !survived(|| service.drained(id)) {
+                if guarded(DRAINED, || service.drained(id)).is_none() {
                     self.end(id, Ended::Panic);
                 }
             } else if emptied {
@@ -430,6 +431,9 @@ impl Core {
         Ok(false)
     }
 }
+
+/// For reports: see [`guarded`].
+const DRAINED: &str = "a client that has taken everything";
 
 /// How often a turn flushes what its own flush has made handlers owe.
 const FLUSH_ROUNDS: usize = 4;

@@ -1,7 +1,8 @@
 //! Clients that have closed their side of the connection and may still read.
 
 use super::connection::{ConnectionId, Ended, Phase, Receive};
-use super::core::{Core, survived};
+use super::core::Core;
+use super::guard::guarded;
 use super::ring::Kind;
 
 impl Core {
@@ -15,7 +16,7 @@ impl Core {
         let open = phase == Some(Phase::Open);
         let mut kept = false;
         if let (true, Some(service)) = (open, self.service()) {
-            survived(|| kept = service.half_closed(id));
+            guarded("the end of a client's side", || kept = service.half_closed(id));
         }
         if kept {
             self.watch_hangup(id);

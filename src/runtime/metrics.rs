@@ -7,12 +7,14 @@ use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::core::{Core, Shared};
 use super::current;
+use super::guard::PANICS_ELSEWHERE;
 use crate::fanout::Task;
 
 /// Times that are counted by how long they were: each bucket takes those of twice as long as the one before.
@@ -276,6 +278,8 @@ pub(super) struct Counters {
     pub(super) sent_messages: Counter,
     pub(super) put_off: Counter,
     pub(super) tasks: Counter,
+    pub(super) panics: Counter,
+    pub(super) slow_steps: Counter,
     turns: Cell<Histogram>,
     lag: Cell<Histogram>,
 }
@@ -311,6 +315,7 @@ impl Core {
             let (queued, slow) = outlets.census();
             (queued, slow, outlets.queued(), outlets.dropped())
         };
+        let elsewhere = if self.index == 0 { PANICS_ELSEWHERE.load(Ordering::Relaxed) } else { 0 };
         let lost = self.ring.borrow_mut().completions_lost();
         let mut samples = vec![
             gauge("connections", "Connections that are open.", self.connections()),
@@ -334,6 +339,14 @@ impl Core {
             ),
             counted.put_off.sample("sends_put_off", "Sends that were left to a later turn, for the pace."),
             counted.tasks.sample("tasks", "Tasks of other threads that were carried out."),
+            Sample::new(
+                "panics",
+                "Panics that were caught.",
+                Value::Counter(counted.panics.0.get() + elsewhere),
+            ),
+            counted
+                .slow_steps
+                .sample("slow_steps", "Handlers and other steps that kept their core for over 200 ms."),
             gauge("queued_bytes", "Bytes that wait for slow clients, for each of them.", queued),
             gauge("slow_connections", "Connections that take nothing for now.", slow),
             Sample::new("completions_lost", "Completions of the ring that were lost.", Value::Counter(lost)),

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use super::connection::{ConnectionId, Ended, Moving, Parcel, Phase};
-use super::core::{Core, Service, survived};
+use super::core::{Core, Service};
+use super::guard::guarded;
 use super::ring::{Kind, Tag, Target};
 use crate::fanout::Task;
 
@@ -75,7 +76,7 @@ impl Core {
         }
         self.arm_receive(id);
         if let Some(service) = self.service() {
-            survived(|| service.returned(id, parcel));
+            guarded("the return of a connection", || service.returned(id, parcel));
         }
     }
 
@@ -112,7 +113,7 @@ impl Core {
         let parcel = self.unpack_session(id.slot, parcel);
         // What the parcel holds is fed first; at the end of the turn comes what the socket holds.
         self.want_receive(id);
-        if !survived(|| service.arrived(id, parcel)) {
+        if guarded("the arrival of a connection", || service.arrived(id, parcel)).is_none() {
             self.end(id, Ended::Panic);
         }
     }

@@ -1,7 +1,8 @@
 //! What comes before a connection's own protocol: the header of the PROXY protocol.
 
 use super::connection::{ConnectionId, Deadline, Phase};
-use super::core::{Core, survived};
+use super::core::Core;
+use super::guard::guarded;
 use super::listener::Listening;
 use crate::limits;
 use crate::protocol::proxy::{self, Source};
@@ -23,7 +24,7 @@ impl Core {
             self.with(id, |connection| connection.phase = Phase::Preface { deadline });
             self.work.borrow_mut().deadlines = true;
         } else if let Some(service) = self.service() {
-            survived(|| service.opened(id));
+            guarded("a new connection", || service.opened(id));
         }
     }
 
@@ -64,7 +65,7 @@ impl Core {
             }
         }
         if let Some(service) = self.service() {
-            survived(|| service.opened(id));
+            guarded("a new connection", || service.opened(id));
         }
     }
 

@@ -17,7 +17,8 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
 
 use super::connection::{ConnectionId, Ended, Parcel, Phase};
-use super::core::{Core, survived};
+use super::core::Core;
+use super::guard::guarded;
 use super::ring::{Completion, Kind, Send, Tag, Target};
 use super::tls::Tls;
 use crate::fanout::{Backlog, Outlets, Via};
@@ -344,7 +345,7 @@ impl Core {
             return;
         }
         if let Some(service) = self.service() {
-            survived(|| service.ended(id, why));
+            guarded("the end of a connection", || service.ended(id, why));
         }
         match why {
             Ended::Eof => self.close(id),

@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
 use super::connection::{ConnectionId, Deadline, Ended, Phase, Receive};
-use super::core::{Core, Work, survived};
+use super::core::{Core, Work};
+use super::guard::guarded;
 use super::listener::Listening;
 use super::ring::{Completion, Kind, Tag, Target};
 use crate::fanout::{Owed, Queue, Task};
@@ -227,7 +228,7 @@ impl Core {
             (Phase::Open, _) => {
                 drop(connections);
                 let Some(service) = self.service() else { return };
-                if !survived(|| service.received(id, bytes)) {
+                if guarded("what a connection has sent", || service.received(id, bytes)).is_none() {
                     self.end(id, Ended::Panic);
                 }
             }
@@ -253,7 +254,7 @@ impl Core {
         match phase {
             Phase::Open => {
                 if let Some(service) = self.service() {
-                    survived(|| service.ended(id, why));
+                    guarded("the end of a connection", || service.ended(id, why));
                 }
                 // A peer that has closed its side may still read what it is owed.
                 let waiting = self.outlet(id).is_some_and(|o| self.outlets.borrow().waiting(o.slot()) > 0);
@@ -288,7 +289,7 @@ impl Core {
         let begun = Instant::now();
         for done in 1.. {
             let Some(task) = scratch.tasks.pop_front() else { break };
-            survived(|| task.run());
+            guarded("a task of another thread", || task.run());
             self.counters.tasks.add(1);
             self.flush_much(scratch)?;
             if done % TASKS_BETWEEN_LOOKS == 0 && begun.elapsed() >= self.send_slice {
@@ -326,7 +327,7 @@ impl Core {
             self.begin_shutdown(now);
         }
         if let Some(service) = self.service() {
-            survived(|| service.tick(now));
+            guarded("timers", || service.tick(now));
         }
         let mut work = self.work.borrow_mut();
         let Work { parked, resting, .. } = &mut *work;
@@ -346,7 +347,7 @@ impl Core {
         self.queue(|ring| ring.trim_accepts(0));
         self.drop_prefaces();
         if let Some(service) = self.service() {
-            survived(|| service.shutdown());
+            guarded("the shutdown", || service.shutdown());
         }
     }
 

@@ -15,8 +15,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use super::adopt::{Admission, AdoptError, Adopter};
-use super::core::{Core, Service, Setup, Shared, survived};
+use super::core::{Core, Service, Setup, Shared};
 use super::doorbell::EventFd;
+use super::guard::{self, guarded};
 use super::listener::Listening;
 use super::metrics::Metrics;
 use super::ring::Ring;
@@ -154,6 +155,7 @@ pub fn start(options: &Options, make: Arc<MakeService>) -> Result<Running, Start
     if options.listen.len() > limits::LISTENERS_MAX {
         return Err(StartError::Listeners(options.listen.len()));
     }
+    guard::watch_panics();
     let cores = affinity();
     let workers = if options.workers == 0 { cores.len() } else { options.workers };
     if workers == 0 || workers > limits::WORKERS_MAX {
@@ -435,7 +437,7 @@ impl Core {
         // What others have asked for until now is done, so that nobody waits for it.
         let mut mail = self.shared.mesh.close(self.index);
         for task in scratch.tasks.drain(..).chain(mail.drain()) {
-            survived(|| task.run());
+            guarded("a task of another thread", || task.run());
         }
         self.flush_all(scratch)?;
         let left: Vec<u32> = self.connections.borrow().iter().map(|(slot, _)| slot as u32).collect();

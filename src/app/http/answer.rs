@@ -12,7 +12,7 @@ use crate::app::routes::{BodyEnd, HeaderList};
 use crate::app::service::{Inner, State};
 use crate::fanout::{Delivery, Frame};
 use crate::protocol::http::{ConnectionHeader, reason, write_head};
-use crate::runtime::{ConnectionId, survived};
+use crate::runtime::{ConnectionId, guarded};
 
 const PLAIN: (Cow<'static, str>, Cow<'static, str>) =
     (Cow::Borrowed("Content-Type"), Cow::Borrowed("text/plain"));
@@ -214,7 +214,7 @@ impl Inner {
         });
         let mut headers = HeaderList::new();
         if let Some(Some((refused, head))) = found {
-            survived(|| headers = refused(&head));
+            guarded("the headers of an answer that refuses a request", || headers = refused(&head));
         }
         headers
     }

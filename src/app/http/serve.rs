@@ -15,7 +15,7 @@ use crate::app::{Request, RequestStream, Response};
 use crate::fanout::Frame;
 use crate::protocol::http::Head;
 use crate::protocol::ws::handshake;
-use crate::runtime::{ConnectionId, survived};
+use crate::runtime::{ConnectionId, guarded};
 use crate::time::Millis;
 
 impl Inner {
@@ -69,7 +69,7 @@ impl Inner {
                 }
                 Some(Progress::Complete(complete)) => {
                     let sequence = complete.sequence;
-                    if !survived(|| self.dispatch(id, complete)) {
+                    if guarded("a handler of a request", || self.dispatch(id, complete)).is_none() {
                         // The response that was dropped answers 500. What the handler has left half done is
                         // not for further requests.
                         self.close_after_answer(id, sequence);

@@ -129,7 +129,7 @@ impl NspInner {
         let mut data_value = Value::Null;
         if let Some(data) = data {
             // A user's `Serialize` that panics must not keep the socket in its rooms.
-            runtime::survived(|| data_value = data.to_value());
+            runtime::guarded("the writing of a socket's data", || data_value = data.to_value());
         }
         let parked = {
             let rooms = self.rooms.borrow();
@@ -180,7 +180,7 @@ impl NspInner {
             let rooms = state.rooms.iter().filter(|room| ***room != *ALL).map(|room| room.to_string());
             let expired = ExpiredSession { id: state.id, rooms: rooms.collect(), data: state.data };
             for handler in handlers {
-                runtime::survived(|| handler(&expired));
+                runtime::guarded("a handler of on_session_expired", || handler(&expired));
             }
         }
         self.tidy();
