@@ -17,6 +17,7 @@ mod fence;
 mod flush;
 mod hangup;
 mod listener;
+mod memory;
 mod metrics;
 mod moving;
 mod options;
