@@ -47,8 +47,8 @@ impl Memory {
     /// Takes the turn to measure, if one is due at `now`: only one of the cores that ask gets it.
     fn claim(next: &AtomicU64, now: Millis, interval: Millis) -> bool {
         let due = next.load(Ordering::Relaxed);
-        let claimed = next.compare_exchange(due, now + interval, Ordering::Relaxed, Ordering::Relaxed);
-        now >= due && claimed.is_ok()
+        let claim = || next.compare_exchange(due, now + interval, Ordering::Relaxed, Ordering::Relaxed);
+        now >= due && claim().is_ok()
     }
 
     /// Compares a measurement with the bound. The process counts as recovered a sixteenth below it, or a server
