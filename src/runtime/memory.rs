@@ -114,11 +114,11 @@ impl Core {
         let Some(used) = used() else { return };
         match memory.note(used) {
             Some(Change::Short) => tracing::warn!(
-                "the process uses {used} bytes, and may use {}: new connections, new sessions and large bodies are refused",
+                "the process uses {used} bytes of {}: new connections, sessions and large bodies are refused",
                 memory.max
             ),
             Some(Change::Recovered) => tracing::warn!(
-                "the process uses {used} bytes, and may use {}: connections, sessions and bodies are accepted again",
+                "the process uses {used} bytes of {}: new connections, sessions and large bodies are served again",
                 memory.max
             ),
             None => {}
