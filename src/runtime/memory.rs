@@ -51,8 +51,8 @@ impl Memory {
         now >= due && claim().is_ok()
     }
 
-    /// Compares a measurement with the bound. The process counts as recovered a sixteenth below it, or a server
-    /// at its bound would change its answer with every connection.
+    /// Compares a measurement with the bound. The process counts as recovered a sixteenth below it, or a
+    /// server at its bound would change its answer with every connection.
     fn note(&self, used: u64) -> Option<Change> {
         let short = self.is_short();
         if !short && used > self.max {
@@ -67,8 +67,8 @@ impl Memory {
     }
 }
 
-/// The bytes of memory that belong to this process alone, without files that are mapped: what counts against a
-/// control group's limit for it. `None` without `/proc`.
+/// The bytes of memory that belong to this process alone, without files that are mapped: what counts
+/// against a control group's limit for it. `None` without `/proc`.
 pub(super) fn used() -> Option<u64> {
     parse_statm(&fs::read_to_string("/proc/self/statm").ok()?, page_size())
 }
@@ -87,8 +87,8 @@ fn page_size() -> u64 {
     u64::try_from(size).unwrap_or(4096)
 }
 
-/// Gives memory that was freed back to the kernel. glibc keeps it otherwise, and a process that once went over
-/// its bound would stay over it; other allocators give it back by themselves.
+/// Gives memory that was freed back to the kernel. glibc keeps it otherwise, and a process that once went
+/// over its bound would stay over it; other allocators give it back by themselves.
 fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the allocator's own function, which locks what it changes.
@@ -118,7 +118,7 @@ impl Core {
                 memory.max
             ),
             Some(Change::Recovered) => tracing::warn!(
-                "the process uses {used} bytes of {}: new connections, sessions and large bodies are served again",
+                "the process uses {used} bytes of {}: connections, sessions and large bodies are served again",
                 memory.max
             ),
             None => {}
