@@ -118,7 +118,7 @@ impl Core {
                 memory.max
             ),
             Some(Change::Recovered) => tracing::warn!(
-                "the process uses {used} bytes of {}: connections, sessions and large bodies are served again",
+                "the process uses {used} bytes of {}: all connections, sessions and bodies are served",
                 memory.max
             ),
             None => {}
