@@ -54,6 +54,18 @@ pub const DESCRIPTORS_SPARE: usize = 64;
 /// How often deadlines are looked at. Heartbeats and timeouts are late by at most this much.
 pub const TICK: Duration = Duration::from_millis(20);
 
+/// How often the process's memory is measured, where `runtime::Options::max_memory` bounds it. Reading
+/// `/proc` takes some microseconds; at a gigabyte a second, what a core can receive, 100 MB come in between.
+pub const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often freed memory is given back to the kernel while the process is over its bound: glibc locks each
+/// of its arenas in turn for it.
+pub const MEMORY_TRIM_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Bytes of a body or message that is refused while the process is over its bound: what is smaller is what
+/// clients say while they are served, and a receive buffer holds it at once.
+pub const SMALL_BODY_BYTES: usize = 64 * 1024;
+
 /// How long a proxy may take to send its header of the PROXY protocol: as long as a request's head by
 /// default. A proxy sends it before anything else, so all that this bounds is who connects and says nothing.
 pub const PREFACE: Duration = Duration::from_secs(10);

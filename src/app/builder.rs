@@ -92,6 +92,14 @@ impl Builder {
         self
     }
 
+    /// Bytes of memory that the process may use before it takes on nothing new; see
+    /// [`runtime::Options::max_memory`].
+    #[must_use]
+    pub fn max_memory(mut self, bytes: usize) -> Self {
+        self.runtime.max_memory = bytes;
+        self
+    }
+
     /// Where accepted sockets live.
     #[must_use]
     pub fn descriptors(mut self, descriptors: Descriptors) -> Self {

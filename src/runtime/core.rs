@@ -20,6 +20,7 @@ use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parce
 use super::doorbell::Bell;
 use super::guard::guarded;
 use super::listener::Listening;
+use super::memory::Memory;
 use super::metrics::{Counters, Sample};
 use super::ring::{Completion, GENERATION_MASK, Kind, Ring, Target};
 use crate::fanout::{Class, Delivery, Directory, Frame, Mesh, OutletId, Outlets, Queue, Task, Via};
@@ -116,6 +117,7 @@ pub struct Shared {
     pub(super) rings: Vec<AtomicI32>,
     pub(super) parcels: Vec<Mutex<Slab<Parcel>>>,
     pub(super) admission: Admission,
+    pub(super) memory: Memory,
     pub(super) stopping: AtomicBool,
     /// The cores that the process may use, as they were when the server started.
     pub(super) cpus: OnceLock<Vec<usize>>,
@@ -130,9 +132,10 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(super) fn new(workers: usize, admission: Admission) -> Self {
+    pub(super) fn new(workers: usize, admission: Admission, memory: Memory) -> Self {
         Self {
             admission,
+            memory,
             mesh: Mesh::new(workers),
             directory: Directory::default(),
             rings: (0..workers).map(|_| AtomicI32::new(-1)).collect(),

@@ -13,8 +13,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::core::{Core, Shared};
-use super::current;
 use super::guard::PANICS_ELSEWHERE;
+use super::{current, memory};
 use crate::fanout::Task;
 
 /// Times that are counted by how long they were: each bucket takes those of twice as long as the one before.
@@ -365,6 +365,12 @@ impl Core {
         samples.extend(drops.map(dropped_as));
         let help = "Clients that were closed since too much waited for them.";
         samples.push(Sample::new("closed_for_backpressure", help, Value::Counter(dropped.closed)));
+        if self.index() == 0 {
+            // Of the process, so one core says it.
+            let (used, max) = (memory::used().unwrap_or(0), self.shared.memory.max());
+            samples.push(gauge("memory_bytes", "Memory that belongs to the process alone.", used as usize));
+            samples.push(gauge("memory_max_bytes", "Memory that it may use; 0 is no bound.", max as usize));
+        }
         if let Some(service) = self.service() {
             service.measure(&mut samples);
         }

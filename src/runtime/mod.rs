@@ -18,6 +18,7 @@ mod flush;
 mod guard;
 mod hangup;
 mod listener;
+mod memory;
 mod metrics;
 mod moving;
 mod options;

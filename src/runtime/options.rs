@@ -74,6 +74,13 @@ pub struct Options {
     /// new connections and messages to few sockets have their turn. Each socket gets everything in order. A
     /// slice has one burst of 256 sends at least.
     pub send_slice: Duration,
+    /// Bytes of memory that the process may use before it takes on nothing new: while it uses more, new
+    /// connections and new sessions are answered with 503 and `Retry-After`, and so are requests with large
+    /// bodies; large WebSocket messages end with 1013 (RFC 6455 section 7.4.1, as registered). Clients that
+    /// are there are served as before. It counts what belongs to the process alone (`resident - shared` of
+    /// proc(5)'s `statm`), measured every 100 ms; the kernel's buffers of sockets come on top. Well below
+    /// what the machine or the control group has. 0, the default, is no bound.
+    pub max_memory: usize,
     /// How long clients get to leave after [`Running::shutdown`](super::Running::shutdown).
     pub shutdown_timeout: Duration,
 }
@@ -93,6 +100,7 @@ impl Default for Options {
             send_buffer: 64 * 1024,
             backpressure_bytes: 4 * 1024 * 1024,
             send_slice: Duration::from_millis(4),
+            max_memory: 0,
             shutdown_timeout: Duration::from_secs(3),
         }
     }

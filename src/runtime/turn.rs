@@ -326,6 +326,7 @@ impl Core {
         if self.shared.is_stopping() && self.stop_at.get().is_none() {
             self.begin_shutdown(now);
         }
+        self.watch_memory(now);
         if let Some(service) = self.service() {
             guarded("timers", || service.tick(now));
         }

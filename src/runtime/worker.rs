@@ -19,6 +19,7 @@ use super::core::{Core, Service, Setup, Shared};
 use super::doorbell::EventFd;
 use super::guard::{self, guarded};
 use super::listener::Listening;
+use super::memory::Memory;
 use super::metrics::Metrics;
 use super::ring::Ring;
 use super::turn::Scratch;
@@ -170,7 +171,7 @@ pub fn start(options: &Options, make: Arc<MakeService>) -> Result<Running, Start
     let addresses = endpoints.iter().filter_map(tcp).collect();
     let capacity = capacity(options, direct, workers);
     let admission = Admission::new(workers, capacity, options.send_buffer);
-    let shared = Arc::new(Shared::new(workers, admission));
+    let shared = Arc::new(Shared::new(workers, admission, Memory::new(options.max_memory)));
     let _ = shared.cpus.set(cores.clone());
     let (ready, started) = mpsc::channel();
     let mut threads = Vec::with_capacity(workers);

@@ -10,6 +10,7 @@ use super::*;
 use crate::runtime::adopt::Admission;
 use crate::runtime::connection::{Moving, Parcel};
 use crate::runtime::core::{Setup, Shared};
+use crate::runtime::memory::Memory;
 use crate::runtime::ring::Ring;
 
 /// A core of two, without a worker around it.
@@ -17,7 +18,7 @@ fn core(direct: bool) -> Rc<Core> {
     let (ring, buffers) = Ring::new(direct.then_some(16)).unwrap();
     Core::new(Setup {
         index: 0,
-        shared: Arc::new(Shared::new(2, Admission::new(2, 64, 0))),
+        shared: Arc::new(Shared::new(2, Admission::new(2, 64, 0), Memory::default())),
         ring,
         buffers,
         capacity: 8,
