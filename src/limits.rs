@@ -144,6 +144,6 @@ pub const RESTORE: Duration = Duration::from_secs(5);
 /// exist.
 pub const RESTORES_MAX: usize = 10_000;
 
-/// How long a handler, or another step for one client, may keep its core before a warning names it: all clients of
-/// that core wait meanwhile, and a tenth of it is felt already.
+/// How long a handler, or another step for one client, may keep its core before a warning names it: all
+/// clients of that core wait meanwhile, and a tenth of it is felt already.
 pub const SLOW_STEP: Duration = Duration::from_millis(200);
