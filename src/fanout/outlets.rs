@@ -6,6 +6,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::{Backlog, Backpressure, Batch, Dropped, Frame, Owed, Policy};
+use crate::limits;
 use crate::protocol::ws::deflate::{Deflater, Settings};
 
 /// What leads from an outlet to its client.
@@ -140,6 +141,16 @@ enum State {
 
 const NO_CONNECTION: u32 = u32::MAX;
 
+/// A client over its limit.
+#[derive(Clone, Copy, Debug)]
+struct Overdraft {
+    generation: u32,
+    /// What it had taken of its backlog.
+    taken: u64,
+    /// Since when, in ticks.
+    since: u32,
+}
+
 /// The outlets of one core, and what they are owed in this turn.
 ///
 /// ```
@@ -170,12 +181,16 @@ pub struct Outlets {
     deflaters: HashMap<u32, Deflater, RandomState>,
     dropped: Dropped,
     queued: u64,
+    /// Clients that are over their limit, with what they had taken when that was last looked at.
+    overdrawn: HashMap<u32, Overdraft, RandomState>,
+    ticks: u32,
     /// The sequences that this turn's frames make up.
     pub batch: Batch,
 }
 
 impl Outlets {
-    /// `limit`: bytes that may wait for one client before the next message closes it. `reserve`: outlets for
+    /// `limit`: bytes that may wait for one client before the next message closes it; [`limits::OVERDRAFT`] times
+    /// as many for one that goes on taking some. `reserve`: outlets for
     /// which there is room from the start.
     pub fn new(limit: usize, reserve: usize) -> Self {
         Self {
@@ -192,6 +207,8 @@ impl Outlets {
             deflaters: HashMap::default(),
             dropped: Dropped::default(),
             queued: 0,
+            overdrawn: HashMap::default(),
+            ticks: 0,
             batch: Batch::default(),
         }
     }
@@ -231,6 +248,7 @@ impl Outlets {
             self.deflaters.remove(&id.slot);
         }
         self.backlogs[id.slot as usize] = None;
+        self.overdrawn.remove(&id.slot);
         self.free.push(id.slot);
     }
 
@@ -304,6 +322,33 @@ impl Outlets {
         Delivery::Sent
     }
 
+    /// Puts what an outlet of a connection is owed, and will be until all that has left, into its backlog,
+    /// although its client may take it.
+    fn gather(&mut self, slot: u32) {
+        if self.hot[slot as usize].connection != NO_CONNECTION {
+            self.block(slot);
+            self.gathered.push(slot);
+        }
+    }
+
+    /// Owes the client a large frame, which leaves in pieces as the client takes it: nothing is joined to it.
+    ///
+    /// ```
+    /// use sockring::fanout::{Delivery, Frame, Outlets, Via};
+    /// let mut outlets = Outlets::new(1024, 0);
+    /// let id = outlets.open(Via::Connection(0));
+    /// assert_eq!(outlets.push_large(id, &Frame::raw("very long")), Delivery::Queued);
+    /// let mut writable = Vec::new();
+    /// outlets.take_gathered(&mut writable);
+    /// assert_eq!((writable, outlets.waiting(id.slot())), (vec![id.slot()], 9));
+    /// ```
+    pub fn push_large(&mut self, id: OutletId, frame: &Frame) -> Delivery {
+        if self.live(id).is_some_and(|hot| matches!(hot.state, State::Ready | State::ReadyApart)) {
+            self.gather(id.slot);
+        }
+        self.push(id, frame)
+    }
+
     /// Whether an outlet may be owed a frame, after what has to give way to it has done so.
     fn make_room(&mut self, slot: u32, frame: &Frame, limited: bool) -> bool {
         let hot = &self.hot[slot as usize];
@@ -322,9 +367,13 @@ impl Outlets {
             });
         self.dropped.conflated += u64::from(takes_a_place);
         if self.fits(slot, &bounds) {
+            if !self.overdrawn.is_empty() {
+                self.overdrawn.remove(&slot);
+            }
             return true;
         }
         match bounds.policy {
+            Policy::Close if self.may_overdraw(slot) => return true,
             Policy::Close => {
                 let hot = &mut self.hot[slot as usize];
                 hot.state = State::Overflowed;
@@ -333,10 +382,9 @@ impl Outlets {
             }
             Policy::DropNewest => self.dropped.newest += 1,
             Policy::DropOldest | Policy::KeepLatest => {
-                if !blocked && self.hot[slot as usize].connection != NO_CONNECTION {
+                if !blocked {
                     // Nothing that is owed can be taken back, what waits can.
-                    self.block(slot);
-                    self.gathered.push(slot);
+                    self.gather(slot);
                 }
                 while let Some(backlog) = &mut self.backlogs[slot as usize]
                     && backlog.drop_oldest()
@@ -378,6 +426,29 @@ impl Outlets {
         let (waiting, messages) = backlog.map_or((0, 0), |backlog| (backlog.cost(), backlog.len()));
         waiting + self.batch.cost(self.owed(slot)) <= bounds.max_bytes
             && (messages == 0 || messages < bounds.max_messages)
+    }
+
+    /// Whether a client may go beyond the limit of all for a while: others may send to it faster than it can
+    /// take what they send, and one that polls takes nothing between two polls.
+    fn may_overdraw(&mut self, slot: u32) -> bool {
+        let hot = &self.hot[slot as usize];
+        let (class, generation) = (usize::from(hot.class).wrapping_sub(1), hot.generation);
+        let own = self.classes.get(class).is_some_and(|shared| shared.class.max_waiting.is_some());
+        let bounds = Backpressure { max_bytes: self.limit * limits::OVERDRAFT, ..Backpressure::default() };
+        if own || !self.fits(slot, &bounds) {
+            return false;
+        }
+        let now = Overdraft { generation, taken: self.taken(slot), since: self.ticks };
+        let known = self.overdrawn.entry(slot).or_insert(now);
+        if (known.generation, known.taken) != (generation, now.taken) {
+            *known = now;
+        }
+        self.ticks.wrapping_sub(known.since) <= limits::OVERDRAFT_TICKS
+    }
+
+    /// Some [`limits::TICK`] has passed: a client that is over its limit has so much time less to take some.
+    pub fn tick(&mut self) {
+        self.ticks = self.ticks.wrapping_add(1);
     }
 
     /// Gives the outlet a class, for what it is owed from now on. `false`, and nothing is changed: the core
@@ -493,6 +564,32 @@ impl Outlets {
     pub fn waiting(&self, slot: u32) -> usize {
         let backlog = self.backlogs.get(slot as usize).and_then(Option::as_deref);
         self.batch.bytes(self.owed(slot)) + backlog.map_or(0, Backlog::bytes)
+    }
+
+    /// Whether so much waits for the client, together with what waits for it `elsewhere`, that no more should be
+    /// asked of its server: more than half of what may wait before the client is closed. Not where messages
+    /// are dropped instead.
+    ///
+    /// ```
+    /// use sockring::fanout::{Frame, Outlets, Via};
+    /// let mut outlets = Outlets::new(1024, 0);
+    /// let id = outlets.open(Via::Connection(0));
+    /// assert!(!outlets.is_pressed(id.slot(), 512) && outlets.is_pressed(id.slot(), 513));
+    /// let _ = outlets.push(id, &Frame::raw(vec![0; 512]));
+    /// assert!(outlets.is_pressed(id.slot(), 0), "the record of a frame counts as well");
+    /// ```
+    pub fn is_pressed(&self, slot: u32, elsewhere: usize) -> bool {
+        let Some(hot) = self.hot.get(slot as usize) else { return false };
+        let class = self.classes.get(usize::from(hot.class).wrapping_sub(1)).map(|shared| shared.class);
+        let limit = class.and_then(|class| class.max_waiting).unwrap_or(self.limit);
+        let backlog = self.backlogs[slot as usize].as_deref().map_or(0, Backlog::cost);
+        let closes = class.is_none_or(|class| class.close_when_over);
+        closes && self.batch.cost(hot.owed) + backlog + elsewhere > limit / 2
+    }
+
+    /// Bytes that the client has taken since something waits for it; 0 if nothing does.
+    pub fn taken(&self, slot: u32) -> u64 {
+        self.backlogs.get(slot as usize).and_then(Option::as_deref).map_or(0, Backlog::taken)
     }
 
     /// Forgets what waits for the client, up to what has left in part.

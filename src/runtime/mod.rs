@@ -17,6 +17,7 @@ mod fence;
 mod flush;
 mod guard;
 mod hangup;
+mod intake;
 mod listener;
 mod memory;
 mod metrics;

@@ -65,7 +65,9 @@ pub struct Options {
     /// absorbs 4.3 MB of kernel memory, and some 500 of them exhaust a machine's TCP memory; with 64 KiB
     /// it is about 0.4 MB. 0 leaves the default.
     pub send_buffer: usize,
-    /// Bytes that may wait for one client in this process before the next message closes it. Frames are
+    /// Bytes that may wait for one client in this process before the next message closes it; four times as many
+    /// while the client goes on taking some, for at most five seconds without. A client for which more than
+    /// half of them wait is not read from until it has taken them. Frames are
     /// shared, so a stalled room costs its messages once; large enough for a few messages of the
     /// default `max_http_buffer_size` (1 MB) behind each other.
     pub backpressure_bytes: usize,

@@ -34,11 +34,14 @@ impl Core {
         let now = self.update_now();
         self.bell.hush();
         self.ring.borrow_mut().submit()?;
+        self.begin_intake(begun, scratch)?;
         self.complete_all(scratch)?;
         self.run_tasks(scratch)?;
         if self.ticked.replace(false) {
             self.tick(now);
         }
+        self.read_ready(scratch)?;
+        self.end_intake();
         // Other cores begin with their part of a broadcast before this one sends its own, for a slice.
         self.deliver_tasks();
         self.flush(scratch)?;
@@ -58,6 +61,7 @@ impl Core {
             self.ring.borrow_mut().reap(&mut self.inbox.borrow_mut(), room);
             while let Some(completion) = self.next_completion() {
                 handled += 1;
+                self.charge(limits::MESSAGE_WORK);
                 self.complete(completion);
                 #[cfg(feature = "tls")]
                 (handled += self.handshakes.take() * limits::HANDSHAKE_COMPLETIONS);
@@ -304,7 +308,7 @@ impl Core {
 
     /// Sends in the middle of a turn once much is owed: the limit of a client counts what waits for it, and
     /// one that takes everything at once must not go over it because nothing was sent meanwhile.
-    fn flush_much(&self, scratch: &mut Scratch) -> io::Result<()> {
+    pub(super) fn flush_much(&self, scratch: &mut Scratch) -> io::Result<()> {
         let much = self.outlets.borrow().batch.is_large();
         if much {
             self.deliver_tasks();
@@ -327,6 +331,7 @@ impl Core {
             self.begin_shutdown(now);
         }
         self.watch_memory(now);
+        self.outlets.borrow_mut().tick();
         if let Some(service) = self.service() {
             guarded("timers", || service.tick(now));
         }
