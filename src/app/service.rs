@@ -16,10 +16,10 @@ use super::routes::{BodyEnd, Route, Target};
 use super::websocket::Socket;
 use super::{App, Options};
 use crate::fanout::{Delivery, Frame, Moment, OutletId, RoomKey, Rooms, Space, Task};
-use crate::protocol::http::{Shapes, http_date};
+use crate::protocol::http::Shapes;
 use crate::protocol::ws::deflate::Inflater;
 use crate::runtime::{self, ConnectionId, Core, Ended, Parcel, Sample, Service, Value};
-use crate::time::Millis;
+use crate::time::{Millis, http_date};
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Inner>>> = const { RefCell::new(None) };
