@@ -195,12 +195,12 @@ impl Frame {
     /// use sockring::fanout::{Frame, Key, Outlets, Via};
     /// let mut outlets = Outlets::new(1 << 20, 0);
     /// let id = outlets.open(Via::Layer);
-    /// outlets.block(id.slot());
+    /// outlets.block(id);
     /// for text in ["x=1 ", "y=1 ", "x=2 "] {
     ///     let _ = outlets.push(id, &Frame::raw(text).latest(Key::of(&&text[..1])));
     /// }
     /// let mut out = Vec::new();
-    /// outlets.backlog(id.slot()).unwrap().copy_to(&mut out, 100);
+    /// outlets.backlog(id).unwrap().copy_to(&mut out, 100);
     /// assert_eq!(out, b"y=1 x=2 ");
     /// ```
     #[must_use]

@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use super::adopt::{Admission, AdoptError, Adopter};
+use super::connection::ConnectionId;
 use super::core::{Core, Service, Setup, Shared};
 use super::doorbell::EventFd;
 use super::guard::{self, guarded};
@@ -441,10 +442,8 @@ impl Core {
             guarded("a task of another thread", || task.run());
         }
         self.flush_all(scratch)?;
-        let left: Vec<u32> = self.connections.borrow().iter().map(|(slot, _)| slot as u32).collect();
-        for slot in left {
-            self.remove(slot);
-        }
+        let left: Vec<ConnectionId> = self.connections.borrow().iter().map(|(id, _)| id).collect();
+        left.into_iter().for_each(|id| self.remove(id));
         for _ in 0..LEAVING_TURNS {
             self.turn(scratch)?;
             if self.ring.borrow().accepts_armed() == 0 {
