@@ -106,7 +106,7 @@ fn the_status_of_the_process_says_so() {
         .spawn()
         .unwrap();
     let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    let address = lines.map_while(Result::ok).find_map(|line| Some(line.split_once("at ")?.1.parse().ok()?));
+    let address = lines.map_while(Result::ok).find_map(|line| line.split_once("at ")?.1.parse().ok());
     assert_eq!(Client::connect(address.expect("it listens")).get("/raw").text(), "it will");
     let output = process.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
