@@ -1,5 +1,5 @@
-//! A panic outside all boundaries costs its worker, and with it the server, loudly; one within a boundary costs
-//! only what it was for.
+//! A panic outside all boundaries costs its worker, and with it the server, loudly; one within a boundary
+//! costs only what it was for.
 
 mod support;
 

@@ -131,8 +131,8 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// When signals cannot be waited for; a [`WorkerEnded`] when a worker ended by itself. A `main` that returns
-    /// the error ends the process with a status that says so.
+    /// When signals cannot be waited for; a [`WorkerEnded`] when a worker ended by itself. A `main` that
+    /// returns the error ends the process with a status that says so.
     pub fn run_until_signal(self) -> io::Result<()> {
         use signal_hook::consts::{SIGINT, SIGTERM};
         let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
@@ -375,8 +375,8 @@ impl Worker {
     }
 }
 
-/// Lets go of what a worker that has died leaves: clients must not wait in the queue of a listener that nobody
-/// accepts from, nor on connections that nobody reads.
+/// Lets go of what a worker that has died leaves: clients must not wait in the queue of a listener that
+/// nobody accepts from, nor on connections that nobody reads.
 fn bury() {
     let Some(core) = current() else { return };
     guarded("the listeners of a worker that has died", || core.stop_listening());
@@ -520,8 +520,9 @@ impl Core {
         }
     }
 
-    /// Closes all connections, outside of a turn. The ring may outlive its worker, since monoio keeps tasks that
-    /// wait for it: the sockets are closed once what was armed on them has been cancelled, in further enters (R3).
+    /// Closes all connections, outside of a turn. The ring may outlive its worker, since monoio keeps tasks
+    /// that wait for it: the sockets are closed once what was armed on them has been cancelled, in further
+    /// enters (R3).
     fn let_go(&self) {
         self.remove_all();
         for _ in 0..LEAVING_TURNS {
