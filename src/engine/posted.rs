@@ -196,7 +196,7 @@ impl Inner {
             let upgrading = entry.probe().is_some_and(|probe| probe.is_some());
             (!upgrading).then_some(entry.outlet)
         });
-        outlet.flatten().is_some_and(|outlet| self.core.outlets().is_pressed(outlet.slot(), 0))
+        outlet.flatten().is_some_and(|outlet| self.core.outlets().is_pressed(outlet, 0))
     }
 
     /// Whether it is not the client's fault that nothing was heard of it: what it has sent is still to be read.

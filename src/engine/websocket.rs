@@ -97,7 +97,7 @@ impl Inner {
         match carrier.role {
             Role::Session(socket) if carrier.dialect != Dialect::default() => {
                 let outlet = self.with(socket, |entry| entry.outlet);
-                outlet.map_or(0, |outlet| self.core.outlets().waiting(outlet.slot()))
+                outlet.map_or(0, |outlet| self.core.outlets().waiting(outlet))
             }
             _ => 0,
         }
@@ -290,7 +290,7 @@ impl Inner {
         }
         self.set_role(ws, Role::Session(socket));
         if carrier.dialect == Dialect::default() {
-            self.pollers.borrow_mut().remove(&outlet.slot());
+            self.pollers.borrow_mut().remove(&outlet);
             self.core.carry(ws.connection(), outlet);
         } else {
             self.refill(socket);

@@ -11,9 +11,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::connection::{ConnectionId, Ended, Phase};
+use super::connection::{ConnectionId, Phase};
 use super::core::Core;
-use super::guard::guarded;
 use super::turn::Scratch;
 use crate::limits;
 
@@ -86,7 +85,7 @@ pub(super) struct Ready {
 
 impl Ready {
     fn push(&mut self, id: ConnectionId) {
-        let (word, bit) = ((id.slot / 64) as usize, 1 << (id.slot % 64));
+        let (word, bit) = ((id.slot() / 64) as usize, 1 << (id.slot() % 64));
         if word >= self.queued.len() {
             self.queued.resize(word + 1, 0);
         }
@@ -100,15 +99,15 @@ impl Ready {
     fn pop(&mut self, is_current: impl FnOnce(ConnectionId) -> bool) -> Option<ConnectionId> {
         let id = self.queue.pop_front()?;
         if is_current(id) {
-            self.forget(id.slot);
+            self.forget(id);
         }
         Some(id)
     }
 
-    /// The connection of a slot is gone.
-    pub(super) fn forget(&mut self, slot: u32) {
-        if let Some(word) = self.queued.get_mut((slot / 64) as usize) {
-            *word &= !(1 << (slot % 64));
+    /// A connection is gone, or out of the queue.
+    pub(super) fn forget(&mut self, id: ConnectionId) {
+        if let Some(word) = self.queued.get_mut((id.slot() / 64) as usize) {
+            *word &= !(1 << (id.slot() % 64));
         }
     }
 
@@ -157,15 +156,12 @@ impl Core {
     }
 
     fn read_one(&self, scratch: &mut Scratch) -> io::Result<bool> {
-        let next = self.ready.borrow_mut().pop(|id| self.id(id.slot) == Some(id));
+        let next = self.ready.borrow_mut().pop(|id| self.connection(id).is_some());
         let Some(id) = next else { return Ok(false) };
-        let open =
-            self.connection(id.slot).is_some_and(|c| c.generation == id.generation && c.phase == Phase::Open);
+        let open = self.connection(id).is_some_and(|connection| connection.phase == Phase::Open);
         if let (true, Some(service)) = (open, self.service()) {
             self.charge(limits::MESSAGE_WORK);
-            if guarded("what a connection has sent before", || service.ready(id)).is_none() {
-                self.end(id, Ended::Panic);
-            }
+            self.step(id, "what a connection has sent before", || service.ready(id));
             self.flush_much(scratch)?;
         }
         Ok(true)
@@ -189,7 +185,7 @@ mod tests {
     use super::*;
 
     fn id(slot: u32, generation: u32) -> ConnectionId {
-        ConnectionId { slot, generation }
+        ConnectionId::of(slot, generation)
     }
 
     #[test]
@@ -198,7 +194,7 @@ mod tests {
         for slot in [70, 3, 70, 3, 0] {
             ready.push(id(slot, 1));
         }
-        let all: Vec<_> = std::iter::from_fn(|| ready.pop(|_| true)).map(|id| id.slot).collect();
+        let all: Vec<_> = std::iter::from_fn(|| ready.pop(|_| true)).map(ConnectionId::slot).collect();
         assert_eq!(all, [70, 3, 0]);
         ready.push(id(3, 1));
         assert!(!ready.is_empty(), "one that was read may come again");
@@ -208,7 +204,7 @@ mod tests {
     fn a_slot_that_is_used_again_is_another_connection() {
         let mut ready = Ready::default();
         ready.push(id(5, 1));
-        ready.forget(5);
+        ready.forget(id(5, 1));
         ready.push(id(5, 2));
         let current = |known: ConnectionId| known == id(5, 2);
         assert_eq!(ready.pop(current), Some(id(5, 1)), "whoever takes it looks whether it is still there");
