@@ -86,6 +86,10 @@ impl Inner {
                     self.refuse_and_close(id, error.status());
                     break;
                 }
+                Some(Progress::Short) => {
+                    self.refuse_and_close(id, 503);
+                    break;
+                }
                 Some(Progress::Complete(complete)) => {
                     let sequence = complete.sequence;
                     let work = limits::MESSAGE_WORK + complete.body.len();
@@ -212,7 +216,8 @@ impl Inner {
             }
             Target::WebSocket(behavior) => {
                 let asked = handshake::check(&head).map(|handshake| {
-                    behavior.negotiate(&handshake).map(|deflate| Asked::new(&handshake, deflate))
+                    let protocol = behavior.protocol(&handshake);
+                    behavior.negotiate(&handshake).map(|deflate| Asked::new(&handshake, protocol, deflate))
                 });
                 let asked = match asked {
                     Ok(Ok(asked)) => asked,
