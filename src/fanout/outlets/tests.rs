@@ -501,3 +501,50 @@ fn a_turn_has_a_bound_of_its_own() {
     outlets.take_overflowed(&mut over);
     assert_eq!(over, [http], "a part of a body cannot be left out");
 }
+
+#[test]
+fn a_client_that_goes_on_taking_may_be_over_its_limit_for_a_while() {
+    const LIMIT: usize = 10_000;
+    let frame = text(&"x".repeat(1000));
+    // What polls, what takes some of what waits, and what takes nothing.
+    for (via, takes, most) in [
+        (Via::Layer, false, limits::OVERDRAFT * LIMIT),
+        (Via::Connection(0), true, limits::OVERDRAFT * LIMIT),
+        (Via::Connection(0), false, LIMIT),
+    ] {
+        let mut outlets = Outlets::new(LIMIT, 0);
+        let id = outlets.open(via);
+        outlets.block(id);
+        let owe = |outlets: &mut Outlets| {
+            outlets.begin_turn();
+            outlets.push(id, &frame) == Delivery::Queued
+        };
+        assert!(owe(&mut outlets));
+        if takes {
+            outlets.backlog(id).unwrap().consume(1);
+        }
+        while owe(&mut outlets) {}
+        let weight = outlets.backlog(id).unwrap().cost();
+        assert!(weight > most && weight < most + 2200, "{via:?} {takes}: {weight} of {most}");
+        assert_eq!(outlets.dropped().closed, 1);
+    }
+    // One that takes nothing in the time that it has is closed by the next message.
+    let mut outlets = Outlets::new(LIMIT, 0);
+    let id = outlets.open(Via::Layer);
+    outlets.block(id);
+    for _ in 0..2 * LIMIT / 1000 {
+        outlets.begin_turn();
+        assert_eq!(outlets.push(id, &frame), Delivery::Queued);
+    }
+    for round in 0..3 {
+        (0..limits::OVERDRAFT_TICKS).for_each(|_| outlets.tick());
+        if round < 2 {
+            assert_eq!(outlets.backlog(id).unwrap().take(1).len(), 1);
+        }
+        outlets.begin_turn();
+        assert_eq!(outlets.push(id, &frame), Delivery::Queued, "it has taken something in time");
+    }
+    outlets.tick();
+    outlets.begin_turn();
+    assert_eq!(outlets.push(id, &frame), Delivery::Dropped);
+}
