@@ -510,15 +510,14 @@ impl Outlets {
     }
 
     /// Whether a client may go beyond the limit of all for a while: others may send to it faster than it takes what
-    /// they send. Only one that has taken some of what waits, or that polls and takes nothing between two polls.
+    /// they send, and one that polls takes nothing between two polls. When the time is over it must have taken some.
     fn may_overdraw(&mut self, slot: u32, frame: &Frame) -> bool {
         let hot = &self.hot[slot as usize];
         let (class, generation) = (usize::from(hot.class).wrapping_sub(1), hot.generation);
         let now = Overdraft { generation, taken: self.taken(self.id(slot)), since: self.ticks };
-        let takes = now.taken > 0 || hot.connection == NO_CONNECTION;
         let own = self.classes.get(class).is_some_and(|shared| shared.class.max_waiting.is_some());
         let bounds = Backpressure { max_bytes: self.limit * limits::OVERDRAFT, ..Backpressure::default() };
-        if !takes || own || frame.backpressure().is_some() || !self.fits(slot, &bounds) {
+        if own || frame.backpressure().is_some() || !self.fits(slot, &bounds) {
             return false;
         }
         let known = self.overdrawn.entry(slot).or_insert(now);

@@ -79,20 +79,27 @@ impl Budget {
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     queue: VecDeque<ConnectionId>,
+    /// Those for which this turn had no time: they do not come again before the next.
+    later: VecDeque<ConnectionId>,
     /// A bit for each slot: whether its connection is in the queue.
     queued: Vec<u64>,
 }
 
 impl Ready {
-    fn push(&mut self, id: ConnectionId) {
+    fn push(&mut self, id: ConnectionId, later: bool) {
         let (word, bit) = ((id.slot() / 64) as usize, 1 << (id.slot() % 64));
         if word >= self.queued.len() {
             self.queued.resize(word + 1, 0);
         }
         if self.queued[word] & bit == 0 {
             self.queued[word] |= bit;
-            self.queue.push_back(id);
+            if later { &mut self.later } else { &mut self.queue }.push_back(id);
         }
+    }
+
+    /// A turn begins.
+    fn begin(&mut self) {
+        self.queue.append(&mut self.later);
     }
 
     /// The next one, whose slot may be another connection's by now.
@@ -112,7 +119,7 @@ impl Ready {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_empty() && self.later.is_empty()
     }
 }
 
@@ -121,7 +128,7 @@ impl Core {
     /// budget allows, or in one that follows. For a layer that has input of it which is to be read.
     pub fn read_again(&self, id: ConnectionId) {
         if self.with(id, |_| ()).is_some() {
-            self.ready.borrow_mut().push(id);
+            self.ready.borrow_mut().push(id, self.is_spent());
             self.bell.ring();
         }
     }
@@ -141,6 +148,7 @@ impl Core {
     /// A turn begins: what earlier ones have left comes first, for a part of the time.
     pub(super) fn begin_intake(&self, now: Instant, scratch: &mut Scratch) -> io::Result<()> {
         self.budget.begin(now);
+        self.ready.borrow_mut().begin();
         if !self.ready.borrow().is_empty() {
             self.read_one(scratch)?;
             self.read_ready(scratch)?;
@@ -192,23 +200,27 @@ mod tests {
     fn a_connection_is_in_the_list_once_and_in_order() {
         let mut ready = Ready::default();
         for slot in [70, 3, 70, 3, 0] {
-            ready.push(id(slot, 1));
+            ready.push(id(slot, 1), slot == 0);
         }
-        let all: Vec<_> = std::iter::from_fn(|| ready.pop(|_| true)).map(ConnectionId::slot).collect();
-        assert_eq!(all, [70, 3, 0]);
-        ready.push(id(3, 1));
+        let take = |ready: &mut Ready| -> Vec<u32> {
+            std::iter::from_fn(|| ready.pop(|_| true)).map(ConnectionId::slot).collect()
+        };
+        assert_eq!(take(&mut ready), [70, 3]);
+        ready.begin();
+        assert_eq!(take(&mut ready), [0], "in the next turn");
+        ready.push(id(3, 1), false);
         assert!(!ready.is_empty(), "one that was read may come again");
     }
 
     #[test]
     fn a_slot_that_is_used_again_is_another_connection() {
         let mut ready = Ready::default();
-        ready.push(id(5, 1));
+        ready.push(id(5, 1), false);
         ready.forget(id(5, 1));
-        ready.push(id(5, 2));
+        ready.push(id(5, 2), false);
         let current = |known: ConnectionId| known == id(5, 2);
         assert_eq!(ready.pop(current), Some(id(5, 1)), "whoever takes it looks whether it is still there");
-        ready.push(id(5, 2));
+        ready.push(id(5, 2), false);
         assert_eq!(ready.pop(current), Some(id(5, 2)));
         assert_eq!(ready.pop(current), None, "it was in the list once");
     }
