@@ -235,7 +235,9 @@ function lives(check, clients, name) {
     if (name === "upgrade") await upgraded(socket);
     const { id } = socket;
     const again = next(socket.io, "reconnect");
+    const gone = next(socket, "disconnect");
     socket.io.engine.close();
+    await gone;
     assert.equal(socket.id, undefined);
     await again;
     await until(() => socket.connected, "connected again");
