@@ -142,6 +142,14 @@ pub const MAILBOX_TASKS: usize = 65_536;
 /// waits for several cores counts in each of their mailboxes.
 pub const MAILBOX_BYTES: usize = 256 << 20;
 
+/// Bytes of a topic's name. Centrifugo allows 255 for a channel's; longer ones are never meant, and a client
+/// that names what it wants could fill the memory with them.
+pub const TOPIC_BYTES: usize = 256;
+
+/// Bytes of a body that count as large while the process is short of memory (`runtime::Options::max_memory`):
+/// what clients send all the time, the POSTs of polling sessions among it, is smaller.
+pub const LARGE_BODY_BYTES: usize = 64 * 1024;
+
 /// Entries for which the tables of a core have room from the start, if that many connections are possible:
 /// address space, not memory, since untouched pages cost nothing. A table that grows beyond is copied.
 pub const TABLE_RESERVE: usize = 65_536;
