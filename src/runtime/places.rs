@@ -88,8 +88,8 @@ impl Core {
         if taken >= capacity {
             if !self.places.full.replace(true) {
                 tracing::warn!(
-                    "core {}: all {capacity} places for connections are taken: further clients get 503; more places \
-                     need `connections` or a higher limit of descriptors",
+                    "core {}: all {capacity} places for connections are taken, further clients get 503: \
+                     more need `connections` or a higher limit of descriptors",
                     self.index
                 );
             }
