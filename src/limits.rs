@@ -60,20 +60,21 @@ pub const COMPRESSION_WORK: usize = 16;
 /// kernel has delivered by then comes on top.
 pub const INPUT_KEPT_BYTES: usize = 64 * 1024;
 
-/// Bytes of the largest answer to a poll that is compressed: some milliseconds of work. A larger one leaves as
-/// it is.
+/// Bytes of the largest answer to a poll that is compressed: some milliseconds of work. A larger one leaves
+/// as it is.
 pub const COMPRESSED_BYTES: usize = 256 * 1024;
 
-/// Bytes that one burst of sends hands to the kernel, or encrypts; one socket gets what it is owed in any case.
-/// Between bursts it is looked whether the slice of sending is over.
+/// Bytes that one burst of sends hands to the kernel, or encrypts; one socket gets what it is owed in any
+/// case. Between bursts it is looked whether the slice of sending is over.
 pub const BURST_BYTES: usize = 2 << 20;
 
 /// How many times its limit may wait for a client that goes on taking what it is owed: what others send to it
-/// in one go need not leave as fast as it comes. Of a file that is relayed, for example, to a client that polls.
+/// in one go need not leave as fast as it comes. Of a file that is relayed, for example, to a client that
+/// polls.
 pub const OVERDRAFT: usize = 4;
 
-/// Ticks in which a client that is over its limit must take something: five seconds. One that takes nothing is
-/// closed then, by the next message.
+/// Ticks in which a client that is over its limit must take something: five seconds. One that takes nothing
+/// is closed then, by the next message.
 pub const OVERDRAFT_TICKS: u32 = 250;
 
 /// Receive buffers of one core. All sockets share them; a buffer is free again when its bytes were fed

@@ -1,5 +1,5 @@
-//! What a turn reads, and how much it works: only the turn reads input, within a budget, and not from a client
-//! that does not take what it is owed.
+//! What a turn reads, and how much it works: only the turn reads input, within a budget, and not from a
+//! client that does not take what it is owed.
 
 mod support;
 

@@ -1,8 +1,8 @@
 //! What WebSockets have sent and nobody has read yet.
 //!
-//! A turn reads until its budget is spent, and from a client that takes what it is owed. What it does not read
-//! is kept here, outside of the sockets' records, since hardly any socket has some; [`Inner::websocket_ready`]
-//! goes on with it when the runtime says so.
+//! A turn reads until its budget is spent, and from a client that takes what it is owed. What it does not
+//! read is kept here, outside of the sockets' records, since hardly any socket has some;
+//! [`Inner::websocket_ready`] goes on with it when the runtime says so.
 
 use std::mem;
 
@@ -21,7 +21,8 @@ pub(super) struct Kept {
     paused: bool,
     /// Whether the client has closed its side: what it has sent before is still read.
     ended: bool,
-    /// Whether the client is to take what it is owed first; with what it had taken when that was last looked at.
+    /// Whether the client is to take what it is owed first; with what it had taken when that was last looked
+    /// at.
     held: Option<u64>,
 }
 
@@ -109,8 +110,8 @@ impl Inner {
         }
     }
 
-    /// The connection ends now: what its client has said before is read, whatever the turn's budget. With TLS,
-    /// whose connections are not kept for it, unless the client does not take what it is owed.
+    /// The connection ends now: what its client has said before is read, whatever the turn's budget. With
+    /// TLS, whose connections are not kept for it, unless the client does not take what it is owed.
     pub(super) fn read_rest(&self, id: ConnectionId) {
         let is_left = || self.kept.borrow().get(&id.slot()).is_some_and(|kept| kept.held.is_none());
         while self.entry(id, |_| ()).is_some() && is_left() {
@@ -140,8 +141,8 @@ impl Inner {
         }
     }
 
-    /// Whether it is not the client's fault that nothing was read from it: its input waits for a turn with time,
-    /// or for the client to take what it is owed, and it has taken some since this was last asked.
+    /// Whether it is not the client's fault that nothing was read from it: its input waits for a turn with
+    /// time, or for the client to take what it is owed, and it has taken some since this was last asked.
     pub(super) fn is_excused(&self, id: ConnectionId) -> bool {
         let mut all = self.kept.borrow_mut();
         let Some(kept) = all.get_mut(&id.slot()) else { return false };

@@ -95,7 +95,8 @@ impl Response {
         self.app.is_aborted(self.connection, self.sequence)
     }
 
-    /// Goes on with the request when the turn has time, by `f`, which is dropped if the client goes away first.
+    /// Goes on with the request when the turn has time, by `f`, which is dropped if the client goes away
+    /// first.
     pub(crate) fn later(&self, f: impl FnOnce() + 'static) {
         self.app.later(self.connection, self.sequence, Box::new(f));
     }

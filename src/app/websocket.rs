@@ -371,8 +371,9 @@ impl<U: 'static> WebSocket<U> {
         with_current(|app| app.publish(topic, frame, Some(self.id))).unwrap_or(Delivery::Dropped)
     }
 
-    /// Whether it is not the client's fault that nothing was read from it: what it has sent waits for the turn's
-    /// budget, or for the client to take what it is owed, and it has taken some since this was last asked.
+    /// Whether it is not the client's fault that nothing was read from it: what it has sent waits for the
+    /// turn's budget, or for the client to take what it is owed, and it has taken some since this was last
+    /// asked.
     pub(crate) fn is_excused(self) -> bool {
         with_current(|app| app.is_excused(self.id)).unwrap_or(false)
     }
@@ -473,7 +474,8 @@ impl Reader<'_> {
 /// How long the peer may take to answer a close frame.
 const CLOSE_TIMEOUT_MS: Millis = 3000;
 
-/// How long a client that is not read from, and takes what it is owed, is let alone before it is looked at again.
+/// How long a client that is not read from, and takes what it is owed, is let alone before it is looked at
+/// again.
 const EXCUSED_MS: Millis = 5000;
 
 impl Socket {

@@ -73,8 +73,8 @@ impl Inner {
         Poll { response, coding, jsonp, packets_max, dialect: self.dialect(socket) }
     }
 
-    /// Whether a body of so many bytes is to be in this coding: one that is large, and any while the turn has no
-    /// more time, leaves as it is. Compression saves bytes; it is not to cost others their time.
+    /// Whether a body of so many bytes is to be in this coding: one that is large, and any while the turn has
+    /// no more time, leaves as it is. Compression saves bytes; it is not to cost others their time.
     pub(super) fn is_worth(&self, coding: Coding, bytes: usize) -> bool {
         let threshold = self.options.http_compression.map(|options| options.threshold);
         let large = threshold.is_some_and(|threshold| bytes >= threshold);

@@ -189,8 +189,8 @@ impl Inner {
         });
     }
 
-    /// Whether so much waits for the client of a polling session that no more is read from it. One that changes
-    /// over does not poll until its POST is answered.
+    /// Whether so much waits for the client of a polling session that no more is read from it. One that
+    /// changes over does not poll until its POST is answered.
     fn is_pressed(&self, socket: Socket) -> bool {
         let outlet = self.with(socket, |entry| {
             let upgrading = entry.probe().is_some_and(|probe| probe.is_some());
@@ -199,7 +199,8 @@ impl Inner {
         outlet.flatten().is_some_and(|outlet| self.core.outlets().is_pressed(outlet, 0))
     }
 
-    /// Whether it is not the client's fault that nothing was heard of it: what it has sent is still to be read.
+    /// Whether it is not the client's fault that nothing was heard of it: what it has sent is still to be
+    /// read.
     pub(super) fn is_excused(&self, socket: Socket) -> bool {
         let websocket = self.with(socket, |entry| match &entry.link {
             Link::WebSocket(ws) => Some(*ws),

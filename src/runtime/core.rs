@@ -413,8 +413,8 @@ impl Core {
         }
     }
 
-    /// Owes a connection a large frame, which leaves in pieces from the end of this turn on, as the client takes
-    /// it; see [`Outlets::push_large`].
+    /// Owes a connection a large frame, which leaves in pieces from the end of this turn on, as the client
+    /// takes it; see [`Outlets::push_large`].
     pub fn send_large(&self, id: ConnectionId, frame: &Frame) -> Delivery {
         let Some(outlet) = self.outlet(id) else { return Delivery::Dropped };
         self.bell.ring();

@@ -1,8 +1,9 @@
 //! What one turn takes in: how much it works, and whose input it reads although nothing new has come.
 //!
 //! Only the turn reads input. A layer that could read on (a request was answered and the next one is here, or
-//! the turn had no more time) says so with [`Core::read_again`], and the turn calls [`Service::ready`] for one
-//! connection after the other. So no verb ever reads what a client has sent, and no chain of answers nests.
+//! the turn had no more time) says so with [`Core::read_again`], and the turn calls [`Service::ready`] for
+//! one connection after the other. So no verb ever reads what a client has sent, and no chain of answers
+//! nests.
 //!
 //! [`Service::ready`]: super::Service::ready
 
