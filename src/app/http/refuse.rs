@@ -1,5 +1,6 @@
 //! Refusing requests that no handler has answered.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -16,6 +17,10 @@ use crate::time::Millis;
 /// it are looked at: a browser sends all of a request at once.
 pub(super) const REFUSAL_MS: Millis = 1000;
 const SHOWN_BYTES: usize = MAX_HEAD_BYTES;
+
+/// When a client that is refused for want of room may try again (RFC 9110 section 10.2.3), in seconds.
+const RETRY_AFTER: (Cow<'static, str>, Cow<'static, str>) =
+    (Cow::Borrowed("Retry-After"), Cow::Borrowed("10"));
 
 impl Http {
     /// Whether a head that is refused is read on for a moment. Fields that decide about the headers of the
@@ -55,6 +60,9 @@ impl Inner {
             return http.aborted(end);
         }
         let mut refusal = self.refusal(&http, status);
+        if status == 503 {
+            refusal.headers.push(RETRY_AFTER);
+        }
         let body = if refusal.text { Bytes::from_static(reason(status).as_bytes()) } else { Bytes::new() };
         if refusal.text {
             refusal.headers.push(PLAIN);

@@ -67,6 +67,10 @@ impl Inner {
                     self.refuse_and_close(id, error.status());
                     break;
                 }
+                Some(Progress::Short) => {
+                    self.refuse_and_close(id, 503);
+                    break;
+                }
                 Some(Progress::Complete(complete)) => {
                     let sequence = complete.sequence;
                     if guarded("a handler of a request", || self.dispatch(id, complete)).is_none() {
