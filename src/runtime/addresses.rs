@@ -16,8 +16,8 @@ pub(super) struct Addresses {
     counts: HashMap<Client, u32, RandomState>,
 }
 
-/// What counts as one client: an IPv4 address, or the first 64 bits of an IPv6 address, since a network of that
-/// size is what one subscriber gets (RFC 6177).
+/// One client: an IPv4 address, or the first 64 bits of an IPv6 address, since a network of that size is what
+/// one subscriber gets (RFC 6177).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Client {
     V4(u32),

@@ -238,7 +238,8 @@ impl Connection {
 #[derive(Debug)]
 pub(super) struct Connections {
     slots: Slab<Connection>,
-    /// Counts each connection but those of which a header of the PROXY protocol is still to say whose they are.
+    /// Counts each connection but those that wait for a header of the PROXY protocol, whose client is not
+    /// known yet.
     addresses: Addresses,
     /// Of the next connection. The kernel's requests carry its lower 24 bits.
     generation: u32,

@@ -361,8 +361,8 @@ impl Partial {
         matches!(target, Some(Target::Http { handler: HttpHandler::Streamed(_), .. }))
     }
 
-    /// Whether the body is larger than what a process that is short of memory takes in: as it was announced, or
-    /// as far as it has come.
+    /// Whether the body, as announced or as far as it has come, is larger than a process that is short of
+    /// memory takes in.
     fn is_large(&self) -> bool {
         let announced = match self.head.framing() {
             Framing::Length(length) => length,
