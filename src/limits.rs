@@ -103,6 +103,12 @@ pub const HANDSHAKE_COMPLETIONS: usize = 64;
 /// million empty pongs would weigh nothing.
 pub const FRAME_COST_BYTES: usize = 128;
 
+/// Bytes that the handlers of one turn may owe one client, with [`FRAME_COST_BYTES`] for each message: some
+/// 400,000 small ones. Up to here the limit of the client does not close it, since it had no chance to read
+/// any of them. Beyond, a message is dropped and the call that emits it says so; of what has no messages (the
+/// body of an HTTP answer) a part cannot be left out, and the connection ends.
+pub const TURN_BYTES: usize = 64 << 20;
+
 /// Joined buffers that are kept for the next turn, and the largest that is worth keeping.
 pub const JOINED_BUFFERS_KEPT: usize = 64;
 /// See [`JOINED_BUFFERS_KEPT`].
