@@ -62,10 +62,6 @@ pub const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
 /// of its arenas in turn for it.
 pub const MEMORY_TRIM_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Bytes of a body or message that is refused while the process is over its bound: what is smaller is what
-/// clients say while they are served, and a receive buffer holds it at once.
-pub const SMALL_BODY_BYTES: usize = 64 * 1024;
-
 /// How long a proxy may take to send its header of the PROXY protocol: as long as a request's head by
 /// default. A proxy sends it before anything else, so all that this bounds is who connects and says nothing.
 pub const PREFACE: Duration = Duration::from_secs(10);
@@ -127,6 +123,14 @@ pub const MAILBOX_TASKS: usize = 65_536;
 /// mailbox never has that many: they would be sixty times the default limit of one client. A frame that
 /// waits for several cores counts in each of their mailboxes.
 pub const MAILBOX_BYTES: usize = 256 << 20;
+
+/// Bytes of a topic's name. Centrifugo allows 255 for a channel's; longer ones are never meant, and a client
+/// that names what it wants could fill the memory with them.
+pub const TOPIC_BYTES: usize = 256;
+
+/// Bytes of a body, or of a WebSocket's message, that count as large while the process is short of memory
+/// (`runtime::Options::max_memory`): what clients send all the time is smaller.
+pub const LARGE_BODY_BYTES: usize = 64 * 1024;
 
 /// Entries for which the tables of a core have room from the start, if that many connections are possible:
 /// address space, not memory, since untouched pages cost nothing. A table that grows beyond is copied.

@@ -111,7 +111,7 @@ enum Progress {
     /// The route is to be asked about a body that is on its way.
     Begun(OnBegun, Box<Head>),
     Failed(HttpError),
-    /// A large body is on its way, and the process is short of memory.
+    /// The body is large, and the process short of memory.
     Short,
     /// A handler has waited for more of its body.
     Fed(Waker),
@@ -361,14 +361,11 @@ impl Partial {
         matches!(target, Some(Target::Http { handler: HttpHandler::Streamed(_), .. }))
     }
 
-    /// Whether the body, as announced or as far as it has come, is larger than a process that is short of
-    /// memory takes in.
+    /// Whether the body is one that is refused first when memory is short: by its announced length, or by
+    /// what has come of it.
     fn is_large(&self) -> bool {
-        let announced = match self.head.framing() {
-            Framing::Length(length) => length,
-            _ => 0,
-        };
-        self.body.received().max(announced) > limits::SMALL_BODY_BYTES as u64
+        const LARGE: u64 = limits::LARGE_BODY_BYTES as u64;
+        self.head.framing().check(LARGE).is_err() || self.body.received() > LARGE
     }
 
     /// What the route wants to be asked while the body is on its way.

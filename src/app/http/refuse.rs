@@ -18,10 +18,6 @@ use crate::time::Millis;
 pub(super) const REFUSAL_MS: Millis = 1000;
 const SHOWN_BYTES: usize = MAX_HEAD_BYTES;
 
-/// When a client that is refused for want of room may try again (RFC 9110 section 10.2.3), in seconds.
-const RETRY_AFTER: (Cow<'static, str>, Cow<'static, str>) =
-    (Cow::Borrowed("Retry-After"), Cow::Borrowed("10"));
-
 impl Http {
     /// Whether a head that is refused is read on for a moment. Fields that decide about the headers of the
     /// answer come after what is too long: a script could not read the status otherwise.
@@ -60,12 +56,13 @@ impl Inner {
             return http.aborted(end);
         }
         let mut refusal = self.refusal(&http, status);
-        if status == 503 {
-            refusal.headers.push(RETRY_AFTER);
-        }
         let body = if refusal.text { Bytes::from_static(reason(status).as_bytes()) } else { Bytes::new() };
         if refusal.text {
             refusal.headers.push(PLAIN);
+        }
+        if status == 503 {
+            // A second later there may be room again.
+            refusal.headers.push((Cow::Borrowed("Retry-After"), Cow::Borrowed("1")));
         }
         self.write_response(id, status, &refusal.headers, &body, false, false);
         self.core.linger(id);

@@ -177,7 +177,8 @@ impl Inner {
             }
             Target::WebSocket(behavior) => {
                 let asked = handshake::check(&head).map(|handshake| {
-                    behavior.negotiate(&handshake).map(|deflate| Asked::new(&handshake, deflate))
+                    let protocol = behavior.protocol(&handshake);
+                    behavior.negotiate(&handshake).map(|deflate| Asked::new(&handshake, protocol, deflate))
                 });
                 let asked = match asked {
                     Ok(Ok(asked)) => asked,
