@@ -6,10 +6,86 @@
 
 use std::mem;
 
+use super::behavior::Upgradable;
 use super::service::{Inner, State};
-use super::websocket::Reading;
 use crate::limits;
+use crate::protocol::ws::WsError;
+use crate::protocol::ws::deflate::Inflater;
+use crate::protocol::ws::message::Decoder;
 use crate::runtime::{ConnectionId, Ended};
+
+/// The code for a message that a process short of memory does not take (in IANA's registry of RFC 6455).
+const TRY_AGAIN_LATER: u16 = 1013;
+
+/// Why the input of a socket is not read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// It is read to its end.
+    Done,
+    /// The turn has no more time.
+    Spent,
+    /// The client is to take what it is owed first.
+    Held,
+    /// The socket reads no more.
+    Over,
+}
+
+/// What reads the input of one socket.
+pub(super) struct Reader<'a> {
+    pub(super) app: &'a Inner,
+    pub(super) id: ConnectionId,
+    pub(super) behavior: &'a dyn Upgradable,
+    /// What the socket carries.
+    pub(super) word: u64,
+}
+
+impl Reader<'_> {
+    /// Reads messages: how many bytes of the input are used, and why not all.
+    pub(super) fn read(
+        &self,
+        input: &mut [u8],
+        decoder: &mut Decoder,
+        mut inflater: Option<&mut Inflater>,
+    ) -> (usize, Reading) {
+        let mut bounds = self.behavior.limits();
+        let short = self.app.core.is_short_of_memory();
+        if short {
+            bounds.message_bytes = bounds.message_bytes.min(limits::LARGE_BODY_BYTES);
+        }
+        let mut used = 0;
+        while used < input.len() {
+            if self.app.core.is_pressed(self.id, self.behavior.elsewhere(self.id, self.word)) {
+                return (used, Reading::Held);
+            }
+            let step = match decoder.decode_extended(&mut input[used..], &bounds, inflater.as_deref_mut()) {
+                Ok(step) => step,
+                Err(error) => {
+                    tracing::debug!("a WebSocket is closed: {error}");
+                    let code = match error {
+                        WsError::TooBig if short => TRY_AGAIN_LATER,
+                        error => error.close_code(),
+                    };
+                    self.app.websocket_failed(self.id, code, &error.to_string());
+                    return (used, Reading::Over);
+                }
+            };
+            let consumed = step.consumed;
+            if let Some(message) = step.message {
+                // Of a message that was inflated, its length counts and not what came of it.
+                let work = limits::MESSAGE_WORK + message.len();
+                if !self.app.websocket_message(self.id, self.behavior, message) {
+                    return (used, Reading::Over);
+                }
+                self.app.core.charge(work);
+            }
+            used += consumed;
+            if self.app.core.is_spent() && used < input.len() {
+                return (used, Reading::Spent);
+            }
+        }
+        (used, Reading::Done)
+    }
+}
 
 /// The input of one WebSocket that was not read.
 #[derive(Debug, Default)]

@@ -10,9 +10,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::behavior::{Behavior, Upgradable, last_data};
+use super::input::{Reader, Reading};
 use super::service::{Due, Inner, State, UserData, Whole, with_current};
 use crate::fanout::{Delivery, Frame, OutletId};
-use crate::limits;
 use crate::protocol::ws::deflate::Inflater;
 use crate::protocol::ws::extensions::Agreed;
 use crate::protocol::ws::frame::{CONTROL_BYTES, OpCode, close_payload, write_frame};
@@ -410,67 +410,6 @@ enum Inflation {
     Own,
 }
 
-/// Why the input of a socket is not read on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reading {
-    /// It is read to its end.
-    Done,
-    /// The turn has no more time.
-    Spent,
-    /// The client is to take what it is owed first.
-    Held,
-    /// The socket reads no more.
-    Over,
-}
-
-/// What reads the input of one socket.
-struct Reader<'a> {
-    app: &'a Inner,
-    id: ConnectionId,
-    behavior: &'a dyn Upgradable,
-    word: u64,
-}
-
-impl Reader<'_> {
-    /// Reads messages: how many bytes of the input are used, and why not all.
-    fn read(
-        &self,
-        input: &mut [u8],
-        decoder: &mut Decoder,
-        mut inflater: Option<&mut Inflater>,
-    ) -> (usize, Reading) {
-        let bounds = self.behavior.limits();
-        let mut used = 0;
-        while used < input.len() {
-            if self.app.core.is_pressed(self.id, self.behavior.elsewhere(self.id, self.word)) {
-                return (used, Reading::Held);
-            }
-            let step = match decoder.decode_extended(&mut input[used..], &bounds, inflater.as_deref_mut()) {
-                Ok(step) => step,
-                Err(error) => {
-                    tracing::debug!("a WebSocket is closed: {error}");
-                    self.app.websocket_failed(self.id, error.close_code(), &error.to_string());
-                    return (used, Reading::Over);
-                }
-            };
-            let consumed = step.consumed;
-            if let Some(message) = step.message {
-                // Of a message that was inflated, its length counts and not what came of it.
-                let work = limits::MESSAGE_WORK + message.len();
-                if !self.app.websocket_message(self.id, self.behavior, message) {
-                    return (used, Reading::Over);
-                }
-                self.app.core.charge(work);
-            }
-            used += consumed;
-            if self.app.core.is_spent() && used < input.len() {
-                return (used, Reading::Spent);
-            }
-        }
-        (used, Reading::Done)
-    }
-}
-
 /// How long the peer may take to answer a close frame.
 const CLOSE_TIMEOUT_MS: Millis = 3000;
 
@@ -599,7 +538,7 @@ impl Inner {
     }
 
     /// Handles one message; `false` when the socket reads no more.
-    fn websocket_message(
+    pub(super) fn websocket_message(
         &self,
         id: ConnectionId,
         behavior: &dyn Upgradable,
@@ -669,7 +608,7 @@ impl Inner {
     }
 
     /// The peer broke the protocol: a close frame says how, and the connection ends.
-    fn websocket_failed(&self, id: ConnectionId, code: u16, reason: &str) {
+    pub(super) fn websocket_failed(&self, id: ConnectionId, code: u16, reason: &str) {
         let Some(State::WebSocket(socket)) = self.forget(id).map(|entry| entry.state) else { return };
         if !socket.closing {
             self.send_close(id, code, reason);
