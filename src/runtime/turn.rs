@@ -147,7 +147,7 @@ impl Core {
         if mem::take(&mut self.work.borrow_mut().exhausted) {
             tracing::warn!("core {}: accepts succeed again", self.index);
         }
-        let full = self.is_full();
+        let full = self.is_full() || self.is_short_of_memory();
         let id = self.admit(target, peer, listener);
         self.give_place(id, full);
         self.counters.accepted.add(1);
@@ -499,7 +499,7 @@ impl Core {
         }
         self.look_at_places();
         let mut work = self.work.borrow_mut();
-        let free = self.places.all().saturating_sub(self.places_taken() + self.in_reserve());
+        let free = self.free_places();
         if self.ring.borrow().accepts_armed() > free {
             // Others have taken places that accepts wait for: clients wait in the listener's queue instead.
             self.queue(|ring| ring.trim_accepts(free));
