@@ -500,6 +500,7 @@ fn a_client_that_reads_slowly_is_not_closed_for_pongs_that_nobody_reads() {
     let (server, address) = start_giving(quick);
     let mut slow = Client::with_receive_buffer(address, 64 * 1024);
     slow.upgrade(WS);
+    assert!(slow.text().starts_with('0'));
     slow.send(&masked(OpCode::Text, format!("4{REPLY}").as_bytes()).repeat(ASKED));
     // It takes several times as long as its heartbeat allows, and comes to no ping before it is through.
     for reply in 0..ASKED {
