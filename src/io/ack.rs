@@ -77,11 +77,11 @@ pub enum AckError {
     /// The client did not answer in time.
     #[error("operation has timed out")]
     Timeout,
-    /// The client left without an answer.
+    /// The client left without an answer, or owes 10,000 answers already and was not asked.
     #[error("the socket has been disconnected")]
     Disconnected,
-    /// The event was not sent: too much waits for the client, it owes too many answers, or the event is
-    /// volatile and the client was busy. Of a broadcast: the answers are too large together.
+    /// The event was not sent: too much waits for the client, or the event is volatile and the client was busy.
+    /// Of a broadcast: the answers are too large together.
     #[error("the event was dropped")]
     Dropped,
     /// The answer is not of the type that was asked for.
@@ -130,7 +130,7 @@ impl NspInner {
             room
         });
         if owing != Some(true) || !here {
-            done(Err(if owing == Some(false) { AckError::Dropped } else { AckError::Disconnected }));
+            done(Err(AckError::Disconnected));
             return Ok(Delivery::Dropped);
         }
         self.next_ack.set(id + 2);

@@ -125,10 +125,10 @@ impl From<EncodeError> for Failure {
     }
 }
 
-/// The client reads that its arguments do not fit; how is the cause.
+/// The client may read what is wrong with its own arguments.
 impl From<ArgsError> for Failure {
     fn from(error: ArgsError) -> Self {
-        Self::new("the arguments do not fit").caused_by(error)
+        Self::new(error.to_string())
     }
 }
 
