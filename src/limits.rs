@@ -51,6 +51,20 @@ pub const ACCEPTS_ARMED: usize = 64;
 /// Descriptors kept free of sockets: log files, `/proc`, connections that are moving between cores.
 pub const DESCRIPTORS_SPARE: usize = 64;
 
+/// Descriptors that a worker needs beside its connections and listeners: its two rings, the eventfd of each,
+/// and their duplicates.
+pub const WORKER_DESCRIPTORS: usize = 8;
+
+/// Places of a core beyond its capacity, for clients that are told that it is full, and for whoever asks how
+/// the server does. Each is taken for the time of one request.
+pub const PLACES_RESERVED: usize = 16;
+
+/// How long a connection in reserve is given when others wait for its place: a request comes at once.
+pub const RESERVE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What `Retry-After` says to a client that finds the server full, in seconds.
+pub const RETRY_AFTER: &str = "5";
+
 /// How often deadlines are looked at. Heartbeats and timeouts are late by at most this much.
 pub const TICK: Duration = Duration::from_millis(20);
 
@@ -127,6 +141,14 @@ pub const MAILBOX_TASKS: usize = 65_536;
 /// mailbox never has that many: they would be sixty times the default limit of one client. A frame that
 /// waits for several cores counts in each of their mailboxes.
 pub const MAILBOX_BYTES: usize = 256 << 20;
+
+/// Bytes of a topic's name. Centrifugo allows 255 for a channel's; longer ones are never meant, and a client
+/// that names what it wants could fill the memory with them.
+pub const TOPIC_BYTES: usize = 256;
+
+/// Bytes of a body that count as large while the process is short of memory (`runtime::Options::max_memory`):
+/// what clients send all the time, the POSTs of polling sessions among it, is smaller.
+pub const LARGE_BODY_BYTES: usize = 64 * 1024;
 
 /// Entries for which the tables of a core have room from the start, if that many connections are possible:
 /// address space, not memory, since untouched pages cost nothing. A table that grows beyond is copied.

@@ -155,7 +155,7 @@ impl Rooms {
     }
 
     /// How many rooms a member is in.
-    pub fn count(&self, member: u32) -> usize {
+    pub fn count_of(&self, member: u32) -> usize {
         self.links.get(member as usize).map_or(0, SmallVec::len)
     }
 

@@ -650,7 +650,7 @@ impl NspInner {
             return refused(format_args!("its name has {} bytes, more than {longest}", room.len()));
         }
         let rooms = self.rooms.borrow();
-        if rooms.count(socket.slot) > most && !rooms.contains(socket.slot, room) {
+        if rooms.count_of(socket.slot) > most && !rooms.contains(socket.slot, room) {
             drop(rooms);
             return refused(format_args!("the socket is in {most} rooms already"));
         }

@@ -67,6 +67,10 @@ impl Inner {
                     self.refuse_and_close(id, error.status());
                     break;
                 }
+                Some(Progress::Short) => {
+                    self.refuse_and_close(id, 503);
+                    break;
+                }
                 Some(Progress::Complete(complete)) => {
                     let sequence = complete.sequence;
                     if guarded("a handler of a request", || self.dispatch(id, complete)).is_none() {
@@ -82,6 +86,10 @@ impl Inner {
 
     /// Asks a route about a request whose body is on its way; whether to read that here.
     fn begin_body(&self, id: ConnectionId, begun: &OnBegun, head: &Head) -> bool {
+        if self.core.is_in_reserve(id) {
+            self.refuse_and_close(id, 503);
+            return false;
+        }
         match begun(head, id) {
             Begun::Read(on_end) => {
                 self.entry(id, |entry| {
@@ -155,6 +163,9 @@ impl Inner {
         if let Some(on_end) = on_end {
             on_end(BodyEnd::Complete);
         }
+        if self.core.is_in_reserve(id) && !route.as_ref().is_some_and(|(route, _)| route.when_full) {
+            return self.refuse_full(id, sequence, &head, route.as_ref().map(|(route, _)| &**route));
+        }
         let Some((route, params)) = route else { return self.no_route(id, sequence, &head) };
         let Some(app) = crate::app::current() else { return };
         self.requests.set(self.requests.get() + 1);
@@ -173,7 +184,8 @@ impl Inner {
             }
             Target::WebSocket(behavior) => {
                 let asked = handshake::check(&head).map(|handshake| {
-                    behavior.negotiate(&handshake).map(|deflate| Asked::new(&handshake, deflate))
+                    let protocol = behavior.protocol(&handshake);
+                    behavior.negotiate(&handshake).map(|deflate| Asked::new(&handshake, protocol, deflate))
                 });
                 let asked = match asked {
                     Ok(Ok(asked)) => asked,
