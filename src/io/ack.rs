@@ -80,8 +80,8 @@ pub enum AckError {
     /// The client left without an answer, or owes 10,000 answers already and was not asked.
     #[error("the socket has been disconnected")]
     Disconnected,
-    /// The event was not sent: too much waits for the client, or the event is volatile and the client was busy.
-    /// Of a broadcast: the answers are too large together.
+    /// The event was not sent: too much waits for the client, or the event is volatile and the client was
+    /// busy. Of a broadcast: the answers are too large together.
     #[error("the event was dropped")]
     Dropped,
     /// The answer is not of the type that was asked for.
