@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 /// Milliseconds since the process started: an argument of every state machine, never read by one.
 pub type Millis = u64;
 
-/// A duration in milliseconds; one that is endless, or as good as that, is as long as can be said. To be added
-/// to a time with `saturating_add`.
+/// A duration in milliseconds; one that is endless, or as good as that, is as long as can be said. To be
+/// added to a time with `saturating_add`.
 pub(crate) fn millis(duration: Duration) -> Millis {
     Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
 }
