@@ -25,7 +25,7 @@ use super::listener::Listening;
 use super::memory::Memory;
 use super::metrics::{Counters, Sample};
 use super::places::Places;
-use super::ring::{Completion, Kind, Ring, Target};
+use super::ring::{Completion, Kind, Rig, Ring, Target};
 use crate::fanout::{Class, Delivery, Directory, Frame, Mesh, OutletId, Outlets, Queue, Task, Via};
 use crate::limits;
 use crate::time::Millis;
@@ -262,8 +262,7 @@ impl fmt::Debug for Core {
 pub(super) struct Setup {
     pub(super) index: usize,
     pub(super) shared: Arc<Shared>,
-    pub(super) ring: Ring,
-    pub(super) buffers: ReceiveBuffers,
+    pub(super) rig: Rig,
     pub(super) listeners: Vec<Listening>,
     pub(super) capacity: usize,
     pub(super) direct: bool,
@@ -280,8 +279,8 @@ impl Core {
         Rc::new(Self {
             index: setup.index,
             shared: setup.shared,
-            ring: RefCell::new(setup.ring),
-            buffers: RefCell::new(setup.buffers),
+            ring: RefCell::new(setup.rig.ring),
+            buffers: RefCell::new(setup.rig.buffers),
             listeners: RefCell::new(setup.listeners),
             connections: RefCell::new(Connections::with_capacity(reserve)),
             prefaces: RefCell::default(),
@@ -641,12 +640,19 @@ impl Core {
         self.bell.ring();
     }
 
-    /// Queues requests on the ring. A ring that takes none is beyond help: the completion queue would have
-    /// to be full of completions that no turn has read.
+    /// Queues requests on the ring. A ring that takes none is beyond help: the next turn submits, fails as well,
+    /// and ends the worker.
     pub(super) fn queue(&self, f: impl FnOnce(&mut Ring) -> std::io::Result<()>) {
-        if let Err(error) = f(&mut self.ring.borrow_mut()) {
+        let _ = self.try_queue(f);
+    }
+
+    /// The same; whether they are queued.
+    pub(super) fn try_queue(&self, f: impl FnOnce(&mut Ring) -> std::io::Result<()>) -> bool {
+        let queued = f(&mut self.ring.borrow_mut());
+        if let Err(error) = &queued {
             tracing::error!("core {}: a request could not be queued: {error}", self.index);
         }
+        queued.is_ok()
     }
 
     pub(super) fn service(&self) -> Option<Rc<dyn Service>> {

@@ -15,12 +15,10 @@ use crate::runtime::ring::Ring;
 
 /// A core of two, without a worker around it.
 fn core(direct: bool) -> Rc<Core> {
-    let (ring, buffers) = Ring::new(direct.then_some(16)).unwrap();
     Core::new(Setup {
         index: 0,
         shared: Arc::new(Shared::new(2, Admission::new(2, 64, 0), Memory::default())),
-        ring,
-        buffers,
+        rig: Ring::new(direct.then_some(16)).unwrap(),
         capacity: 8,
         direct,
         backpressure_bytes: 1 << 20,
