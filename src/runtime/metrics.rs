@@ -270,6 +270,7 @@ pub(super) struct Counters {
     pub(super) refused: Counter,
     pub(super) beyond_capacity: Counter,
     pub(super) moved: Counter,
+    pub(super) crowded: Counter,
     pub(super) received_bytes: Counter,
     pub(super) receives: Counter,
     pub(super) buffers_exhausted: Counter,
@@ -279,6 +280,7 @@ pub(super) struct Counters {
     pub(super) sent_messages: Counter,
     pub(super) put_off: Counter,
     pub(super) tasks: Counter,
+    pub(super) turns_spent: Counter,
     pub(super) panics: Counter,
     pub(super) slow_steps: Counter,
     turns: Cell<Histogram>,
@@ -331,6 +333,10 @@ impl Core {
             ),
             counted.accepted.sample("accepted", "Connections that were accepted."),
             counted.refused.sample("accept_failures", "Accepts that found no descriptor or no memory."),
+            counted.crowded.sample(
+                "refused_by_address",
+                "Connections that were closed since their address had as many as it may have.",
+            ),
             counted.moved.sample("moved", "Connections that came from another core."),
             counted.received_bytes.sample("received_bytes", "Bytes that came in, those of TLS included."),
             counted.receives.sample("receives", "Completions of receives with bytes."),
@@ -353,6 +359,10 @@ impl Core {
                 Value::Counter(waited),
             ),
             counted.put_off.sample("sends_put_off", "Sends that were left to a later turn, for the pace."),
+            counted.turns_spent.sample(
+                "turns_over_budget",
+                "Turns that had no time to read all that had come: the rest was left to the next.",
+            ),
             counted.tasks.sample("tasks", "Tasks of other threads that were carried out."),
             Sample::new(
                 "panics",

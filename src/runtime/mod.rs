@@ -7,6 +7,7 @@
 //!
 //! A layer above implements [`Service`] and uses the verbs of [`Core`].
 
+mod addresses;
 mod adopt;
 mod buffers;
 mod connection;
@@ -17,6 +18,7 @@ mod fence;
 mod flush;
 mod guard;
 mod hangup;
+mod intake;
 mod listener;
 mod memory;
 mod metrics;

@@ -45,6 +45,11 @@ pub struct Options {
     pub descriptors: Descriptors,
     /// Connections of one worker; 0 means as many as the limit of descriptors allows.
     pub connections: usize,
+    /// Connections of one worker that a single address may have; one more is closed when it is accepted. The
+    /// kernel spreads an address' connections over the workers. An IPv6 network of 64 bits is one address;
+    /// behind the PROXY protocol it is the one that the header names. 0, the default, is any number: clients
+    /// behind one NAT or one proxy share an address, and only the operator knows how many they are.
+    pub connections_per_address: usize,
     /// Connections that the kernel queues for one worker before it accepts them (`listen(2)`).
     pub backlog: i32,
     /// How long the kernel keeps a new TCP connection to itself while the client sends nothing
@@ -65,9 +70,11 @@ pub struct Options {
     /// absorbs 4.3 MB of kernel memory, and some 500 of them exhaust a machine's TCP memory; with 64 KiB
     /// it is about 0.4 MB. 0 leaves the default.
     pub send_buffer: usize,
-    /// Bytes that may wait for one client in this process before the next message closes it. Frames are
-    /// shared, so a stalled room costs its messages once; large enough for a few messages of the
-    /// default `max_http_buffer_size` (1 MB) behind each other.
+    /// Bytes that may wait for one client in this process before the next message closes it; four times as
+    /// many while the client goes on taking some, for at most five seconds without. A client for which more
+    /// than half of them wait is not read from until it has taken them. Frames are shared, so a stalled room
+    /// costs its messages once; large enough for a few messages of the default `max_http_buffer_size` (1 MB)
+    /// behind each other.
     pub backpressure_bytes: usize,
     /// How long a turn sends, or carries out what other threads have asked for, before it looks at what has
     /// come in the meantime: a broadcast to very many sockets is cut in slices, and in between pings,
@@ -94,6 +101,7 @@ impl Default for Options {
             pin: true,
             descriptors: Descriptors::Auto,
             connections: 0,
+            connections_per_address: 0,
             backlog: 4096,
             defer_accept: Duration::from_secs(1),
             share_port: false,

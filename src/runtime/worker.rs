@@ -364,6 +364,7 @@ impl Worker {
             rig,
             listeners: self.listeners,
             capacity: self.capacity,
+            connections_per_address: self.options.connections_per_address,
             direct: self.direct,
             backpressure_bytes: self.options.backpressure_bytes,
             send_slice: self.options.send_slice,

@@ -20,6 +20,7 @@ fn core(direct: bool) -> Rc<Core> {
         shared: Arc::new(Shared::new(2, Admission::new(2, 64, 0), Memory::default())),
         rig: Ring::new(direct.then_some(16)).unwrap(),
         capacity: 8,
+        connections_per_address: 0,
         direct,
         backpressure_bytes: 1 << 20,
         send_slice: Duration::ZERO,
