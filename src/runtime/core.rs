@@ -624,7 +624,7 @@ impl Core {
     }
 
     /// Runs a step for a connection within a boundary: a panic in it ends this connection alone.
-    pub(super) fn step(&self, id: ConnectionId, doing: &str, f: impl FnOnce()) {
+    pub(crate) fn step(&self, id: ConnectionId, doing: &str, f: impl FnOnce()) {
         if guarded(doing, f).is_some() {
             return;
         }
@@ -671,8 +671,8 @@ impl Core {
         self.bell.ring();
     }
 
-    /// Queues requests on the ring. A ring that takes none is beyond help: the next turn submits, fails as well,
-    /// and ends the worker.
+    /// Queues requests on the ring. A ring that takes none is beyond help: the next turn submits, fails as
+    /// well, and ends the worker.
     pub(super) fn queue(&self, f: impl FnOnce(&mut Ring) -> std::io::Result<()>) {
         let _ = self.try_queue(f);
     }
