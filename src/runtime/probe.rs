@@ -9,11 +9,11 @@ use std::os::unix::net::UnixStream;
 use io_uring::{IoUring, opcode, squeue, types};
 
 use super::StartError;
-use super::ring::{Kind, Ring, Tag, Target};
+use super::ring::{Kind, Rig, Ring, Tag, Target};
 
 /// Tries the socket ring's operations once and explains a failure.
 pub(super) fn check() -> Result<(), StartError> {
-    let mut rig = Ring::new(None).map_err(explain)?;
+    let mut rig = Rig::new(None).map_err(explain)?;
     let ring = &mut rig.ring;
     if !ring.has_skip_success() {
         return Err(StartError::TooOld("IOSQE_CQE_SKIP_SUCCESS (5.17)"));

@@ -161,9 +161,9 @@ pub(super) struct Rig {
     pub(super) buffers: ReceiveBuffers,
 }
 
-impl Ring {
+impl Rig {
     /// Builds the ring and its receive buffers. Must run on the thread that will use it (R7).
-    pub(super) fn new(direct_slots: Option<u32>) -> io::Result<Rig> {
+    pub(super) fn new(direct_slots: Option<u32>) -> io::Result<Self> {
         let uring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -177,9 +177,11 @@ impl Ring {
         // The last step that can fail: buffers that are registered are never freed before the ring.
         let buffers = ReceiveBuffers::register(&uring.submitter())?;
         let (accepts, stash) = (AcceptSlots::default(), VecDeque::new());
-        Ok(Rig { ring: Self { uring, accepts, stash, overflow_noted: false, withheld: 0 }, buffers })
+        Ok(Self { ring: Ring { uring, accepts, stash, overflow_noted: false, withheld: 0 }, buffers })
     }
+}
 
+impl Ring {
     /// Puts a descriptor into a slot of the ring's table, where otherwise only the kernel puts any.
     #[cfg(test)]
     pub(super) fn insert_direct(&mut self, slot: u32, fd: RawFd) {
@@ -595,7 +597,7 @@ mod tests {
                 }
             }
         });
-        let mut rig = Ring::new(None).unwrap();
+        let mut rig = Rig::new(None).unwrap();
         let ring = &mut rig.ring;
         let target = Target::Normal(writer.as_raw_fd());
         let tag = Tag { kind: Kind::Send, generation: 1, slot: 0 };
@@ -634,7 +636,7 @@ mod tests {
         let mut writer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         writer.set_nodelay(true).unwrap();
         let (reader, _) = listener.accept().unwrap();
-        let mut rig = Ring::new(None).unwrap();
+        let mut rig = Rig::new(None).unwrap();
         let (ring, buffers) = (&mut rig.ring, &mut rig.buffers);
         let tag = Tag { kind: Kind::Receive, generation: 1, slot: 0 };
         let target = Target::Normal(reader.as_raw_fd());
@@ -669,10 +671,10 @@ mod tests {
     #[test]
     fn a_full_completion_queue_keeps_nothing_from_being_submitted() {
         const PAIRS: usize = 3 * limits::COMPLETION_ENTRIES as usize;
-        let mut rig = Ring::new(Some(4)).unwrap();
+        let mut rig = Rig::new(Some(4)).unwrap();
         let ring = &mut rig.ring;
         let tag = Tag { kind: Kind::Send, generation: 1, slot: 7 };
-        let other = Ring::new(Some(4)).unwrap();
+        let other = Rig::new(Some(4)).unwrap();
         let arrival = Tag { kind: Kind::Arrived, generation: 0, slot: 0 };
         for _ in 0..PAIRS {
             // There is no file in the slot: the first of each pair fails, the other is cancelled; both

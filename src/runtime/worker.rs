@@ -24,7 +24,7 @@ use super::guard::{self, Panic, caught, guarded};
 use super::listener::Listening;
 use super::memory::Memory;
 use super::metrics::Metrics;
-use super::ring::{Kind, Ring};
+use super::ring::{Kind, Rig, Ring};
 use super::turn::Scratch;
 use super::{Descriptors, Endpoint, Options, StartError, listener, probe};
 use crate::fanout::{Doorbell, Task};
@@ -354,7 +354,7 @@ impl Worker {
     async fn serve(self, make: &MakeService, ready: &Ready) -> Result<(), StartError> {
         let all = self.capacity + limits::PLACES_RESERVED + limits::DESCRIPTORS_SPARE / 2;
         let slots = self.direct.then_some(all as u32);
-        let rig = Ring::new(slots).map_err(|source| StartError::Ring { source })?;
+        let rig = Rig::new(slots).map_err(|source| StartError::Ring { source })?;
         let bell = EventFd::new().map_err(|source| StartError::Ring { source })?;
         self.shared.rings[self.index].store(rig.ring.raw_fd(), Ordering::Release);
         self.shared.mesh.install(self.index, Box::new(bell.clone()));
