@@ -1,6 +1,6 @@
 //! Limits and timeouts of HTTP and raw WebSockets.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::TrustProxy;
 use crate::protocol::http::HeadLimits;
@@ -40,6 +40,10 @@ pub struct Options {
     pub keep_alive_requests: u32,
     /// Proxies that are believed what they say about a client's address, scheme and host. Nobody by default.
     pub trust_proxy: TrustProxy,
+    /// The wall clock, for the headers `Date` and `Last-Modified`; nothing else depends on it. The system's
+    /// by default; a test may give another. Where it shows a time before 1970 or after the year 9999, answers
+    /// have no `Date`.
+    pub clock: fn() -> SystemTime,
 }
 
 impl Default for Options {
@@ -54,6 +58,7 @@ impl Default for Options {
             keep_alive: Duration::from_secs(65),
             keep_alive_requests: 0,
             trust_proxy: TrustProxy::default(),
+            clock: SystemTime::now,
         }
     }
 }

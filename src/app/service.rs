@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -15,7 +16,7 @@ use super::routes::{BodyEnd, Route, Target};
 use super::websocket::Socket;
 use super::{App, Options};
 use crate::fanout::{Delivery, Frame, Moment, OutletId, RoomKey, Rooms, Space, Task};
-use crate::protocol::http::Shapes;
+use crate::protocol::http::{Shapes, http_date};
 use crate::protocol::ws::deflate::Inflater;
 use crate::runtime::{self, ConnectionId, Core, Ended, Parcel, Sample, Service, Value};
 use crate::time::Millis;
@@ -63,7 +64,7 @@ pub(crate) struct Inner {
     pub(super) inflaters: RefCell<HashMap<u32, Inflater, RandomState>>,
     swept: Cell<Millis>,
     pub(super) requests: Cell<u64>,
-    date: RefCell<(Millis, String)>,
+    date: RefCell<(Millis, Option<String>)>,
 }
 
 /// One connection.
@@ -200,14 +201,19 @@ impl Inner {
         self.routes.borrow().iter().filter(|route| route.matches(path).is_some()).cloned().collect()
     }
 
-    /// The `Date` header's value, made once a second.
-    pub(super) fn date(&self) -> String {
+    /// The `Date` header's value, made once a second; `None` if the clock shows no time that it can say.
+    pub(super) fn date(&self) -> Option<String> {
         let now = self.core.now() / 1000 + 1;
         let mut date = self.date.borrow_mut();
         if date.0 != now {
-            *date = (now, httpdate::fmt_http_date(std::time::SystemTime::now()));
+            *date = (now, http_date((self.options.clock)()));
         }
         date.1.clone()
+    }
+
+    /// The wall clock.
+    pub(super) fn clock(&self) -> fn() -> SystemTime {
+        self.options.clock
     }
 
     pub(super) fn insert(&self, id: ConnectionId, state: State, deadline: Due) {
@@ -365,9 +371,15 @@ impl Service for Inner {
         self.received(id, &mut parcel.bytes);
     }
 
-    fn returned(&self, id: ConnectionId, _: Parcel) {
+    fn returned(&self, id: ConnectionId, parcel: Parcel) {
         // The core that could answer takes no more connections: the client may try again.
         self.opened(id);
+        self.entry(id, |entry| {
+            if let State::Http(http) = &mut entry.state {
+                // The path of the request decides about the headers of the answer.
+                http.take(&parcel.bytes);
+            }
+        });
         self.refuse_and_close(id, 503);
     }
 
@@ -377,6 +389,14 @@ impl Service for Inner {
     }
 
     fn half_closed(&self, id: ConnectionId) -> bool {
+        let refused = self.entry(id, |entry| match &entry.state {
+            State::Http(http) => http.refused_status(),
+            State::WebSocket(_) => None,
+        });
+        if let Some(Some(status)) = refused {
+            self.refuse_and_close(id, status);
+            return true;
+        }
         let (kept, on_abort) = self
             .entry(id, |entry| match &mut entry.state {
                 State::Http(http) => http.half_close(),

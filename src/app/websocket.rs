@@ -187,7 +187,7 @@ impl<U: 'static> Upgrade<U> {
     /// Moves the connection, with the handshake unanswered, to another core.
     pub(crate) fn hand_over(mut self, core: usize) {
         self.behavior = None;
-        self.app.hand_over(self.id, self.sequence, core);
+        self.app.hand_over(self.id, self.sequence, core, &[]);
     }
 }
 

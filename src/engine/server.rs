@@ -81,7 +81,7 @@ impl Server {
         let body_bytes = inner.options.max_http_buffer_size;
         let hooks = Hooks {
             begun: Rc::new(move |head, connection| begun.begun(head, connection)),
-            refused: Rc::new(move |head| refused.refusal_headers(head)),
+            refused: Rc::new(move |request| refused.refusal(request)),
         };
         app.prefix(&inner.prefix, body_bytes, hooks, move |request, response| {
             http.request(request, response);

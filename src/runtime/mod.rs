@@ -28,6 +28,8 @@ mod ring;
 #[cfg(feature = "tls")]
 mod secure;
 #[cfg(feature = "tls")]
+mod tickets;
+#[cfg(feature = "tls")]
 pub mod tls;
 mod turn;
 mod worker;

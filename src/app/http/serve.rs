@@ -94,7 +94,7 @@ impl Inner {
                 return true;
             }
             Begun::Refuse(status) => self.refuse_and_close(id, status),
-            Begun::Elsewhere(core) => self.leave_for(id, core),
+            Begun::Elsewhere(core) => self.leave_for(id, core, Http::take_unread),
         }
         false
     }
@@ -223,15 +223,16 @@ impl Inner {
         self.respond_plain(id, sequence, 404, Vec::new());
     }
 
-    pub(in crate::app) fn hand_over(&self, id: ConnectionId, sequence: u32, core: usize) {
+    /// Moves the connection of a request that waits for its answer to another core. `body`: the request's.
+    pub(in crate::app) fn hand_over(&self, id: ConnectionId, sequence: u32, core: usize, body: &[u8]) {
         if self.awaits(id, sequence) {
-            self.leave_for(id, core);
+            self.leave_for(id, core, |http| http.take_request(body));
         }
     }
 
-    fn leave_for(&self, id: ConnectionId, core: usize) {
+    fn leave_for(&self, id: ConnectionId, core: usize, take: impl FnOnce(&mut Http) -> Vec<u8>) {
         if let Some(State::Http(mut http)) = self.forget(id).map(|entry| entry.state) {
-            self.core.hand_over(id, core, http.take_unread(), Box::new(()));
+            self.core.hand_over(id, core, take(&mut http), Box::new(()));
         }
     }
 

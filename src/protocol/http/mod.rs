@@ -18,18 +18,25 @@
 
 mod body;
 mod compress;
+mod date;
 mod error;
 mod forwarded;
+mod glimpse;
 mod head;
 mod negotiation;
 mod range;
 mod response;
 mod shapes;
 
-pub use body::ChunkedDecoder;
+pub use body::{BodyReader, ChunkedDecoder};
 pub use compress::{Effort, compress};
+pub use date::http_date;
+pub(crate) use date::nearest_http_date;
+#[cfg(test)]
+pub(crate) use date::tests::odd_times;
 pub use error::HttpError;
 pub use forwarded::{Forwarded, forwarded_address};
+pub use glimpse::Glimpse;
 pub(crate) use head::is_authority;
 pub use head::{Framing, Head, HeadLimits, MAX_HEAD_BYTES, Version};
 pub use negotiation::{Coding, negotiate, none_match};
