@@ -52,6 +52,7 @@ pub struct Behavior<U> {
     deflate: Option<PerMessageDeflate>,
     max_backpressure: Option<usize>,
     close_on_backpressure: bool,
+    gives_reasons: bool,
     /// Its place among the App's.
     pub(super) number: u16,
 }
@@ -102,6 +103,7 @@ impl<U: 'static> Behavior<U> {
             deflate: None,
             max_backpressure: None,
             close_on_backpressure: true,
+            gives_reasons: true,
             number: 0,
         }
     }
@@ -196,6 +198,13 @@ impl<U: 'static> Behavior<U> {
         self
     }
 
+    /// Leaves the text out of close frames that tell a client what it did wrong: the code says it.
+    #[must_use]
+    pub(crate) fn without_reasons(mut self) -> Self {
+        self.gives_reasons = false;
+        self
+    }
+
     /// What is special about the outlet of a socket.
     pub(super) fn class(&self, agreed: Option<&Agreed>) -> Class {
         let deflate = self.deflate.as_ref().zip(agreed);
@@ -227,6 +236,8 @@ pub(super) trait Upgradable {
     fn close(&self, id: ConnectionId, closed: Closed<'_>, data: &UserData);
     fn limits(&self) -> Limits;
     fn idle_timeout(&self) -> Millis;
+    /// Whether the close frame of a client that broke the protocol says why.
+    fn gives_reasons(&self) -> bool;
     /// Pongs that may wait; 0 for any number.
     fn pending_pongs(&self) -> u16;
 }
@@ -281,6 +292,10 @@ impl<U: 'static> Upgradable for Behavior<U> {
 
     fn idle_timeout(&self) -> Millis {
         self.idle_timeout
+    }
+
+    fn gives_reasons(&self) -> bool {
+        self.gives_reasons
     }
 
     fn pending_pongs(&self) -> u16 {

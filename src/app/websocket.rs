@@ -126,6 +126,11 @@ impl<U: 'static> Upgrade<U> {
         self
     }
 
+    /// The subprotocols that the client offers, in its order (RFC 6455 section 11.3.4).
+    pub fn protocols(&self) -> &[String] {
+        &self.asked.protocols
+    }
+
     /// Opens the socket.
     pub fn accept(self, data: U) {
         self.open(UserData::Any(Rc::new(data)));
@@ -607,11 +612,13 @@ impl Inner {
     /// The peer broke the protocol: a close frame says how, and the connection ends.
     fn websocket_failed(&self, id: ConnectionId, code: u16, reason: &str) {
         let Some(State::WebSocket(socket)) = self.forget(id).map(|entry| entry.state) else { return };
+        let behavior = self.behavior(&socket);
         if !socket.closing {
-            self.send_close(id, code, reason);
+            let says = behavior.as_ref().is_none_or(|behavior| behavior.gives_reasons());
+            self.send_close(id, code, if says { reason } else { "" });
         }
         self.core.linger(id);
-        if let (false, Some(behavior)) = (socket.closing, self.behavior(&socket)) {
+        if let (false, Some(behavior)) = (socket.closing, behavior) {
             behavior.close(id, Closed { code, reason }, &socket.data);
         }
     }
