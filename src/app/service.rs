@@ -16,10 +16,11 @@ use super::routes::{BodyEnd, Route, Target};
 use super::websocket::Socket;
 use super::{App, Options};
 use crate::fanout::{Delivery, Frame, Moment, OutletId, RoomKey, Rooms, Space, Task};
-use crate::protocol::http::{Shapes, http_date};
+use crate::limits;
+use crate::protocol::http::Shapes;
 use crate::protocol::ws::deflate::Inflater;
 use crate::runtime::{self, ConnectionId, Core, Ended, Parcel, Sample, Service, Value};
-use crate::time::Millis;
+use crate::time::{Millis, http_date};
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Inner>>> = const { RefCell::new(None) };
@@ -56,6 +57,8 @@ pub(crate) struct Inner {
     /// What the requests that are kept have in common.
     pub(super) shapes: RefCell<Shapes>,
     topics: RefCell<Rooms>,
+    /// Subscriptions beyond the limits.
+    topics_refused: Cell<u64>,
     topic_space: Space,
     layers: RefCell<Vec<Rc<dyn Layer>>>,
     /// What inflates the messages of clients that compress each on its own.
@@ -145,6 +148,7 @@ impl Inner {
             table: RefCell::new(table),
             shapes: RefCell::default(),
             topics: RefCell::default(),
+            topics_refused: Cell::new(0),
             topic_space,
             layers: RefCell::default(),
             inflater: RefCell::default(),
@@ -259,9 +263,16 @@ impl Inner {
         // A socket whose `close` handler runs is not in the table any more, and nobody would unsubscribe it.
         let open = self.entry(id, |entry| matches!(entry.state, State::WebSocket(_)));
         let Some(outlet) = self.core.outlet(id).filter(|_| open == Some(true)) else { return false };
+        let mut topics = self.topics.borrow_mut();
+        let full = topics.count_of(id.slot()) >= self.options.topics_per_socket;
+        if topic.len() > limits::TOPIC_BYTES || full && !topics.contains(id.slot(), topic) {
+            self.topics_refused.set(self.topics_refused.get() + 1);
+            tracing::debug!("a WebSocket has too many topics, or one with too long a name");
+            return false;
+        }
         let key = RoomKey { space: self.topic_space.number(), room: topic };
         let born = || self.core.shared().directory.enter(key, self.core.index());
-        self.topics.borrow_mut().join(id.slot(), outlet.slot(), topic, born)
+        topics.join(id.slot(), outlet.slot(), topic, born)
     }
 
     pub(super) fn unsubscribe(&self, id: ConnectionId, topic: &str) -> bool {
@@ -448,6 +459,11 @@ impl Service for Inner {
         samples.extend([
             gauge("websockets", "Connections that are WebSockets.", sockets as u64),
             gauge("topics", "Topics with subscribers.", self.topics.borrow().len() as u64),
+            Sample::new(
+                "topics_refused",
+                "Subscriptions to topics that were refused for the limits of a socket.",
+                Value::Counter(self.topics_refused.get()),
+            ),
             Sample::new(
                 "http_requests",
                 "Requests that a route has answered.",

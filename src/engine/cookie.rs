@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::protocol::http::nearest_http_date;
+use crate::time::nearest_http_date;
 
 /// A cookie with the session's id, so that a load balancer can keep a client on one server. Off unless it is
 /// set: see [`Options::cookie`](super::Options::cookie). Anybody who has the id can act as the client, so
@@ -34,8 +34,8 @@ pub struct Cookie {
     pub partitioned: bool,
     /// How long it is kept; by default as long as the browser runs.
     pub max_age: Option<Duration>,
-    /// Until when it is kept; `max_age` counts first. A time before 1970 is sent as the first second of it, and
-    /// one after the year 9999 as the last second of that year.
+    /// Until when it is kept; `max_age` counts first. Times that a date of HTTP cannot say (before 1970,
+    /// after the year 9999) are sent as the nearest that it can.
     pub expires: Option<SystemTime>,
 }
 
@@ -123,7 +123,7 @@ impl Cookie {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::http::odd_times;
+    use crate::time::tests::odd_times;
 
     #[test]
     fn the_defaults_and_every_attribute() {

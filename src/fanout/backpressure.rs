@@ -19,7 +19,8 @@ use foldhash::quality::RandomState;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Policy {
-    /// The client is closed: it may come back, and knows that it has missed something.
+    /// The client is closed: it may come back, and knows that it has missed something. What one handler emits
+    /// without returning does not close it, since the client had no chance to read it.
     #[default]
     Close,
     /// The message is dropped; what waits is sent.

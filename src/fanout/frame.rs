@@ -340,6 +340,11 @@ impl Frame {
         self.0.pieces.iter().map(|piece| (piece.binary, &self.0.wire[piece.start..piece.end]))
     }
 
+    /// Whether it is bytes that leave as they are, without messages.
+    pub(super) fn is_raw(&self) -> bool {
+        self.0.pieces.is_empty()
+    }
+
     /// Whether a binary message is part of it.
     pub fn has_binary(&self) -> bool {
         self.0.pieces.iter().any(|piece| piece.binary)

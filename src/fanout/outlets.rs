@@ -5,7 +5,9 @@ use std::mem;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
+use super::backlog::Load;
 use super::{Backlog, Backpressure, Batch, Dropped, Frame, Owed, Policy};
+use crate::limits;
 use crate::protocol::ws::deflate::{Deflater, Settings};
 
 /// What leads from an outlet to its client.
@@ -176,6 +178,8 @@ pub struct Outlets {
     /// Outlets whose frames were put into their backlogs although their clients may take them.
     gathered: Vec<OutletId>,
     limit: usize,
+    /// The number of the turn: of what is owed between two flushes.
+    turn: u32,
     classes: Vec<Shared>,
     /// The compressors of outlets that have one of their own.
     deflaters: HashMap<u32, Deflater, RandomState>,
@@ -199,6 +203,7 @@ impl Outlets {
             overflowed: Vec::new(),
             gathered: Vec::new(),
             limit,
+            turn: 0,
             classes: Vec::new(),
             deflaters: HashMap::default(),
             dropped: Dropped::default(),
@@ -293,6 +298,7 @@ impl Outlets {
         if !self.make_room(slot, frame, limited) {
             return Delivery::Dropped;
         }
+        let limit = self.limit_of(slot);
         let hot = &mut self.hot[slot as usize];
         let class = self.classes.get_mut(usize::from(hot.class).wrapping_sub(1));
         let made;
@@ -309,7 +315,9 @@ impl Outlets {
             _ => frame,
         };
         if hot.state == State::Blocked {
-            self.backlogs[slot as usize].get_or_insert_default().push(frame.clone());
+            let backlog = self.backlogs[slot as usize].get_or_insert_default();
+            backlog.begin_turn(self.turn, limit);
+            backlog.bring(frame.clone());
             self.queued += 1;
             return Delivery::Queued;
         }
@@ -333,6 +341,10 @@ impl Outlets {
             return true;
         }
         let bounds = self.bounds(hot.class, frame, blocked);
+        let limit = self.limit_of(slot);
+        if let Some(backlog) = &mut self.backlogs[slot as usize] {
+            backlog.begin_turn(self.turn, limit);
+        }
         let takes_a_place = blocked
             && frame.key().is_some_and(|key| {
                 self.backlogs[slot as usize].as_mut().is_some_and(|backlog| backlog.drop_key(key))
@@ -342,12 +354,18 @@ impl Outlets {
             return true;
         }
         match bounds.policy {
-            Policy::Close => {
-                let hot = &mut self.hot[slot as usize];
-                hot.state = State::Overflowed;
-                self.overflowed.push(OutletId { slot, generation: hot.generation });
-                self.dropped.closed += 1;
+            Policy::Close if self.came_within(slot, &bounds) => {
+                // All of it came in this turn: the client had no chance to read any of it.
+                if self.brought(slot) + frame.wire().len() <= limits::TURN_BYTES {
+                    return true;
+                }
+                if !frame.is_raw() {
+                    self.dropped.newest += 1;
+                    return false;
+                }
+                self.overflow(slot);
             }
+            Policy::Close => self.overflow(slot),
             Policy::DropNewest => self.dropped.newest += 1,
             Policy::DropOldest | Policy::KeepLatest => {
                 if !blocked && self.hot[slot as usize].connection != NO_CONNECTION {
@@ -373,6 +391,53 @@ impl Outlets {
         false
     }
 
+    /// The client is to be closed, and takes nothing any more.
+    fn overflow(&mut self, slot: u32) {
+        let hot = &mut self.hot[slot as usize];
+        hot.state = State::Overflowed;
+        self.overflowed.push(OutletId { slot, generation: hot.generation });
+        self.dropped.closed += 1;
+    }
+
+    /// Whether no more than the bounds allow had waited for the client when this turn began.
+    fn came_within(&self, slot: u32, bounds: &Backpressure) -> bool {
+        self.backlogs[slot as usize].as_deref().is_none_or(|backlog| {
+            let before = backlog.before();
+            !backlog.has_excused()
+                && before.cost <= bounds.max_bytes
+                && (before.messages == 0 || before.messages < bounds.max_messages)
+        })
+    }
+
+    /// What this turn owes the client, as it counts against limits.
+    fn brought(&self, slot: u32) -> usize {
+        let backlog = self.backlogs[slot as usize].as_deref();
+        self.batch.cost(self.hot[slot as usize].owed) + backlog.map_or(0, |backlog| backlog.brought().cost)
+    }
+
+    /// Bytes that may wait for a client before the next message closes it.
+    fn limit_of(&self, slot: u32) -> usize {
+        let class = self.classes.get(usize::from(self.hot[slot as usize].class).wrapping_sub(1));
+        class.and_then(|shared| shared.class.max_waiting).unwrap_or(self.limit)
+    }
+
+    /// Begins a turn: what clients are owed from now on does not close them before they can read it.
+    ///
+    /// ```
+    /// use sockring::fanout::{Delivery, Frame, Outlets, Via};
+    /// let mut outlets = Outlets::new(1000, 0);
+    /// let id = outlets.open(Via::Layer);
+    /// outlets.block(id);
+    /// for _ in 0..100 {
+    ///     assert_eq!(outlets.push(id, &Frame::raw("a handler says much")), Delivery::Queued);
+    /// }
+    /// outlets.begin_turn();
+    /// assert_eq!(outlets.push(id, &Frame::raw("a while later")), Delivery::Queued);
+    /// ```
+    pub fn begin_turn(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
+    }
+
     /// What counts for a frame: its own bounds, where it has some, within those of the outlet. A frame's own
     /// bounds are about what waits, not about what leaves in this turn.
     fn bounds(&self, class: u8, frame: &Frame, blocked: bool) -> Backpressure {
@@ -392,8 +457,8 @@ impl Outlets {
     /// one large message always fits.
     fn fits(&self, slot: u32, bounds: &Backpressure) -> bool {
         let backlog = self.backlogs[slot as usize].as_deref();
-        let (waiting, messages) = backlog.map_or((0, 0), |backlog| (backlog.cost(), backlog.len()));
-        waiting + self.batch.cost(self.hot[slot as usize].owed) <= bounds.max_bytes
+        let Load { cost, messages } = backlog.map_or_else(Load::default, Backlog::counted);
+        cost + self.batch.cost(self.hot[slot as usize].owed) <= bounds.max_bytes
             && (messages == 0 || messages < bounds.max_messages)
     }
 
@@ -539,6 +604,7 @@ impl Outlets {
     }
 
     fn spill_slot(&mut self, slot: u32, sent: usize) {
+        let limit = self.limit_of(slot);
         let hot = &mut self.hot[slot as usize];
         let owed = mem::take(&mut hot.owed);
         if matches!(hot.state, State::Ready | State::ReadyApart) {
@@ -549,9 +615,10 @@ impl Outlets {
             return;
         }
         let backlog = self.backlogs[slot as usize].get_or_insert_default();
+        backlog.begin_turn(self.turn, limit);
         let before = backlog.bytes();
         for frame in frames {
-            backlog.push(frame.clone());
+            backlog.bring(frame.clone());
         }
         // A send of this turn's bytes happens only while nothing older waits.
         debug_assert!(before == 0 || sent == 0);

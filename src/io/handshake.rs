@@ -8,9 +8,9 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use crate::app::Request;
-use crate::protocol::http::http_date;
 use crate::protocol::query::Query;
 use crate::protocol::sio::Value;
+use crate::time::http_date;
 
 /// The handshake of a socket: the request that opened its connection and the auth payload of its namespace.
 ///
@@ -107,7 +107,7 @@ impl Serialize for Handshake {
 mod tests {
     use super::*;
     use crate::app::Request;
-    use crate::protocol::http::odd_times;
+    use crate::time::tests::odd_times;
 
     #[test]
     fn any_clock_is_serialised() {

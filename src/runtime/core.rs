@@ -662,6 +662,7 @@ impl Core {
 
     /// The worker has stopped: handlers, which may hold handles on everything, are dropped.
     pub(super) fn retire(&self) {
+        self.shared.rings[self.index].store(-1, Ordering::Release);
         if let Some(service) = self.service.take() {
             guarded("the end of the server", || service.stopped());
         }

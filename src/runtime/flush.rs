@@ -47,6 +47,7 @@ impl Core {
     fn flush_for(&self, scratch: &mut Scratch, time: Duration) -> io::Result<()> {
         let slice = Slice { begun: Instant::now(), time };
         let mut went_on = false;
+        self.outlets.borrow_mut().begin_turn();
         // Handlers that run in here (a poll is answered, a slow client has drained) may owe more.
         for _ in 0..FLUSH_ROUNDS {
             self.end_dead();

@@ -37,7 +37,7 @@ mod worker;
 pub use adopt::{AdoptError, Adopter, NotAdopted};
 pub use connection::{ConnectionId, Ended, Parcel};
 pub use core::{Core, Service, Shared};
-pub use error::StartError;
+pub use error::{StartError, WorkerEnded};
 pub use guard::{Spawned, spawn};
 pub(crate) use guard::{guarded, guarded_future};
 pub use listener::{Endpoint, Listener};

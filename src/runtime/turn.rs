@@ -134,7 +134,7 @@ impl Core {
             }
             return;
         }
-        let target = if self.direct { Target::Direct(result as u32) } else { Target::Normal(result) };
+        let target = self.accepted_target(result as u32);
         if self.stop_at.get().is_some() {
             // It was told nothing, and may try another server.
             return self.queue(|ring| ring.close(target));
@@ -143,6 +143,11 @@ impl Core {
         self.counters.accepted.add(1);
         self.arm_receive(id);
         self.step(id, "a new connection", || self.begin(id));
+    }
+
+    /// What an accept has given: a slot of the ring's table, or a descriptor.
+    pub(super) fn accepted_target(&self, number: u32) -> Target {
+        if self.direct { Target::Direct(number) } else { Target::Normal(number as RawFd) }
     }
 
     fn received(&self, id: ConnectionId, completion: &mut Completion) {

@@ -14,6 +14,7 @@ use super::BodyError;
 use super::request::Params;
 use super::routes::{BodyEnd, Hooks, HttpHandler, OnBegun, OnBodyEnd, Route, Target};
 use super::service::Inner;
+use crate::limits;
 use crate::protocol::http::{BodyReader, Framing, Head, HttpError, LAST_CHUNK, Version, write_chunk};
 use crate::time::Millis;
 use deadlines::Clock;
@@ -110,6 +111,8 @@ enum Progress {
     /// The route is to be asked about a body that is on its way.
     Begun(OnBegun, Box<Head>),
     Failed(HttpError),
+    /// The body is large, and the process short of memory.
+    Short,
     /// A handler has waited for more of its body.
     Fed(Waker),
     Complete(Complete),
@@ -208,6 +211,10 @@ impl Http {
         if partial.body.is_complete() {
             let bytes = partial.head_bytes + partial.decoded;
             return Ok(Progress::Complete(self.complete(app, *partial, bytes)));
+        }
+        if partial.is_large() && app.core.is_short_of_memory() {
+            self.partial = Some(partial);
+            return Ok(Progress::Short);
         }
         let first = !std::mem::replace(&mut partial.begun, true);
         if let Some(begun) = partial.hooks().filter(|_| first).map(|hooks| hooks.begun.clone()) {
@@ -352,6 +359,13 @@ impl Partial {
     fn is_streamed(&self) -> bool {
         let target = self.route.as_ref().map(|(route, _)| &route.target);
         matches!(target, Some(Target::Http { handler: HttpHandler::Streamed(_), .. }))
+    }
+
+    /// Whether the body is one that is refused first when memory is short: by its announced length, or by
+    /// what has come of it.
+    fn is_large(&self) -> bool {
+        const LARGE: u64 = limits::LARGE_BODY_BYTES as u64;
+        self.head.framing().check(LARGE).is_err() || self.body.received() > LARGE
     }
 
     /// What the route wants to be asked while the body is on its way.

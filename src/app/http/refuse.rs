@@ -1,5 +1,6 @@
 //! Refusing requests that no handler has answered.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -58,6 +59,10 @@ impl Inner {
         let body = if refusal.text { Bytes::from_static(reason(status).as_bytes()) } else { Bytes::new() };
         if refusal.text {
             refusal.headers.push(PLAIN);
+        }
+        if status == 503 {
+            // A second later there may be room again.
+            refusal.headers.push((Cow::Borrowed("Retry-After"), Cow::Borrowed("1")));
         }
         self.write_response(id, status, &refusal.headers, &body, false, false);
         self.core.linger(id);

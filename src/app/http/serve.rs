@@ -67,6 +67,10 @@ impl Inner {
                     self.refuse_and_close(id, error.status());
                     break;
                 }
+                Some(Progress::Short) => {
+                    self.refuse_and_close(id, 503);
+                    break;
+                }
                 Some(Progress::Complete(complete)) => {
                     let sequence = complete.sequence;
                     if guarded("a handler of a request", || self.dispatch(id, complete)).is_none() {
@@ -173,7 +177,8 @@ impl Inner {
             }
             Target::WebSocket(behavior) => {
                 let asked = handshake::check(&head).map(|handshake| {
-                    behavior.negotiate(&handshake).map(|deflate| Asked::new(&handshake, deflate))
+                    let protocol = behavior.protocol(&handshake);
+                    behavior.negotiate(&handshake).map(|deflate| Asked::new(&handshake, protocol, deflate))
                 });
                 let asked = match asked {
                     Ok(Ok(asked)) => asked,

@@ -13,7 +13,8 @@ use percent_encoding::percent_decode_str;
 
 use super::http::PIECE_BYTES;
 use super::{Aborted, App, Request, Response, ResponseStream};
-use crate::protocol::http::{Coding, Ranges, http_date, negotiate, none_match};
+use crate::protocol::http::{Coding, Ranges, negotiate, none_match};
+use crate::time::http_date;
 use content_type::content_type;
 use file::{Folder, Found, Opened};
 

@@ -1,6 +1,5 @@
 use super::super::Key;
 use super::*;
-use crate::limits;
 
 fn text(text: &str) -> Frame {
     Frame::raw(text.to_owned())
@@ -24,10 +23,13 @@ fn a_short_send_keeps_the_rest_in_order() {
 
 #[test]
 fn the_limit_closes_and_control_frames_are_exempt() {
-    let mut outlets = Outlets::new(4, 0);
+    let mut outlets = Outlets::new(200, 0);
     let id = outlets.open(Via::Connection(0));
     outlets.block(id);
-    assert_eq!(outlets.push(id, &text("12345")), Delivery::Queued);
+    for part in ["1", "2"] {
+        assert_eq!(outlets.push(id, &text(part)), Delivery::Queued);
+        outlets.begin_turn();
+    }
     assert_eq!(outlets.push_control(id, &text("ping")), Delivery::Queued);
     assert_eq!(outlets.push(id, &text("6")), Delivery::Dropped);
     assert_eq!(outlets.push(id, &text("7")), Delivery::Dropped);
@@ -152,6 +154,15 @@ fn a_limit_of_its_own_closes_or_drops() {
         assert!(outlets.set_class(id, &class));
         assert_eq!(outlets.push(id, &text("1234567890")), Delivery::Sent);
         assert_eq!(outlets.push(id, &text("fits: counted is what waits already")), Delivery::Sent);
+        if close_when_over {
+            assert_eq!(outlets.push(id, &text("not for what came in one turn")), Delivery::Sent);
+            outlets.spill(id, 0);
+            outlets.begin_turn();
+            // More than the limit in one turn is excused, once.
+            for _ in 0..2 {
+                assert_eq!(outlets.push(id, &text("over")), Delivery::Queued);
+            }
+        }
         assert_eq!(outlets.push(id, &text("over")), Delivery::Dropped);
         let mut over = Vec::new();
         outlets.take_overflowed(&mut over);
@@ -190,7 +201,11 @@ fn a_policy_is_about_what_waits_and_never_about_what_has_none() {
         outlets.settle(id);
         outlets.block(id);
         assert_eq!(outlets.push(id, &text("must ")), Delivery::Queued);
-        let last = (1..5).map(|n| outlets.push(id, &tick(n))).last().unwrap();
+        let last = (1..5).map(|n| {
+            outlets.begin_turn();
+            outlets.push(id, &tick(n))
+        });
+        let last = last.last().unwrap();
         assert_eq!(last == Delivery::Queued, dropped.oldest > 0, "{policy:?}");
         assert_eq!(waiting(&mut outlets, id), kept, "{policy:?}");
         assert_eq!(outlets.dropped(), dropped);
@@ -412,4 +427,77 @@ fn messages_that_grow_in_their_place_stay_within_the_bound() {
     }
     assert_eq!(outlets.push(id, &keyed(1, 20)), Delivery::Queued);
     assert_eq!(outlets.push(id, &keyed(2, 20)), Delivery::Dropped);
+}
+
+/// What a client reads of a backlog, up to so many bytes.
+fn read(outlets: &mut Outlets, id: OutletId, most: usize) -> usize {
+    let Some(backlog) = outlets.backlog(id) else { return 0 };
+    let bytes = backlog.bytes().min(most);
+    backlog.consume(bytes);
+    bytes
+}
+
+#[test]
+fn one_turn_closes_nobody_and_a_client_that_reads_gets_all_of_it() {
+    const LIMIT: usize = 10_000;
+    const MESSAGES: usize = 1000;
+    for blocked in [false, true] {
+        let mut outlets = Outlets::new(LIMIT, 0);
+        let id = outlets.open(Via::Connection(0));
+        if blocked {
+            outlets.block(id);
+            assert_eq!(outlets.push(id, &text("something waits")), Delivery::Queued);
+            outlets.begin_turn();
+        }
+        for _ in 0..MESSAGES {
+            assert_ne!(outlets.push(id, &message("ab")), Delivery::Dropped);
+        }
+        outlets.spill(id, 0);
+        // While it reads, others say something to it.
+        for turn in 0.. {
+            if read(&mut outlets, id, 500) == 0 {
+                break;
+            }
+            outlets.begin_turn();
+            if turn < 100 && turn % 2 == 0 {
+                assert_eq!(outlets.push(id, &text("in the meantime")), Delivery::Queued);
+            }
+        }
+        assert_eq!(outlets.dropped(), Dropped::default());
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_is_closed_after_one_large_turn_and_its_limit() {
+    const LIMIT: usize = 10_000;
+    let mut outlets = Outlets::new(LIMIT, 0);
+    let id = outlets.open(Via::Connection(0));
+    outlets.block(id);
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        // Each handler emits ten times the limit, as long as it may.
+        let taken = (0..10 * LIMIT / 200)
+            .take_while(|_| outlets.push(id, &text(&"x".repeat(200))) == Delivery::Queued);
+        let _ = taken.count();
+        waiting.push(outlets.waiting(id));
+        outlets.begin_turn();
+    }
+    assert_eq!(waiting[0], 10 * LIMIT);
+    assert!(waiting[3] <= 11 * LIMIT, "{waiting:?}");
+    assert_eq!(outlets.dropped().closed, 1);
+}
+
+#[test]
+fn a_turn_has_a_bound_of_its_own() {
+    let mut outlets = Outlets::new(1000, 0);
+    let (messages, http) = (outlets.open(Via::Connection(0)), outlets.open(Via::Connection(1)));
+    let large = Frame::binary(&vec![0; 1 << 20]);
+    let taken = (0..100).filter(|_| outlets.push(messages, &large) == Delivery::Sent).count();
+    assert_eq!(taken, limits::TURN_BYTES / (1 << 20) - 1);
+    assert_eq!(outlets.dropped(), Dropped { newest: 100 - taken as u64, ..Dropped::default() });
+    let large = Frame::raw(vec![0; 1 << 20]);
+    while outlets.push(http, &large) == Delivery::Sent {}
+    let mut over = Vec::new();
+    outlets.take_overflowed(&mut over);
+    assert_eq!(over, [http], "a part of a body cannot be left out");
 }

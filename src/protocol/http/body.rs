@@ -392,7 +392,10 @@ mod tests {
         /// decoded and one piece, and the body is the same.
         #[test]
         fn a_reader_keeps_what_was_decoded(
-            chunks in prop::collection::vec((prop::collection::vec(any::<u8>(), 1..20), "(;[a-z=]{0,9})?"), 0..20),
+            chunks in prop::collection::vec(
+                (prop::collection::vec(any::<u8>(), 1..20), "(;[a-z=]{0,9})?"),
+                0..20,
+            ),
             trailers in prop::collection::vec("[a-z]{1,5}: [a-z]{0,9}\r\n", 0..3),
             digits in 1usize..=16,
             piece in 1usize..40,

@@ -18,7 +18,6 @@
 
 mod body;
 mod compress;
-mod date;
 mod error;
 mod forwarded;
 mod glimpse;
@@ -30,10 +29,6 @@ mod shapes;
 
 pub use body::{BodyReader, ChunkedDecoder};
 pub use compress::{Effort, compress};
-pub use date::http_date;
-pub(crate) use date::nearest_http_date;
-#[cfg(test)]
-pub(crate) use date::tests::odd_times;
 pub use error::HttpError;
 pub use forwarded::{Forwarded, forwarded_address};
 pub use glimpse::Glimpse;
