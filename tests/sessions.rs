@@ -206,7 +206,7 @@ fn sessions_and_upgrades_end_at_the_millisecond() {
         ..Options::default()
     });
     let address = server.addresses()[0];
-    let late = |number: u64| {
+    let late = move |number: u64| {
         thread::sleep(Duration::from_millis(number * 7));
         let mut client = Client::connect(address);
         let sid = sid(client.get(POLL).text());
@@ -284,7 +284,7 @@ fn the_first_subprotocol_or_that_of_the_hook_is_chosen() {
             Options { path: "/chosen".into(), ..Options::default() }.handle_protocols(|offered, request| {
                 match request.query_param("choose") {
                     Some(choice) => Some(choice.into_owned()),
-                    None => offered.last().cloned(),
+                    None => offered.last().map(|last| (*last).to_owned()),
                 }
             });
         Server::attach(app, options, echo());
@@ -452,7 +452,7 @@ fn large_heads_are_not_kept_and_count_for_several() {
         Server::attach(app, options, handlers);
     });
     let mut client = connect(&server, false);
-    for (x, query) in [(12_000, 1), (1, 7000), (7000, 1), (4000, 3000)] {
+    for (x, query) in [(12_000, 1), (1, 12_000), (7000, 1), (4000, 3000)] {
         let path = format!("{POLL}&large={}", "q".repeat(query));
         let header = format!("\r\nX-Large: {}\r\nCookie: a=1\r\n\r\n", "x".repeat(x));
         client.send(get(&path).replacen("\r\n\r\n", &header, 1).as_bytes());

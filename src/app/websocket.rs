@@ -125,11 +125,6 @@ impl<U: 'static> Upgrade<U> {
         self
     }
 
-    /// The subprotocols that the client offers, in its order (RFC 6455 section 11.3.4).
-    pub fn protocols(&self) -> &[String] {
-        &self.asked.protocols
-    }
-
     /// Opens the socket.
     pub fn accept(self, data: U) {
         self.open(UserData::Any(Rc::new(data)));

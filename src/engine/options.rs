@@ -17,7 +17,7 @@ pub type AllowRequest = Rc<dyn Fn(Request) -> Decision<()>>;
 pub type GenerateId = Rc<dyn Fn(Request) -> Decision<String>>;
 
 /// Chooses one of the subprotocols that a WebSocket's client offers, or none.
-pub type HandleProtocols = Rc<dyn Fn(&[String], &Request) -> Option<String>>;
+pub type HandleProtocols = Rc<dyn Fn(&[&str], &Request) -> Option<String>>;
 
 /// Compression of long-polling answers.
 ///
@@ -206,13 +206,14 @@ impl Options {
     ///
     /// ```
     /// use sockring::engine::Options;
-    /// let options = Options::default()
-    ///     .handle_protocols(|offered, _| offered.iter().find(|name| *name == "chat.v2").cloned());
+    /// let options = Options::default().handle_protocols(|offered, _| {
+    ///     offered.contains(&"chat.v2").then(|| "chat.v2".to_owned())
+    /// });
     /// ```
     #[must_use]
     pub fn handle_protocols(
         mut self,
-        choose: impl Fn(&[String], &Request) -> Option<String> + 'static,
+        choose: impl Fn(&[&str], &Request) -> Option<String> + 'static,
     ) -> Self {
         self.handle_protocols = Some(Rc::new(choose));
         self

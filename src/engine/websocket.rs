@@ -16,6 +16,7 @@ use super::{CloseReason, Socket, Transport};
 use crate::app::{self, Behavior, Closed, Request, Upgrade, WebSocket};
 use crate::fanout::Frame;
 use crate::protocol::eio::{Dialect, EioError, Packet, Revision, decode_text, v3};
+use crate::protocol::ws::handshake::offered_protocols;
 
 /// What a WebSocket of the engine carries: its word, which costs a session no allocation.
 #[derive(Clone, Copy)]
@@ -168,11 +169,13 @@ impl Inner {
 
     /// Chooses the subprotocol of a WebSocket. Without one a client that offers any gives up.
     fn with_protocol(&self, request: &Request, handshake: Upgrade<Carrier>) -> Upgrade<Carrier> {
-        let offered = handshake.protocols();
+        let mut offered = offered_protocols(request.headers()).peekable();
         let chosen = match &self.options.handle_protocols {
-            _ if offered.is_empty() => None,
-            Some(choose) => choose(offered, request).filter(|chosen| offered.contains(chosen)),
-            None => offered.first().cloned(),
+            Some(choose) if offered.peek().is_some() => {
+                let offered: Vec<&str> = offered.collect();
+                choose(&offered, request).filter(|chosen| offered.contains(&chosen.as_str()))
+            }
+            _ => offered.next().map(str::to_owned),
         };
         match chosen {
             Some(chosen) => handshake.protocol(chosen),
