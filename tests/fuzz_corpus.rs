@@ -36,6 +36,6 @@ macro_rules! replays {
     )*};
 }
 
-replays! { http_head http_chunked ws_message eio_payload eio_v3_payload sio_decode sio_msgpack query proxy
+replays! { http_head http_chunked http_glimpse ws_message eio_payload eio_v3_payload sio_decode sio_msgpack query proxy
     ws_inflate ws_deflate ws_extensions
 }
