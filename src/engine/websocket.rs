@@ -315,7 +315,8 @@ impl Inner {
     }
 
     /// A session that is carried by a WebSocket leaves it, which is closed: as with the reference, another
-    /// may take over from the one that it began on. What the session is owed by now leaves through the old one.
+    /// may take over from the one that it began on. What the session is owed by now leaves through the old
+    /// one.
     /// `false`: the old one is gone, and the session with it.
     fn leave_websocket(&self, socket: Socket) -> bool {
         let old = self.with(socket, |entry| match entry.link {

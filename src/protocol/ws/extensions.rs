@@ -11,8 +11,8 @@ const ELEMENTS_MAX: usize = 32;
 /// What an operator sets about permessage-deflate, with the names of the reference.
 ///
 /// The defaults differ from the reference's in one point: the server keeps no context from one message to the
-/// next. Then all sockets of a core share a compressor, and a broadcast is compressed once for all clients that
-/// have negotiated it.
+/// next. Then all sockets of a core share a compressor, and a broadcast is compressed once for all clients
+/// that have negotiated it.
 ///
 /// ```
 /// use sockring::protocol::ws::extensions::PerMessageDeflate;

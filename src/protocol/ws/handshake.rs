@@ -91,8 +91,8 @@ impl<'a> Handshake<'a> {
     }
 }
 
-/// The subprotocols that the fields of a request offer, in order (RFC 6455 11.3.4). What is no token is passed
-/// over.
+/// The subprotocols that the fields of a request offer, in order (RFC 6455 11.3.4). What is no token is
+/// passed over.
 ///
 /// ```
 /// let fields = [("Host", "a"), ("Sec-WebSocket-Protocol", "chat, superchat")];
