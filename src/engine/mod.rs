@@ -42,6 +42,7 @@ mod middleware;
 mod options;
 mod payload;
 mod polling;
+mod posted;
 mod server;
 mod session;
 mod sid;

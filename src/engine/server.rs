@@ -565,9 +565,7 @@ impl Inner {
     pub(super) fn close(&self, socket: Socket, reason: CloseReason, details: &str) {
         let Some(polling) = self.with(socket, |entry| matches!(entry.link, Link::Polling(_))) else { return };
         if polling {
-            if !self.close_polling(socket, reason) {
-                return;
-            }
+            self.close_polling(socket, reason);
         } else {
             self.forward_all(socket);
             if let Some(Entry { link: Link::WebSocket(ws), .. }) = self.take(socket) {
@@ -623,8 +621,13 @@ impl Inner {
         }
         self.leave_place(entry.weight, entry.is_fresh());
         self.close_probe(socket);
+        let mut posted = None;
         if let Link::Polling(polling) = &mut entry.link {
             self.abort_post(polling);
+            posted = polling.reading.take();
+        }
+        if let Some(posted) = posted {
+            posted.finish();
         }
         if !entry.is_carried() {
             self.pollers.borrow_mut().remove(&entry.outlet);
@@ -690,6 +693,10 @@ impl Inner {
                 }
                 Due::Noop => self.release_poll(socket),
                 Due::AbortUpgrade => self.close_probe(socket),
+                // What it has sent is still to be read.
+                Due::Close if self.is_excused(socket) => {
+                    self.with(socket, |entry| entry.session.postpone(now));
+                }
                 Due::Close => return self.close(socket, CloseReason::PingTimeout, ""),
             }
         }

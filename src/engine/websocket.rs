@@ -70,7 +70,7 @@ impl Carrier {
 
 pub(super) fn behavior(server: &Rc<Inner>) -> Behavior<Carrier> {
     let on = || server.clone();
-    let (upgrade, open, message, drain, close) = (on(), on(), on(), on(), on());
+    let (upgrade, open, message, drain, close, waiting) = (on(), on(), on(), on(), on(), on());
     let behavior = Behavior::new(move |request, handshake| upgrade.websocket_request(request, handshake))
         .open(move |ws| open.websocket_open(ws))
         .message(move |ws, data| message.websocket_message(ws, data))
@@ -82,6 +82,7 @@ pub(super) fn behavior(server: &Rc<Inner>) -> Behavior<Carrier> {
             }
         })
         .close(move |ws, closed| close.websocket_close(ws, closed))
+        .elsewhere(move |_, word| waiting.waits_untranslated(word))
         .max_message_bytes(server.options.max_http_buffer_size)
         // Sessions have a heartbeat of their own.
         .idle_timeout(Duration::ZERO)
@@ -94,6 +95,18 @@ pub(super) fn behavior(server: &Rc<Inner>) -> Behavior<Carrier> {
 }
 
 impl Inner {
+    /// Bytes that wait in the outlet of a session whose frames are translated.
+    fn waits_untranslated(&self, word: u64) -> usize {
+        let carrier = Carrier::read(word, self.index);
+        match carrier.role {
+            Role::Session(socket) if carrier.dialect != Dialect::default() => {
+                let outlet = self.with(socket, |entry| entry.outlet);
+                outlet.map_or(0, |outlet| self.core.outlets().waiting(outlet))
+            }
+            _ => 0,
+        }
+    }
+
     fn carrier(&self, ws: WebSocket<Carrier>) -> Option<Carrier> {
         ws.word().map(|word| Carrier::read(word, self.index))
     }
@@ -275,6 +288,8 @@ impl Inner {
                 let _ = ws.send(&Frame::message(&[b"3probe"], &[]));
                 self.set_deadline(socket.slot, deadline);
                 self.release_poll(socket);
+                // It does not poll until what it has posted is answered.
+                self.resume_posted(socket);
                 self.hooks.tell(|hooks| &hooks.upgrading, socket);
             }
             Some((Step::Complete, deadline)) => {
@@ -290,6 +305,8 @@ impl Inner {
         // A client polls no more before it says so. One that does is told as in the reference, whose polling
         // transport closes.
         let _ = self.release_poll_with(socket, b"1");
+        // What it has posted comes before what it says here.
+        self.read_on(socket, true);
         let Some(carrier) = self.carrier(ws) else { return };
         if !self.leave_websocket(socket) {
             return;
@@ -316,8 +333,7 @@ impl Inner {
 
     /// A session that is carried by a WebSocket leaves it, which is closed: as with the reference, another
     /// may take over from the one that it began on. What the session is owed by now leaves through the old
-    /// one.
-    /// `false`: the old one is gone, and the session with it.
+    /// one. `false`: the old one is gone, and the session with it.
     fn leave_websocket(&self, socket: Socket) -> bool {
         let old = self.with(socket, |entry| match entry.link {
             Link::WebSocket(old) => Some((old, entry.outlet, entry.is_carried())),
