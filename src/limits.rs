@@ -108,6 +108,11 @@ pub const JOINED_BUFFERS_KEPT: usize = 64;
 /// See [`JOINED_BUFFERS_KEPT`].
 pub const JOINED_BUFFER_BYTES_KEPT: usize = 64 * 1024;
 
+/// Bytes of one packet on its way out, text and attachments together: what is larger is not sent, and whoever
+/// emits it gets an error. Far beyond what one client may be owed, and no more than what is worth holding in
+/// its several forms at a time: on WebSocket, as base64, compressed, encrypted.
+pub const PACKET_BYTES: usize = 128 << 20;
+
 /// Bytes of the buffer in which a thread writes packets that are kept for the next one: a rare large packet
 /// would otherwise stay in memory with every core.
 pub const PACKET_BUFFER_BYTES_KEPT: usize = 64 * 1024;

@@ -32,9 +32,15 @@ pub(super) struct Scope {
 
 impl Scope {
     pub(super) fn new(shared: Arc<Shared>, path: Arc<str>, registry: Arc<Registry>, nsp: NspName) -> Self {
-        let space = shared.directory.space(&format!("{path}\0{nsp}"));
+        let space = shared.directory.space(&space_name("rooms", &path, &nsp));
         Self { shared, path, nsp, space, registry }
     }
+}
+
+/// The name in the directory of a kind of things of a namespace. Clients name namespaces, and may have any
+/// character in the name: it stands last, behind what they do not choose.
+pub(super) fn space_name(kind: &str, path: &str, nsp: &str) -> String {
+    format!("{path}\0{kind}\0{nsp}")
 }
 
 impl fmt::Debug for Scope {
@@ -220,8 +226,8 @@ impl BroadcastOperator {
         new
     }
 
-    /// Emits an event. A tuple is the list of arguments, anything else is one argument; what serialises as
-    /// bytes (`bytes::Bytes`) travels as binary.
+    /// Emits an event. A tuple is the list of arguments, `()` an empty one, anything else is one argument: see
+    /// [`Socket::emit`](super::Socket::emit). What serialises as bytes (`bytes::Bytes`) travels as binary.
     ///
     /// [`Delivery::Sent`]: it is on its way to every core that has members; [`Delivery::Dropped`]: a core is
     /// stuck and its mailbox is full; [`Delivery::Queued`]: the adapter has it, which
@@ -229,7 +235,7 @@ impl BroadcastOperator {
     ///
     /// # Errors
     ///
-    /// A reserved name, or arguments that cannot be written as JSON.
+    /// A reserved name, or arguments that cannot be written as JSON or are too large.
     pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
         if let Some(keeper) = self.scope.registry.keeper()
             && !self.local

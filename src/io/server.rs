@@ -381,7 +381,7 @@ impl Inner {
             }
             let nsp = Rc::new(nsp);
             if full {
-                tracing::error!("there are too many namespaces: nobody can join {name}");
+                tracing::error!("there are too many namespaces: nobody can join {name:?}");
                 return nsp;
             }
             namespaces.slots.insert(nsp.clone());
