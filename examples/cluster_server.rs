@@ -81,7 +81,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     first.run_until_signal()?;
     for server in others {
         server.shutdown();
-        server.join();
+        server.join()?;
     }
     Ok(())
 }

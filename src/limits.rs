@@ -103,6 +103,12 @@ pub const HANDSHAKE_COMPLETIONS: usize = 64;
 /// million empty pongs would weigh nothing.
 pub const FRAME_COST_BYTES: usize = 128;
 
+/// Bytes that the handlers of one turn may owe one client, with [`FRAME_COST_BYTES`] for each message: some
+/// 400,000 small ones. Up to here the limit of the client does not close it, since it had no chance to read
+/// any of them. Beyond, a message is dropped and the call that emits it says so; of what has no messages (the
+/// body of an HTTP answer) a part cannot be left out, and the connection ends.
+pub const TURN_BYTES: usize = 64 << 20;
+
 /// Joined buffers that are kept for the next turn, and the largest that is worth keeping.
 pub const JOINED_BUFFERS_KEPT: usize = 64;
 /// See [`JOINED_BUFFERS_KEPT`].
@@ -126,6 +132,14 @@ pub const MAILBOX_TASKS: usize = 65_536;
 /// mailbox never has that many: they would be sixty times the default limit of one client. A frame that
 /// waits for several cores counts in each of their mailboxes.
 pub const MAILBOX_BYTES: usize = 256 << 20;
+
+/// Bytes of a topic's name. Centrifugo allows 255 for a channel's; longer ones are never meant, and a client
+/// that names what it wants could fill the memory with them.
+pub const TOPIC_BYTES: usize = 256;
+
+/// Bytes of a body that count as large while the process is short of memory (`runtime::Options::max_memory`):
+/// what clients send all the time, the POSTs of polling sessions among it, is smaller.
+pub const LARGE_BODY_BYTES: usize = 64 * 1024;
 
 /// Entries for which the tables of a core have room from the start, if that many connections are possible:
 /// address space, not memory, since untouched pages cost nothing. A table that grows beyond is copied.

@@ -6,12 +6,15 @@ mod support;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use sockring::adapter::InProcess;
 use sockring::app::App;
 use sockring::io::{
-    Ack, Backpressure, ConnectionStateRecovery, Delivery, Handle, Namespace, Options, Policy, Server, Socket,
+    Ack, Backpressure, ConnectionStateRecovery, Data, Delivery, Handle, Namespace, Options, Policy, Server,
+    Socket,
 };
+use sockring::protocol::ws::frame::OpCode;
 use sockring::runtime::{Descriptors, Running};
 use support::Client;
 
@@ -37,8 +40,9 @@ impl Poller {
         let mut http = Client::connect(address);
         let path = format!("{POLL}&sid={}", support::sid(http.get(POLL).text()));
         let mut poller = Self { http, path };
-        poller.say(&format!("40{nsp},"));
-        assert!(poller.poll().starts_with(&format!("40{nsp},{{")));
+        let name = if nsp == "/" { String::new() } else { format!("{nsp},") };
+        poller.say(&format!("40{name}"));
+        assert!(poller.poll().starts_with(&format!("40{name}{{")));
         poller
     }
 
@@ -202,5 +206,95 @@ fn who_emits_is_told_and_who_has_waited_is_drained() {
     client.say("42/told,7[\"go\"]");
     assert_eq!(client.left("/told").last().map(String::as_str), Some("43/told,7true,true"));
     support::eventually("a drain", || drained.load(Ordering::SeqCst) > before);
+    support::end(server);
+}
+
+/// Emits as many small messages as its client asks for without returning, and says how many of them were taken.
+fn floods(io: &Server) {
+    io.sockets_on("flood", |socket: Socket, Data(count): Data<u32>, ack: Ack| {
+        let taken = (0..count).filter(|n| socket.emit("n", n).is_ok_and(|sent| sent != Delivery::Dropped));
+        ack.send(taken.count()).map(drop)
+    });
+}
+
+/// Reads what a flood brings, in order, to its answer.
+fn read_flood(client: &mut Client) -> u32 {
+    let mut next = 0;
+    loop {
+        match client.text() {
+            ping if ping == "2" => client.send_text("3"),
+            answer if answer.starts_with("437") => return next,
+            packet => {
+                assert_eq!(packet, format!("42[\"n\",{next}]"));
+                next += 1;
+            }
+        }
+    }
+}
+
+/// The reference takes them all; here they weighed more than the limit before the client could read any.
+#[test]
+fn a_hundred_thousand_emits_of_one_handler_arrive() {
+    let _alone = support::alone();
+    const COUNT: u32 = 100_000;
+    let server = start(Options::default, floods);
+    let address = server.addresses()[0];
+    let mut client = Client::socketio(address);
+    for _ in 0..2 {
+        client.send_text(&format!("427[\"flood\",{COUNT}]"));
+        assert_eq!(read_flood(&mut client), COUNT);
+    }
+    let mut poller = Poller::join(address, "/");
+    poller.say(&format!("427[\"flood\",{COUNT}]"));
+    let mut next = 0;
+    while next < COUNT {
+        for packet in poller.poll().split('\x1e').filter(|packet| packet.starts_with("42")) {
+            assert_eq!(packet, format!("42[\"n\",{next}]"));
+            next += 1;
+        }
+    }
+    support::end(server);
+}
+
+/// More than a turn may bring is dropped, which the handler is told; the client stays and gets the rest.
+#[test]
+fn a_handler_that_emits_without_end_is_told_what_is_dropped() {
+    let _alone = support::alone();
+    const COUNT: u32 = 600_000;
+    let server = start(Options::default, floods);
+    let mut client = Client::socketio(server.addresses()[0]);
+    client.send_text(&format!("427[\"flood\",{COUNT}]"));
+    let mut read = 0;
+    while read < COUNT / 2 {
+        match client.text() {
+            ping if ping == "2" => client.send_text("3"),
+            packet => {
+                assert_eq!(packet, format!("42[\"n\",{read}]"));
+                read += 1;
+            }
+        }
+    }
+    let dropped = || server.metrics().total("dropped_messages");
+    assert!(dropped() > 0 && dropped() < u64::from(COUNT / 2), "{}", dropped());
+    support::end(server);
+}
+
+/// Who does not read costs its limit and one large turn at most.
+#[test]
+fn a_client_that_does_not_read_floods_is_closed() {
+    let _alone = support::alone();
+    let server = start(Options::default, floods);
+    let mut client = Client::with_receive_buffer(server.addresses()[0], 4096);
+    client.upgrade("/socket.io/?EIO=4&transport=websocket");
+    client.send_text("40");
+    // Many of them in one turn share its bound.
+    for _ in 0..200 {
+        let flood = support::masked(OpCode::Text, b"427[\"flood\",100000]");
+        if client.try_send(&flood).is_err() || server.metrics().total("connections") == 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    support::eventually("the client is closed", || server.metrics().total("connections") == 0);
     support::end(server);
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use sockring::app::{App, Options, Request, Response, TrustProxy};
 use sockring::runtime::{self, Descriptors, Running};
@@ -253,8 +253,10 @@ fn request_lines() {
         line("no route", "GET /nowhere HTTP/1.1", &[404], Kept),
         line("a WebSocket's path", "GET /ws HTTP/1.1", &[426], Kept),
         line("a target of 8,000 bytes", &long(8000 - 3), &[200], Kept),
-        line("a target that is too long", &long(9000), &[414], Closed),
-        row("a request line without end", format!("GET /{}", "x".repeat(12_000)), &[414], Closed),
+        line("a query of 8,500 bytes", &long(8500), &[200], Kept),
+        line("a query of 15,000 bytes", &long(15_000), &[200], Kept),
+        line("a target that is too long", &long(17_000), &[414], Closed),
+        row("a request line without end", format!("GET /{}", "x".repeat(17_000)), &[414], Closed),
     ]);
 }
 
@@ -263,7 +265,15 @@ fn limits_of_the_head() {
     let many = |count: usize| "X: y\r\n".repeat(count);
     check(&[
         fields("100 fields", &format!("Host: a\r\n{}", many(99)), &[200], Kept),
-        fields("101 fields", &format!("Host: a\r\n{}", many(100)), &[431], Closed),
+        fields("101 fields", &format!("Host: a\r\n{}", many(100)), &[200], Kept),
+        fields("2,000 fields", &format!("Host: a\r\n{}", many(1999)), &[200], Kept),
+        fields("2,001 fields", &format!("Host: a\r\n{}", many(2000)), &[431], Closed),
+        fields(
+            "fields that fit by their size",
+            &format!("Host: a\r\n{}", "X:\r\n".repeat(4050)),
+            &[431],
+            Closed,
+        ),
         fields("a field of 15 KiB", &format!("Host: a\r\nX: {}\r\n", "x".repeat(15 << 10)), &[200], Kept),
         fields("a field of 17 KiB", &format!("Host: a\r\nX: {}\r\n", "x".repeat(17 << 10)), &[431], Closed),
         fields("a head of 1 MiB", &format!("Host: a\r\nX: {}\r\n", "x".repeat(1 << 20)), &[431], Closed),
@@ -443,6 +453,47 @@ fn expect_100_continue_is_answered_before_the_body() {
         assert_eq!((answer.status, answer.text()), (200, body));
     }
     end(server);
+}
+
+/// A machine whose clock shows no time that a date can say is served; only the date is left out.
+#[test]
+fn a_clock_that_no_date_can_say() {
+    let _alone = support::alone();
+    let clocks: [fn() -> SystemTime; 4] = [
+        || SystemTime::UNIX_EPOCH - Duration::from_secs(1),
+        || SystemTime::UNIX_EPOCH - Duration::from_secs(1 << 50),
+        || SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_800),
+        || SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 50),
+    ];
+    for clock in clocks {
+        let (server, address) = start(Options { clock, ..Default::default() }, |app| {
+            routes(app);
+            app.get("/stream", |_: Request, response: Response| async move {
+                let mut body = response.stream();
+                let _ = body.write("streamed").await;
+                body.end();
+            });
+            app.static_files("/files", concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+        });
+        let mut client = Client::connect(address);
+        for (path, status) in [
+            ("/q?still", 200),
+            ("/stream", 200),
+            ("/nowhere", 404),
+            ("/dropped", 500),
+            ("/files/lib.rs", 200),
+        ] {
+            let answer = client.get(path);
+            assert_eq!((answer.status, answer.header("date")), (status, None), "{path}: {}", answer.head);
+        }
+        let condition = "If-Modified-Since: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
+        client.send(&request("GET /files/lib.rs", condition, ""));
+        assert_eq!(client.answer().unwrap().status, 200);
+        client.send(b"BREW / HTTP/1.1\r\n\r\n");
+        let answer = client.answer().unwrap();
+        assert_eq!((answer.status, answer.header("date")), (501, None));
+        end(server);
+    }
 }
 
 /// A request that is cut off is nobody's.

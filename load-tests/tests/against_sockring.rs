@@ -37,7 +37,7 @@ fn scenario(name: &str, words: &[&str]) -> Json {
         .output()
         .expect("the tool starts");
     server.shutdown();
-    server.join();
+    server.join().unwrap();
     let said =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} {words:?}: {}\n{said}", output.status);

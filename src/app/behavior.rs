@@ -212,6 +212,8 @@ impl<U: 'static> Behavior<U> {
 pub(super) trait Upgradable {
     /// What of permessage-deflate is agreed with a client.
     fn negotiate(&self, handshake: &Handshake<'_>) -> Result<Option<Agreed>, MalformedExtensions>;
+    /// The first of the subprotocols that a client offers that is spoken.
+    fn protocol<'a>(&self, handshake: &Handshake<'a>) -> Option<&'a str>;
     fn upgrade(
         self: Rc<Self>,
         app: Rc<Inner>,
@@ -239,18 +241,19 @@ impl<U: 'static> Upgradable for Behavior<U> {
         }
     }
 
+    fn protocol<'a>(&self, handshake: &Handshake<'a>) -> Option<&'a str> {
+        handshake.protocols().find(|offer| self.protocols.iter().any(|protocol| protocol == offer))
+    }
+
     fn upgrade(
         self: Rc<Self>,
         app: Rc<Inner>,
         id: ConnectionId,
         sequence: u32,
         request: Request,
-        mut asked: Asked,
+        asked: Asked,
     ) {
-        let spoken = |offer: &String| self.protocols.iter().any(|protocol| protocol == offer);
-        let at = asked.protocols.iter().position(spoken);
-        let protocol = at.map(|at| asked.protocols.swap_remove(at));
-        (self.upgrade)(request, Upgrade::new(app, id, sequence, asked, self.clone(), protocol));
+        (self.upgrade)(request, Upgrade::new(app, id, sequence, asked, self.clone()));
     }
 
     fn message(&self, id: ConnectionId, message: Message<'_>) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::service::Inner;
 use super::{App, Options};
-use crate::runtime::{self, Descriptors, Listener, Running, StartError};
+use crate::runtime::{self, Descriptors, Listener, Running, StartError, WorkerEnded};
 
 /// Chooses addresses, workers and limits; made by [`App::builder`].
 ///
@@ -19,7 +19,7 @@ use crate::runtime::{self, Descriptors, Listener, Running, StartError};
 /// })?;
 /// println!("listening on {}", server.addresses()[0]);
 /// server.shutdown();
-/// server.join();
+/// server.join()?;
 /// # Ok::<(), sockring::runtime::StartError>(())
 /// ```
 #[derive(Debug, Default)]
@@ -146,8 +146,12 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// As [`start`](Self::start).
+    /// As [`start`](Self::start); [`StartError::Worker`] when a worker ended by itself.
     pub fn run(self, setup: impl Fn(&App) + Send + Sync + 'static) -> Result<(), StartError> {
-        self.start(setup)?.run_until_signal().map_err(|error| StartError::Thread(error.to_string()))
+        let ended = self.start(setup)?.run_until_signal();
+        ended.map_err(|error| match error.downcast::<WorkerEnded>() {
+            Ok(ended) => StartError::Worker(ended),
+            Err(error) => StartError::Thread(error.to_string()),
+        })
     }
 }

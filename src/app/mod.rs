@@ -48,7 +48,7 @@ pub use options::Options;
 pub use request::Request;
 pub use response::Response;
 pub use routes::{Answering, AsyncFn, SyncFn};
-pub(crate) use routes::{Begun, BodyEnd, HeaderList, Hooks};
+pub(crate) use routes::{Begun, BodyEnd, HeaderList, Hooks, Refusal, Refused};
 pub(crate) use service::Layer;
 pub use service::current;
 pub use static_files::StaticFiles;

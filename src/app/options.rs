@@ -1,6 +1,6 @@
 //! Limits and timeouts of HTTP and raw WebSockets.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::TrustProxy;
 use crate::protocol::http::HeadLimits;
@@ -38,8 +38,16 @@ pub struct Options {
     /// default, means any number, as in Node: nothing here grows with them, and a session that polls would
     /// only open one connection after the other. (nginx has 1,000.)
     pub keep_alive_requests: u32,
+    /// Topics that one WebSocket may be subscribed to, since handlers let clients name them; their names are
+    /// bounded by [`limits::TOPIC_BYTES`](crate::limits::TOPIC_BYTES). 1,000 by default (Centrifugo has 128).
+    /// Beyond, [`WebSocket::subscribe`](super::WebSocket::subscribe) is `false`.
+    pub topics_per_socket: usize,
     /// Proxies that are believed what they say about a client's address, scheme and host. Nobody by default.
     pub trust_proxy: TrustProxy,
+    /// The wall clock, for the headers `Date` and `Last-Modified`; nothing else depends on it. The system's
+    /// by default; a test may give another. Where it shows a time before 1970 or after the year 9999, answers
+    /// have no `Date`.
+    pub clock: fn() -> SystemTime,
 }
 
 impl Default for Options {
@@ -53,7 +61,9 @@ impl Default for Options {
             write_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(65),
             keep_alive_requests: 0,
+            topics_per_socket: 1000,
             trust_proxy: TrustProxy::default(),
+            clock: SystemTime::now,
         }
     }
 }

@@ -64,6 +64,14 @@ impl Request {
         Self(Rc::new(Inner { head, peer, more: more.then(|| Box::new(More { body, params, tls })) }))
     }
 
+    /// A request that nobody has sent.
+    #[cfg(test)]
+    pub(crate) fn of_head(head: &str) -> Self {
+        let parsed = Head::parse(head.as_bytes(), &crate::protocol::http::HeadLimits::default());
+        let (head, _) = parsed.unwrap().unwrap();
+        Self::new(head, Bytes::new(), None, Params::new(), None)
+    }
+
     /// The method, in capitals as sent.
     pub fn method(&self) -> &str {
         self.0.head.method()

@@ -96,10 +96,11 @@ impl Response {
         self.app.is_aborted(self.connection, self.sequence)
     }
 
-    /// Moves the connection, with this request unanswered, to another core, whose routes answer it.
-    pub(crate) fn hand_over(mut self, core: usize) {
+    /// Moves the connection, with this request unanswered, to another core, whose routes answer it. `body`:
+    /// the request's.
+    pub(crate) fn hand_over(mut self, core: usize, body: &[u8]) {
         self.ended = true;
-        self.app.hand_over(self.connection, self.sequence, core);
+        self.app.hand_over(self.connection, self.sequence, core, body);
     }
 }
 

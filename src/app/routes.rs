@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::behavior::Upgradable;
 use super::request::Params;
 use super::{Request, RequestStream, Response};
-use crate::protocol::http::Head;
+use crate::protocol::http::{Glimpse, Head};
 use crate::runtime::{self, ConnectionId};
 
 /// What a route handler may return: nothing, or a future of nothing. `M` only tells the two apart; it is
@@ -88,8 +88,60 @@ pub(crate) type HeaderList = Vec<(Cow<'static, str>, Cow<'static, str>)>;
 pub(crate) struct Hooks {
     /// About each request whose body is still on its way.
     pub(crate) begun: OnBegun,
-    /// About the headers of an answer that refuses such a request.
-    pub(crate) refused: Rc<dyn Fn(&Head) -> HeaderList>,
+    /// About the answer to a request that is refused before its handler has run.
+    pub(crate) refused: Rc<dyn Fn(&Refused<'_>) -> Refusal>,
+}
+
+/// A request that is refused before its handler has run, because of its head, its body or the time it took.
+pub(crate) struct Refused<'a> {
+    status: u16,
+    seen: Seen<'a>,
+}
+
+/// What is known of it.
+enum Seen<'a> {
+    Head(&'a Head),
+    /// Its head was not complete, or not sound.
+    Glimpse(Glimpse<'a>),
+}
+
+/// The answer to a request that is refused.
+pub(crate) struct Refusal {
+    /// Headers beside those of every answer.
+    pub(crate) headers: HeaderList,
+    /// Whether the body says what the status means; otherwise it is empty.
+    pub(crate) text: bool,
+}
+
+impl<'a> Refused<'a> {
+    pub(super) fn head(status: u16, head: &'a Head) -> Self {
+        Self { status, seen: Seen::Head(head) }
+    }
+
+    pub(super) fn glimpse(status: u16, glimpse: Glimpse<'a>) -> Self {
+        Self { status, seen: Seen::Glimpse(glimpse) }
+    }
+
+    /// The status that it is answered with.
+    pub(crate) fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The method.
+    pub(crate) fn method(&self) -> &str {
+        match &self.seen {
+            Seen::Head(head) => head.method(),
+            Seen::Glimpse(glimpse) => glimpse.method(),
+        }
+    }
+
+    /// The first field of a name, if it has come.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        match &self.seen {
+            Seen::Head(head) => head.header(name),
+            Seen::Glimpse(glimpse) => glimpse.header(name),
+        }
+    }
 }
 
 /// What a route leads to.

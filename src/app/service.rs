@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -15,10 +16,11 @@ use super::routes::{BodyEnd, Route, Target};
 use super::websocket::Socket;
 use super::{App, Options};
 use crate::fanout::{Delivery, Frame, Moment, OutletId, RoomKey, Rooms, Space, Task};
+use crate::limits;
 use crate::protocol::http::Shapes;
 use crate::protocol::ws::deflate::Inflater;
 use crate::runtime::{self, ConnectionId, Core, Ended, Parcel, Sample, Service, Value};
-use crate::time::Millis;
+use crate::time::{Millis, http_date};
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Inner>>> = const { RefCell::new(None) };
@@ -55,6 +57,8 @@ pub(crate) struct Inner {
     /// What the requests that are kept have in common.
     pub(super) shapes: RefCell<Shapes>,
     topics: RefCell<Rooms>,
+    /// Subscriptions beyond the limits.
+    topics_refused: Cell<u64>,
     topic_space: Space,
     layers: RefCell<Vec<Rc<dyn Layer>>>,
     /// What inflates the messages of clients that compress each on its own.
@@ -63,7 +67,7 @@ pub(crate) struct Inner {
     pub(super) inflaters: RefCell<HashMap<u32, Inflater, RandomState>>,
     swept: Cell<Millis>,
     pub(super) requests: Cell<u64>,
-    date: RefCell<(Millis, String)>,
+    date: RefCell<(Millis, Option<String>)>,
 }
 
 /// One connection.
@@ -144,6 +148,7 @@ impl Inner {
             table: RefCell::new(table),
             shapes: RefCell::default(),
             topics: RefCell::default(),
+            topics_refused: Cell::new(0),
             topic_space,
             layers: RefCell::default(),
             inflater: RefCell::default(),
@@ -200,14 +205,19 @@ impl Inner {
         self.routes.borrow().iter().filter(|route| route.matches(path).is_some()).cloned().collect()
     }
 
-    /// The `Date` header's value, made once a second.
-    pub(super) fn date(&self) -> String {
+    /// The `Date` header's value, made once a second; `None` if the clock shows no time that it can say.
+    pub(super) fn date(&self) -> Option<String> {
         let now = self.core.now() / 1000 + 1;
         let mut date = self.date.borrow_mut();
         if date.0 != now {
-            *date = (now, httpdate::fmt_http_date(std::time::SystemTime::now()));
+            *date = (now, http_date((self.options.clock)()));
         }
         date.1.clone()
+    }
+
+    /// The wall clock.
+    pub(super) fn clock(&self) -> fn() -> SystemTime {
+        self.options.clock
     }
 
     pub(super) fn insert(&self, id: ConnectionId, state: State, deadline: Due) {
@@ -253,9 +263,16 @@ impl Inner {
         // A socket whose `close` handler runs is not in the table any more, and nobody would unsubscribe it.
         let open = self.entry(id, |entry| matches!(entry.state, State::WebSocket(_)));
         let Some(outlet) = self.core.outlet(id).filter(|_| open == Some(true)) else { return false };
+        let mut topics = self.topics.borrow_mut();
+        let full = topics.count_of(id.slot()) >= self.options.topics_per_socket;
+        if topic.len() > limits::TOPIC_BYTES || full && !topics.contains(id.slot(), topic) {
+            self.topics_refused.set(self.topics_refused.get() + 1);
+            tracing::debug!("a WebSocket has too many topics, or one with too long a name");
+            return false;
+        }
         let key = RoomKey { space: self.topic_space.number(), room: topic };
         let born = || self.core.shared().directory.enter(key, self.core.index());
-        self.topics.borrow_mut().join(id.slot(), outlet.slot(), topic, born)
+        topics.join(id.slot(), outlet.slot(), topic, born)
     }
 
     pub(super) fn unsubscribe(&self, id: ConnectionId, topic: &str) -> bool {
@@ -365,9 +382,15 @@ impl Service for Inner {
         self.received(id, &mut parcel.bytes);
     }
 
-    fn returned(&self, id: ConnectionId, _: Parcel) {
+    fn returned(&self, id: ConnectionId, parcel: Parcel) {
         // The core that could answer takes no more connections: the client may try again.
         self.opened(id);
+        self.entry(id, |entry| {
+            if let State::Http(http) = &mut entry.state {
+                // The path of the request decides about the headers of the answer.
+                http.take(&parcel.bytes);
+            }
+        });
         self.refuse_and_close(id, 503);
     }
 
@@ -377,6 +400,14 @@ impl Service for Inner {
     }
 
     fn half_closed(&self, id: ConnectionId) -> bool {
+        let refused = self.entry(id, |entry| match &entry.state {
+            State::Http(http) => http.refused_status(),
+            State::WebSocket(_) => None,
+        });
+        if let Some(Some(status)) = refused {
+            self.refuse_and_close(id, status);
+            return true;
+        }
         let (kept, on_abort) = self
             .entry(id, |entry| match &mut entry.state {
                 State::Http(http) => http.half_close(),
@@ -428,6 +459,11 @@ impl Service for Inner {
         samples.extend([
             gauge("websockets", "Connections that are WebSockets.", sockets as u64),
             gauge("topics", "Topics with subscribers.", self.topics.borrow().len() as u64),
+            Sample::new(
+                "topics_refused",
+                "Subscriptions to topics that were refused for the limits of a socket.",
+                Value::Counter(self.topics_refused.get()),
+            ),
             Sample::new(
                 "http_requests",
                 "Requests that a route has answered.",

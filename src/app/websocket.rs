@@ -59,15 +59,16 @@ pub struct Closed<'a> {
 /// What of a handshake is answered when it is accepted.
 pub(super) struct Asked {
     key: String,
-    /// The subprotocols that the client offers.
-    pub(super) protocols: Vec<String>,
+    /// The subprotocol that was chosen of those that the client offers. The others are not kept: a head has
+    /// room for thousands.
+    protocol: Option<String>,
     deflate: Option<Agreed>,
 }
 
 impl Asked {
-    pub(super) fn new(handshake: &Handshake<'_>, deflate: Option<Agreed>) -> Self {
-        let protocols = handshake.protocols().map(str::to_owned).collect();
-        Self { key: handshake.key.to_owned(), protocols, deflate }
+    pub(super) fn new(handshake: &Handshake<'_>, protocol: Option<&str>, deflate: Option<Agreed>) -> Self {
+        let (key, protocol) = (handshake.key.to_owned(), protocol.map(str::to_owned));
+        Self { key, protocol, deflate }
     }
 }
 
@@ -89,7 +90,6 @@ pub struct Upgrade<U> {
     asked: Asked,
     behavior: Option<Rc<Behavior<U>>>,
     headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
-    protocol: Option<String>,
 }
 
 impl<U> fmt::Debug for Upgrade<U> {
@@ -105,9 +105,8 @@ impl<U: 'static> Upgrade<U> {
         sequence: u32,
         asked: Asked,
         behavior: Rc<Behavior<U>>,
-        protocol: Option<String>,
     ) -> Self {
-        Self { app, id, sequence, asked, behavior: Some(behavior), headers: Vec::new(), protocol }
+        Self { app, id, sequence, asked, behavior: Some(behavior), headers: Vec::new() }
     }
 
     /// Adds a header to the 101 response.
@@ -122,7 +121,7 @@ impl<U: 'static> Upgrade<U> {
     /// not offer.
     #[must_use]
     pub fn protocol(mut self, protocol: impl Into<String>) -> Self {
-        self.protocol = Some(protocol.into());
+        self.asked.protocol = Some(protocol.into());
         self
     }
 
@@ -144,7 +143,7 @@ impl<U: 'static> Upgrade<U> {
         let extensions = extensions.as_deref().map(|value| ("Sec-WebSocket-Extensions", value));
         let headers = self.headers.iter().map(|(name, value)| (&**name, &**value));
         let headers = extensions.into_iter().chain(headers);
-        write_response(&mut response, &self.asked.key, self.protocol.as_deref(), headers);
+        write_response(&mut response, &self.asked.key, self.asked.protocol.as_deref(), headers);
         let socket = Socket {
             decoder: Decoder::default(),
             behavior: behavior.number,
@@ -187,7 +186,7 @@ impl<U: 'static> Upgrade<U> {
     /// Moves the connection, with the handshake unanswered, to another core.
     pub(crate) fn hand_over(mut self, core: usize) {
         self.behavior = None;
-        self.app.hand_over(self.id, self.sequence, core);
+        self.app.hand_over(self.id, self.sequence, core, &[]);
     }
 }
 
@@ -343,7 +342,9 @@ impl<U: 'static> WebSocket<U> {
         });
     }
 
-    /// Subscribes to a topic; `false` if it was subscribed already, or the socket is closed.
+    /// Subscribes to a topic; `false` if it was subscribed already, if the socket is closed, or beyond
+    /// [`Options::topics_per_socket`](super::Options::topics_per_socket) and
+    /// [`limits::TOPIC_BYTES`](crate::limits::TOPIC_BYTES).
     pub fn subscribe(self, topic: &str) -> bool {
         with_current(|app| app.subscribe(self.id, topic)).unwrap_or(false)
     }

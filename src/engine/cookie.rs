@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::time::nearest_http_date;
+
 /// A cookie with the session's id, so that a load balancer can keep a client on one server. Off unless it is
 /// set: see [`Options::cookie`](super::Options::cookie). Anybody who has the id can act as the client, so
 /// it is best left `HttpOnly`.
@@ -32,7 +34,8 @@ pub struct Cookie {
     pub partitioned: bool,
     /// How long it is kept; by default as long as the browser runs.
     pub max_age: Option<Duration>,
-    /// Until when it is kept; `max_age` counts first.
+    /// Until when it is kept; `max_age` counts first. Times that a date of HTTP cannot say (before 1970,
+    /// after the year 9999) are sent as the nearest that it can.
     pub expires: Option<SystemTime>,
 }
 
@@ -97,7 +100,7 @@ impl Cookie {
             attribute("Path", path);
         }
         if let Some(expires) = self.expires {
-            attribute("Expires", &httpdate::fmt_http_date(expires));
+            attribute("Expires", &nearest_http_date(expires));
         }
         for (set, flag) in
             [(self.http_only, "HttpOnly"), (self.secure, "Secure"), (self.partitioned, "Partitioned")]
@@ -120,6 +123,7 @@ impl Cookie {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::tests::odd_times;
 
     #[test]
     fn the_defaults_and_every_attribute() {
@@ -140,5 +144,16 @@ mod tests {
             "io=x; Max-Age=60; Domain=example.org; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT; \
              HttpOnly; Secure; Partitioned; SameSite=None"
         );
+    }
+
+    #[test]
+    fn times_that_dates_cannot_say() {
+        for time in odd_times() {
+            let text = Cookie { expires: Some(time), ..Cookie::default() }.header("x");
+            assert!(
+                text.contains("Expires=Thu, 01 Jan 1970") || text.contains("Expires=Fri, 31 Dec 9999"),
+                "{text}"
+            );
+        }
     }
 }

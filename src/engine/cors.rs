@@ -6,8 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::headers::Headers;
-use crate::app::Request;
-use crate::protocol::http::Head;
+use crate::app::{Refused, Request};
 
 /// Which origins may read the answers.
 ///
@@ -151,10 +150,11 @@ impl Cors {
         self.decide(request.method(), request.header("origin"), asked, out)
     }
 
-    /// Adds the headers of an answer that refuses a request whose body nobody has read.
-    pub(super) fn refuse(&self, head: &Head, out: &mut Headers) {
-        let asked = head.header("access-control-request-headers");
-        self.decide(head.method(), head.header("origin"), asked, out);
+    /// Adds the headers of an answer that refuses a request before its handler has run. Of its fields, those
+    /// count that have come by then.
+    pub(super) fn refuse(&self, refused: &Refused<'_>, out: &mut Headers) {
+        let asked = refused.header("access-control-request-headers");
+        self.decide(refused.method(), refused.header("origin"), asked, out);
     }
 
     fn decide(

@@ -8,7 +8,7 @@ use super::middleware::Way;
 use super::server::{Inner, Place};
 use super::verify::{Asked, BadRequest, Known, Refusal, check_revision, verify};
 use super::{ConnectionError, Socket};
-use crate::app::{Begun, HeaderList, Request, Response};
+use crate::app::{Begun, Refusal as Answer, Refused, Request, Response};
 use crate::protocol::eio::Revision;
 use crate::protocol::http::Head;
 use crate::protocol::query;
@@ -19,7 +19,7 @@ impl Inner {
     pub(super) fn request(self: &Rc<Self>, request: Request, response: Response) {
         // Before anything that the application might count.
         if let Some(core) = self.elsewhere(request.query()) {
-            return response.hand_over(core);
+            return response.hand_over(core, request.body());
         }
         let mut headers = Headers::default();
         if let Some(cors) = &self.options.cors
@@ -43,13 +43,15 @@ impl Inner {
         }
     }
 
-    /// The headers of an answer that refuses a request before its body is complete.
-    pub(super) fn refusal_headers(&self, head: &Head) -> HeaderList {
+    /// The answer to a request that is refused before its handler has run: it has the headers of CORS, so
+    /// that a script may read its status. A body that is too large is answered with an empty one, as by the
+    /// reference.
+    pub(super) fn refusal(&self, refused: &Refused<'_>) -> Answer {
         let mut headers = Headers::default();
         if let Some(cors) = &self.options.cors {
-            cors.refuse(head, &mut headers);
+            cors.refuse(refused, &mut headers);
         }
-        headers.into_list()
+        Answer { headers: headers.into_list(), text: refused.status() != 413 }
     }
 
     /// The core of a request's session, if it is not this one.

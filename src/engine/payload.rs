@@ -99,7 +99,7 @@ impl Inner {
 
     /// What has waited for a poll, as far as its client reads it. `None`: nothing has.
     pub(super) fn take_backlog(&self, outlet: OutletId, poll: &Poll) -> Option<Payload> {
-        let frames = self.core.outlets().backlog(outlet.slot())?.take(poll.packets_max);
+        let frames = self.core.outlets().backlog(outlet)?.take(poll.packets_max);
         (!frames.is_empty()).then(|| self.payload(&frames, poll))
     }
 
@@ -107,8 +107,7 @@ impl Inner {
     /// next poll. `None`: it is owed nothing.
     pub(super) fn take_owed(&self, outlet: OutletId, poll: &Poll) -> Option<Payload> {
         let mut outlets = self.core.outlets();
-        let slot = outlet.slot();
-        let owed = outlets.owed(slot);
+        let owed = outlets.owed(outlet);
         let (mut packets, mut compressible) = (0, false);
         for frame in outlets.batch.frames(owed) {
             packets += frame.packets();
@@ -116,7 +115,7 @@ impl Inner {
         }
         if packets > poll.packets_max || poll.dialect.revision != Revision::V4 {
             // No form of it is shared: it goes the way of what has waited.
-            outlets.block(slot);
+            outlets.block(outlet);
             drop(outlets);
             return self.take_backlog(outlet, poll);
         }
@@ -132,8 +131,8 @@ impl Inner {
             Some(Payload::new(body, Coding::Identity, compressible))
         };
         let messages = outlets.batch.len(owed);
-        outlets.settle(slot);
-        outlets.block(slot);
+        outlets.settle(outlet);
+        outlets.block(outlet);
         drop(outlets);
         self.core.count_messages(messages);
         payload

@@ -39,7 +39,7 @@ impl Inner {
             return;
         }
         let outlet = self.core.open_outlet();
-        self.core.outlets().block(outlet.slot());
+        self.core.outlets().block(outlet);
         let jsonp = request.query_param("j").map(|j| jsonp::index(&j));
         let link = Link::Polling(Box::new(Polling { jsonp, ..Polling::default() }));
         let Some(socket) = self.open(request.clone(), Transport::Polling, link, outlet, name) else {
@@ -133,7 +133,7 @@ impl Inner {
     /// The session is owed something and a poll may be waiting.
     pub(super) fn answer_poll(&self, socket: Socket, outlet: OutletId) {
         let get = self.take_poll(socket);
-        let Some(poll) = get else { return self.core.outlets().block(outlet.slot()) };
+        let Some(poll) = get else { return self.core.outlets().block(outlet) };
         let payload = self.take_owed(outlet, &poll).unwrap_or_else(|| Payload::digits(&poll, b"6"));
         self.hooks.tell(|hooks| &hooks.flush, socket);
         self.answer(poll, payload);

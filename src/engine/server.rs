@@ -81,7 +81,7 @@ impl Server {
         let body_bytes = inner.options.max_http_buffer_size;
         let hooks = Hooks {
             begun: Rc::new(move |head, connection| begun.begun(head, connection)),
-            refused: Rc::new(move |head| refused.refusal_headers(head)),
+            refused: Rc::new(move |request| refused.refusal(request)),
         };
         app.prefix(&inner.prefix, body_bytes, hooks, move |request, response| {
             http.request(request, response);
@@ -204,7 +204,7 @@ pub(crate) struct Inner {
     deadlines: RefCell<Vec<Millis>>,
     next: Cell<Millis>,
     /// The sessions whose outlets no connection carries.
-    pub(super) pollers: RefCell<HashMap<u32, u32, RandomState>>,
+    pub(super) pollers: RefCell<HashMap<OutletId, u32, RandomState>>,
     ping: Frame,
     pong: Frame,
 }
@@ -280,7 +280,7 @@ impl Inner {
     pub(super) fn buffered(&self, socket: Socket) -> usize {
         let outlet = self.with(socket, |entry| entry.outlet);
         let outlets = outlet.into_iter().chain(self.own_outlet(socket));
-        outlets.map(|outlet| self.core.outlets().waiting(outlet.slot())).sum()
+        outlets.map(|outlet| self.core.outlets().waiting(outlet)).sum()
     }
 
     pub(super) fn data_request(&self, socket: Socket) -> Option<Request> {
@@ -378,7 +378,7 @@ impl Inner {
             named.ids.insert(slot, name);
         }
         if !carried {
-            self.pollers.borrow_mut().insert(outlet.slot(), slot);
+            self.pollers.borrow_mut().insert(outlet, slot);
         }
         self.set_deadline(slot, deadline);
         Some(self.socket(slot, generation))
@@ -612,7 +612,7 @@ impl Inner {
             self.abort_post(polling);
         }
         if !entry.is_carried() {
-            self.pollers.borrow_mut().remove(&entry.outlet.slot());
+            self.pollers.borrow_mut().remove(&entry.outlet);
             self.core.close_outlet(entry.outlet);
         }
         Some(entry)
@@ -686,7 +686,7 @@ impl Layer for Inner {
     }
 
     fn owed(&self, outlet: OutletId) {
-        let slot = self.pollers.borrow().get(&outlet.slot()).copied();
+        let slot = self.pollers.borrow().get(&outlet).copied();
         let Some(Place::Here(socket)) = slot.map(|slot| self.at(slot)) else { return };
         if !self.forward(socket) {
             self.answer_poll(socket, outlet);
@@ -694,7 +694,7 @@ impl Layer for Inner {
     }
 
     fn overflowed(&self, outlet: OutletId) {
-        let slot = self.pollers.borrow().get(&outlet.slot()).copied();
+        let slot = self.pollers.borrow().get(&outlet).copied();
         let Some(Place::Here(socket)) = slot.map(|slot| self.at(slot)) else { return };
         self.close(socket, CloseReason::TransportError, "too much waits for the client");
     }

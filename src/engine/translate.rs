@@ -128,18 +128,18 @@ impl Inner {
         let Some(((ws, dialect), outlet)) = found else { return false };
         let Some(own) = ws.outlet() else { return true };
         let mut outlets = self.core.outlets();
-        if outlets.is_blocked(own.slot()) {
+        if outlets.is_blocked(own) {
             // What comes waits here, where one sees that the client is slow: volatile messages are dropped.
-            let waiting = outlets.waiting(own.slot());
-            outlets.block(outlet.slot());
-            if let Some(backlog) = outlets.backlog(outlet.slot()) {
+            let waiting = outlets.waiting(own);
+            outlets.block(outlet);
+            if let Some(backlog) = outlets.backlog(outlet) {
                 backlog.count_elsewhere(waiting);
             }
             return true;
         }
-        let owed = outlets.owed(outlet.slot());
+        let owed = outlets.owed(outlet);
         let frames: SmallVec<[Frame; 8]> = outlets.batch.frames(owed).into_iter().cloned().collect();
-        outlets.settle(outlet.slot());
+        outlets.settle(outlet);
         for frame in frames {
             // What does not fit closes the connection.
             let _ = outlets.push(own, &frame.websocket(dialect));
@@ -162,7 +162,7 @@ impl Inner {
     pub(super) fn forward_all(&self, socket: Socket) {
         let outlet = self.with(socket, |entry| entry.translated().map(|_| entry.outlet)).flatten();
         if let Some(outlet) = outlet {
-            self.core.outlets().block(outlet.slot());
+            self.core.outlets().block(outlet);
             self.refill_up_to(socket, usize::MAX);
         }
     }
@@ -175,15 +175,15 @@ impl Inner {
         let mut outlets = self.core.outlets();
         let mut given = 0;
         while given < bytes {
-            let Some(frame) = outlets.backlog(outlet.slot()).and_then(Backlog::pop) else {
-                outlets.unblock(outlet.slot());
+            let Some(frame) = outlets.backlog(outlet).and_then(Backlog::pop) else {
+                outlets.unblock(outlet);
                 return true;
             };
             given += frame.wire().len();
             let _ = outlets.push(own, &frame.websocket(dialect));
         }
-        let waiting = outlets.waiting(own.slot());
-        if let Some(backlog) = outlets.backlog(outlet.slot()) {
+        let waiting = outlets.waiting(own);
+        if let Some(backlog) = outlets.backlog(outlet) {
             backlog.count_elsewhere(waiting);
         }
         drop(outlets);

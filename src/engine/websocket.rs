@@ -270,7 +270,7 @@ impl Inner {
         let Some(outlet) = outlet else { return };
         self.set_role(ws, Role::Session(socket));
         if carrier.dialect == Dialect::default() {
-            self.pollers.borrow_mut().remove(&outlet.slot());
+            self.pollers.borrow_mut().remove(&outlet);
             self.core.carry(ws.connection(), outlet);
         } else {
             self.refill(socket);

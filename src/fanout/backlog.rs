@@ -37,7 +37,54 @@ pub struct Backlog {
     bytes: usize,
     /// Bytes that wait for the same client in another place.
     elsewhere: usize,
+    pace: Pace,
     droppable: Option<Box<Droppable>>,
+}
+
+/// What waited when a turn began, and what one turn has brought. A limit closes a client for what it has left
+/// waiting, not for what a single handler emits before the client can read any of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    /// The turn that the counts are about.
+    turn: u32,
+    /// What counted when that turn began.
+    before: Load,
+    /// What the turn has added.
+    brought: Load,
+    /// What still waits of a turn that brought more than the limit alone: it does not count until it has
+    /// left, and until then no other turn may bring as much.
+    excused: Load,
+}
+
+/// An amount that waits for a client.
+///
+/// ```
+/// use sockring::fanout::{Backlog, Frame};
+/// let mut backlog = Backlog::default();
+/// backlog.push(Frame::raw("hello"));
+/// assert_eq!(backlog.load().messages, 1);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// What it weighs: its bytes, and the record of each frame.
+    pub cost: usize,
+    /// Frames.
+    pub messages: usize,
+}
+
+impl Load {
+    fn of(frame: &Frame) -> Self {
+        Self { cost: frame.wire().len() + limits::FRAME_COST_BYTES, messages: 1 }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self { cost: self.cost + other.cost, messages: self.messages + other.messages }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        let messages = self.messages.saturating_sub(other.messages);
+        Self { cost: self.cost.saturating_sub(other.cost), messages }
+    }
 }
 
 /// The frames that may be dropped for later ones, by their numbers. Some of them may have left.
@@ -66,9 +113,56 @@ impl Backlog {
         self.frames.push_back(Some(frame));
     }
 
+    /// Adds a frame of this turn behind all others.
+    pub(super) fn bring(&mut self, frame: Frame) {
+        self.pace.brought = self.pace.brought.plus(Load::of(&frame));
+        self.push(frame);
+    }
+
+    /// Begins a turn, unless it has begun already. If the turn before brought more than `limit` alone, all
+    /// that waits is excused.
+    pub(super) fn begin_turn(&mut self, turn: u32, limit: usize) {
+        if self.pace.turn == turn {
+            return;
+        }
+        let Pace { brought, excused, .. } = self.pace;
+        if excused.messages == 0 && brought.cost > limit && self.cost() > limit {
+            self.pace.excused = self.load();
+        }
+        (self.pace.turn, self.pace.brought) = (turn, Load::default());
+        self.pace.before = self.counted();
+    }
+
+    /// What waited when this turn began and counts against a limit.
+    pub(super) fn before(&self) -> Load {
+        self.pace.before
+    }
+
+    /// What this turn has brought.
+    pub(super) fn brought(&self) -> Load {
+        self.pace.brought
+    }
+
+    /// Whether something waits that does not count.
+    pub(super) fn has_excused(&self) -> bool {
+        self.pace.excused.messages > 0
+    }
+
+    /// All that waits.
+    pub fn load(&self) -> Load {
+        Load { cost: self.cost(), messages: self.len }
+    }
+
+    /// What waits and counts against a limit.
+    pub(super) fn counted(&self) -> Load {
+        self.load().minus(self.pace.excused)
+    }
+
     /// Adds what waits in another backlog, of which nothing has left in part.
     pub fn append(&mut self, behind: Self) {
         debug_assert!(behind.sealed.is_empty());
+        self.pace.brought = self.pace.brought.plus(behind.pace.brought);
+        self.pace.excused = self.pace.excused.plus(behind.pace.excused);
         behind.into_frames().for_each(|frame| self.push(frame));
     }
 
@@ -115,6 +209,7 @@ impl Backlog {
     fn forget(&mut self, frame: &Frame, number: u64) {
         self.bytes = self.bytes.saturating_sub(frame.wire().len());
         self.len -= 1;
+        self.pace.excused = self.pace.excused.minus(Load::of(frame));
         if let (Some(key), Some(droppable)) = (frame.key(), &mut self.droppable)
             && droppable.latest.get(&key) == Some(&number)
         {
@@ -195,6 +290,7 @@ impl Backlog {
         self.frames.truncate(usize::from(self.sent > 0));
         self.len = self.frames.len();
         self.droppable = None;
+        self.pace = Pace::default();
         let first = self.frames.front().and_then(Option::as_ref);
         self.bytes = first.map_or(0, |first| first.wire().len() - self.sent);
     }

@@ -19,7 +19,8 @@ use foldhash::quality::RandomState;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Policy {
-    /// The client is closed: it may come back, and knows that it has missed something.
+    /// The client is closed: it may come back, and knows that it has missed something. What one handler emits
+    /// without returning does not close it, since the client had no chance to read it.
     #[default]
     Close,
     /// The message is dropped; what waits is sent.
@@ -41,13 +42,13 @@ pub enum Policy {
 /// use sockring::fanout::{Backpressure, Delivery, Frame, Outlets, Policy, Via};
 /// let mut outlets = Outlets::new(1 << 20, 0);
 /// let id = outlets.open(Via::Layer);
-/// outlets.block(id.slot());
+/// outlets.block(id);
 /// let few = Backpressure { max_messages: 2, policy: Policy::DropOldest, ..Backpressure::default() };
 /// for text in ["a", "b", "c"] {
 ///     assert_eq!(outlets.push(id, &Frame::raw(text).bounded(few)), Delivery::Queued);
 /// }
 /// let mut out = Vec::new();
-/// outlets.backlog(id.slot()).unwrap().copy_to(&mut out, 100);
+/// outlets.backlog(id).unwrap().copy_to(&mut out, 100);
 /// assert_eq!(out, b"bc");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -271,6 +271,8 @@ impl Batch {
                 self.spare.push(buffer);
             }
         }
+        // One turn of many messages is not worth the memory for ever.
+        self.nodes.shrink_to(limits::BATCH_NODES);
         self.lane = Lane::default();
         self.others.clear();
         (self.frame_bytes, self.joined_bytes) = (0, 0);

@@ -195,12 +195,12 @@ impl Frame {
     /// use sockring::fanout::{Frame, Key, Outlets, Via};
     /// let mut outlets = Outlets::new(1 << 20, 0);
     /// let id = outlets.open(Via::Layer);
-    /// outlets.block(id.slot());
+    /// outlets.block(id);
     /// for text in ["x=1 ", "y=1 ", "x=2 "] {
     ///     let _ = outlets.push(id, &Frame::raw(text).latest(Key::of(&&text[..1])));
     /// }
     /// let mut out = Vec::new();
-    /// outlets.backlog(id.slot()).unwrap().copy_to(&mut out, 100);
+    /// outlets.backlog(id).unwrap().copy_to(&mut out, 100);
     /// assert_eq!(out, b"y=1 x=2 ");
     /// ```
     #[must_use]
@@ -338,6 +338,11 @@ impl Frame {
     /// ```
     pub fn messages(&self) -> impl Iterator<Item = (bool, &[u8])> {
         self.0.pieces.iter().map(|piece| (piece.binary, &self.0.wire[piece.start..piece.end]))
+    }
+
+    /// Whether it is bytes that leave as they are, without messages.
+    pub(super) fn is_raw(&self) -> bool {
+        self.0.pieces.is_empty()
     }
 
     /// Whether a binary message is part of it.

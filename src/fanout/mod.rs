@@ -27,7 +27,7 @@ mod outlets;
 mod rooms;
 mod space;
 
-pub use backlog::Backlog;
+pub use backlog::{Backlog, Load};
 pub use backpressure::{Backpressure, Dropped, InvalidKey, Key, Policy};
 pub use batch::{Batch, Owed};
 pub use directory::{Cores, Directory, Moment, RoomKey};

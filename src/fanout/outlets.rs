@@ -5,7 +5,9 @@ use std::mem;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
+use super::backlog::Load;
 use super::{Backlog, Backpressure, Batch, Dropped, Frame, Owed, Policy};
+use crate::limits;
 use crate::protocol::ws::deflate::{Deflater, Settings};
 
 /// What leads from an outlet to its client.
@@ -15,11 +17,15 @@ use crate::protocol::ws::deflate::{Deflater, Settings};
 /// let mut outlets = Outlets::new(1024, 0);
 /// let id = outlets.open(Via::Layer);
 /// outlets.redirect(id, Via::Connection(3));
-/// assert_eq!(outlets.via(id.slot()), Via::Connection(3));
+/// assert_eq!(outlets.via(id), Some(Via::Connection(3)));
+/// outlets.close(id);
+/// assert_eq!(outlets.via(id), None);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
-    /// A connection of this core, by its slot: the runtime sends the joined bytes.
+    /// A connection of this core: the runtime sends the joined bytes. The number is a hint where to look,
+    /// since it is given again once the connection is closed: the connection is the one that has the
+    /// outlet's handle.
     Connection(u32),
     /// A layer above takes what is owed when it can (a long-polling session with a waiting request).
     Layer,
@@ -37,12 +43,14 @@ pub enum Via {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OutletId {
-    pub(crate) slot: u32,
+    slot: u32,
     generation: u32,
 }
 
 impl OutletId {
-    /// The index of the outlet on its core, for [`Outlets::push_slot`].
+    /// The index of the outlet on its core, for the tables of a broadcast, whose members leave before their
+    /// outlets are closed: [`Outlets::push_slot`] and its like take nothing else, and nothing but these
+    /// takes it.
     pub fn slot(self) -> u32 {
         self.slot
     }
@@ -55,7 +63,7 @@ impl OutletId {
 /// let mut outlets = Outlets::new(1024, 0);
 /// let id = outlets.open(Via::Layer);
 /// assert_eq!(outlets.push(id, &Frame::raw("a")), Delivery::Sent);
-/// outlets.block(id.slot());
+/// outlets.block(id);
 /// assert_eq!(outlets.push(id, &Frame::raw("b")), Delivery::Queued);
 /// outlets.close(id);
 /// assert_eq!(outlets.push(id, &Frame::raw("c")), Delivery::Dropped);
@@ -119,6 +127,11 @@ struct Hot {
 }
 
 impl Hot {
+    /// Whether a volatile message would leave: nothing waits, and nothing was said in this turn.
+    fn is_writable(&self) -> bool {
+        matches!(self.state, State::Ready | State::ReadyApart) && self.owed == Owed::NOTHING
+    }
+
     /// The state in which it takes what it is owed.
     fn ready(&self) -> State {
         if self.class == 0 { State::Ready } else { State::ReadyApart }
@@ -149,7 +162,7 @@ const NO_CONNECTION: u32 = u32::MAX;
 /// assert_eq!(outlets.push(id, &Frame::raw("hello")), Delivery::Sent);
 /// let mut dirty = Vec::new();
 /// outlets.take_dirty(&mut dirty);
-/// assert_eq!(dirty, [id.slot()]);
+/// assert_eq!(dirty, [id]);
 /// ```
 #[derive(Debug)]
 pub struct Outlets {
@@ -163,8 +176,10 @@ pub struct Outlets {
     next_put_off: u32,
     overflowed: Vec<OutletId>,
     /// Outlets whose frames were put into their backlogs although their clients may take them.
-    gathered: Vec<u32>,
+    gathered: Vec<OutletId>,
     limit: usize,
+    /// The number of the turn: of what is owed between two flushes.
+    turn: u32,
     classes: Vec<Shared>,
     /// The compressors of outlets that have one of their own.
     deflaters: HashMap<u32, Deflater, RandomState>,
@@ -188,6 +203,7 @@ impl Outlets {
             overflowed: Vec::new(),
             gathered: Vec::new(),
             limit,
+            turn: 0,
             classes: Vec::new(),
             deflaters: HashMap::default(),
             dropped: Dropped::default(),
@@ -222,7 +238,7 @@ impl Outlets {
 
     /// Closes an outlet and forgets what it was owed.
     pub fn close(&mut self, id: OutletId) {
-        let Some(hot) = self.live(id) else { return };
+        let Some(hot) = self.hot_mut(id) else { return };
         hot.generation = hot.generation.wrapping_add(1);
         hot.owed = Owed::NOTHING;
         hot.state = State::Free;
@@ -234,21 +250,27 @@ impl Outlets {
         self.free.push(id.slot);
     }
 
-    fn live(&mut self, id: OutletId) -> Option<&mut Hot> {
+    #[inline]
+    fn hot(&self, id: OutletId) -> Option<&Hot> {
+        let hot = self.hot.get(id.slot as usize)?;
+        (hot.generation == id.generation && hot.state != State::Free).then_some(hot)
+    }
+
+    #[inline]
+    fn hot_mut(&mut self, id: OutletId) -> Option<&mut Hot> {
         let hot = self.hot.get_mut(id.slot as usize)?;
         (hot.generation == id.generation && hot.state != State::Free).then_some(hot)
     }
 
     /// Whether the outlet is still open.
+    #[inline]
     pub fn is_open(&self, id: OutletId) -> bool {
-        self.hot
-            .get(id.slot as usize)
-            .is_some_and(|hot| hot.generation == id.generation && hot.state != State::Free)
+        self.hot(id).is_some()
     }
 
     /// Leads the outlet elsewhere from now on; what waits goes the new way.
     pub fn redirect(&mut self, id: OutletId, via: Via) {
-        if let Some(hot) = self.live(id) {
+        if let Some(hot) = self.hot_mut(id) {
             hot.connection = connection_of(via);
         }
     }
@@ -276,6 +298,7 @@ impl Outlets {
         if !self.make_room(slot, frame, limited) {
             return Delivery::Dropped;
         }
+        let limit = self.limit_of(slot);
         let hot = &mut self.hot[slot as usize];
         let class = self.classes.get_mut(usize::from(hot.class).wrapping_sub(1));
         let made;
@@ -292,7 +315,9 @@ impl Outlets {
             _ => frame,
         };
         if hot.state == State::Blocked {
-            self.backlogs[slot as usize].get_or_insert_default().push(frame.clone());
+            let backlog = self.backlogs[slot as usize].get_or_insert_default();
+            backlog.begin_turn(self.turn, limit);
+            backlog.bring(frame.clone());
             self.queued += 1;
             return Delivery::Queued;
         }
@@ -316,6 +341,10 @@ impl Outlets {
             return true;
         }
         let bounds = self.bounds(hot.class, frame, blocked);
+        let limit = self.limit_of(slot);
+        if let Some(backlog) = &mut self.backlogs[slot as usize] {
+            backlog.begin_turn(self.turn, limit);
+        }
         let takes_a_place = blocked
             && frame.key().is_some_and(|key| {
                 self.backlogs[slot as usize].as_mut().is_some_and(|backlog| backlog.drop_key(key))
@@ -325,18 +354,24 @@ impl Outlets {
             return true;
         }
         match bounds.policy {
-            Policy::Close => {
-                let hot = &mut self.hot[slot as usize];
-                hot.state = State::Overflowed;
-                self.overflowed.push(OutletId { slot, generation: hot.generation });
-                self.dropped.closed += 1;
+            Policy::Close if self.came_within(slot, &bounds) => {
+                // All of it came in this turn: the client had no chance to read any of it.
+                if self.brought(slot) + frame.wire().len() <= limits::TURN_BYTES {
+                    return true;
+                }
+                if !frame.is_raw() {
+                    self.dropped.newest += 1;
+                    return false;
+                }
+                self.overflow(slot);
             }
+            Policy::Close => self.overflow(slot),
             Policy::DropNewest => self.dropped.newest += 1,
             Policy::DropOldest | Policy::KeepLatest => {
                 if !blocked && self.hot[slot as usize].connection != NO_CONNECTION {
                     // Nothing that is owed can be taken back, what waits can.
-                    self.block(slot);
-                    self.gathered.push(slot);
+                    self.spill_slot(slot, 0);
+                    self.gathered.push(self.id(slot));
                 }
                 while let Some(backlog) = &mut self.backlogs[slot as usize]
                     && backlog.drop_oldest()
@@ -354,6 +389,53 @@ impl Outlets {
             }
         }
         false
+    }
+
+    /// The client is to be closed, and takes nothing any more.
+    fn overflow(&mut self, slot: u32) {
+        let hot = &mut self.hot[slot as usize];
+        hot.state = State::Overflowed;
+        self.overflowed.push(OutletId { slot, generation: hot.generation });
+        self.dropped.closed += 1;
+    }
+
+    /// Whether no more than the bounds allow had waited for the client when this turn began.
+    fn came_within(&self, slot: u32, bounds: &Backpressure) -> bool {
+        self.backlogs[slot as usize].as_deref().is_none_or(|backlog| {
+            let before = backlog.before();
+            !backlog.has_excused()
+                && before.cost <= bounds.max_bytes
+                && (before.messages == 0 || before.messages < bounds.max_messages)
+        })
+    }
+
+    /// What this turn owes the client, as it counts against limits.
+    fn brought(&self, slot: u32) -> usize {
+        let backlog = self.backlogs[slot as usize].as_deref();
+        self.batch.cost(self.hot[slot as usize].owed) + backlog.map_or(0, |backlog| backlog.brought().cost)
+    }
+
+    /// Bytes that may wait for a client before the next message closes it.
+    fn limit_of(&self, slot: u32) -> usize {
+        let class = self.classes.get(usize::from(self.hot[slot as usize].class).wrapping_sub(1));
+        class.and_then(|shared| shared.class.max_waiting).unwrap_or(self.limit)
+    }
+
+    /// Begins a turn: what clients are owed from now on does not close them before they can read it.
+    ///
+    /// ```
+    /// use sockring::fanout::{Delivery, Frame, Outlets, Via};
+    /// let mut outlets = Outlets::new(1000, 0);
+    /// let id = outlets.open(Via::Layer);
+    /// outlets.block(id);
+    /// for _ in 0..100 {
+    ///     assert_eq!(outlets.push(id, &Frame::raw("a handler says much")), Delivery::Queued);
+    /// }
+    /// outlets.begin_turn();
+    /// assert_eq!(outlets.push(id, &Frame::raw("a while later")), Delivery::Queued);
+    /// ```
+    pub fn begin_turn(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
     }
 
     /// What counts for a frame: its own bounds, where it has some, within those of the outlet. A frame's own
@@ -375,8 +457,8 @@ impl Outlets {
     /// one large message always fits.
     fn fits(&self, slot: u32, bounds: &Backpressure) -> bool {
         let backlog = self.backlogs[slot as usize].as_deref();
-        let (waiting, messages) = backlog.map_or((0, 0), |backlog| (backlog.cost(), backlog.len()));
-        waiting + self.batch.cost(self.owed(slot)) <= bounds.max_bytes
+        let Load { cost, messages } = backlog.map_or_else(Load::default, Backlog::counted);
+        cost + self.batch.cost(self.hot[slot as usize].owed) <= bounds.max_bytes
             && (messages == 0 || messages < bounds.max_messages)
     }
 
@@ -437,7 +519,7 @@ impl Outlets {
 
     /// Whether a volatile message is dropped, which is counted.
     pub fn passes_by(&mut self, slot: u32) -> bool {
-        let busy = !self.is_writable(slot);
+        let busy = !self.hot.get(slot as usize).is_some_and(Hot::is_writable);
         self.dropped.volatile += u64::from(busy);
         busy
     }
@@ -460,59 +542,69 @@ impl Outlets {
     }
 
     /// Whether a volatile message would leave: nothing waits, and nothing was said in this turn.
-    pub fn is_writable(&self, slot: u32) -> bool {
-        self.hot.get(slot as usize).is_some_and(|hot| {
-            matches!(hot.state, State::Ready | State::ReadyApart) && hot.owed == Owed::NOTHING
-        })
+    pub fn is_writable(&self, id: OutletId) -> bool {
+        self.hot(id).is_some_and(Hot::is_writable)
     }
 
     /// Whether the client takes nothing for now.
-    pub fn is_blocked(&self, slot: u32) -> bool {
-        self.hot.get(slot as usize).is_some_and(|hot| hot.state == State::Blocked)
+    pub fn is_blocked(&self, id: OutletId) -> bool {
+        self.hot(id).is_some_and(|hot| hot.state == State::Blocked)
     }
 
-    /// What leads to the client.
-    pub fn via(&self, slot: u32) -> Via {
-        match self.hot[slot as usize].connection {
+    /// What leads to the client; `None` once the outlet is closed.
+    #[inline]
+    pub fn via(&self, id: OutletId) -> Option<Via> {
+        self.hot(id).map(|hot| match hot.connection {
             NO_CONNECTION => Via::Layer,
             connection => Via::Connection(connection),
-        }
+        })
     }
 
     /// What the client is owed in this turn; nothing while it is blocked.
-    pub fn owed(&self, slot: u32) -> Owed {
-        self.hot.get(slot as usize).map_or(Owed::NOTHING, |hot| hot.owed)
+    #[inline]
+    pub fn owed(&self, id: OutletId) -> Owed {
+        self.hot(id).map_or(Owed::NOTHING, |hot| hot.owed)
     }
 
     /// The handle of a slot that is in use.
-    pub fn id(&self, slot: u32) -> OutletId {
+    fn id(&self, slot: u32) -> OutletId {
         OutletId { slot, generation: self.hot[slot as usize].generation }
     }
 
     /// Bytes that wait for the client.
-    pub fn waiting(&self, slot: u32) -> usize {
-        let backlog = self.backlogs.get(slot as usize).and_then(Option::as_deref);
-        self.batch.bytes(self.owed(slot)) + backlog.map_or(0, Backlog::bytes)
+    pub fn waiting(&self, id: OutletId) -> usize {
+        let Some(hot) = self.hot(id) else { return 0 };
+        let backlog = self.backlogs[id.slot as usize].as_deref();
+        self.batch.bytes(hot.owed) + backlog.map_or(0, Backlog::bytes)
     }
 
     /// Forgets what waits for the client, up to what has left in part.
     pub fn discard(&mut self, id: OutletId) {
-        let Some(hot) = self.live(id) else { return };
+        let Some(hot) = self.hot_mut(id) else { return };
         hot.owed = Owed::NOTHING;
-        if let Some(backlog) = self.backlog(id.slot) {
+        if let Some(backlog) = self.backlog(id) {
             backlog.discard();
         }
     }
 
     /// Everything that this turn owed has left.
     #[inline]
-    pub fn settle(&mut self, slot: u32) {
-        self.hot[slot as usize].owed = Owed::NOTHING;
+    pub fn settle(&mut self, id: OutletId) {
+        if let Some(hot) = self.hot_mut(id) {
+            hot.owed = Owed::NOTHING;
+        }
     }
 
     /// Only the first `sent` bytes of what this turn owed have left: the rest becomes the backlog, and the
     /// outlet is blocked until [`unblock`](Self::unblock).
-    pub fn spill(&mut self, slot: u32, sent: usize) {
+    pub fn spill(&mut self, id: OutletId, sent: usize) {
+        if self.is_open(id) {
+            self.spill_slot(id.slot, sent);
+        }
+    }
+
+    fn spill_slot(&mut self, slot: u32, sent: usize) {
+        let limit = self.limit_of(slot);
         let hot = &mut self.hot[slot as usize];
         let owed = mem::take(&mut hot.owed);
         if matches!(hot.state, State::Ready | State::ReadyApart) {
@@ -523,9 +615,10 @@ impl Outlets {
             return;
         }
         let backlog = self.backlogs[slot as usize].get_or_insert_default();
+        backlog.begin_turn(self.turn, limit);
         let before = backlog.bytes();
         for frame in frames {
-            backlog.push(frame.clone());
+            backlog.bring(frame.clone());
         }
         // A send of this turn's bytes happens only while nothing older waits.
         debug_assert!(before == 0 || sent == 0);
@@ -534,9 +627,11 @@ impl Outlets {
 
     /// Puts bytes in their final form before all frames that wait, and blocks the outlet: they are sent
     /// before anything else (see [`Backlog::seal`]).
-    pub fn seal(&mut self, slot: u32, bytes: &[u8]) {
-        self.block(slot);
-        self.backlogs[slot as usize].get_or_insert_default().seal(bytes);
+    pub fn seal(&mut self, id: OutletId, bytes: &[u8]) {
+        if self.is_open(id) {
+            self.spill_slot(id.slot, 0);
+            self.backlogs[id.slot as usize].get_or_insert_default().seal(bytes);
+        }
     }
 
     /// Puts what `first` is owed before what waits in `second`, which is blocked afterwards. The class of
@@ -545,8 +640,8 @@ impl Outlets {
         if !self.is_open(first) || !self.is_open(second) {
             return;
         }
-        self.block(first.slot);
-        self.block(second.slot);
+        self.spill_slot(first.slot, 0);
+        self.spill_slot(second.slot, 0);
         if self.hot[first.slot as usize].class != 0 {
             self.inherit_class(first.slot, second.slot);
         }
@@ -557,32 +652,58 @@ impl Outlets {
         self.backlogs[second.slot as usize] = Some(backlog);
     }
 
+    /// Opens an outlet for a client that has been reached through a session's, with all that waits in that
+    /// one, and with its class. The session's outlet is the layer's from now on, blocked and empty.
+    ///
+    /// ```
+    /// use sockring::fanout::{Frame, Outlets, Via};
+    /// let mut outlets = Outlets::new(1024, 0);
+    /// let session = outlets.open(Via::Connection(3));
+    /// let _ = outlets.push(session, &Frame::raw("for the old connection"));
+    /// let own = outlets.part(session, Via::Connection(3));
+    /// let _ = outlets.push(session, &Frame::raw("for the next"));
+    /// assert_eq!((outlets.waiting(own), outlets.waiting(session)), (22, 12));
+    /// assert_eq!(outlets.via(session), Some(Via::Layer));
+    /// ```
+    pub fn part(&mut self, session: OutletId, via: Via) -> OutletId {
+        let own = self.open(via);
+        if self.is_open(session) {
+            self.put_before(session, own);
+            self.enter_class(session.slot, 0);
+            self.redirect(session, Via::Layer);
+        }
+        own
+    }
+
     /// The client takes nothing for now: what is owed, and what comes, waits in the backlog.
-    pub fn block(&mut self, slot: u32) {
-        self.spill(slot, 0);
+    pub fn block(&mut self, id: OutletId) {
+        self.spill(id, 0);
     }
 
     /// The client takes bytes again. The backlog must be empty, or be sent before anything else.
-    pub fn unblock(&mut self, slot: u32) {
-        let hot = &mut self.hot[slot as usize];
+    pub fn unblock(&mut self, id: OutletId) {
+        let Some(hot) = self.hot_mut(id) else { return };
         if hot.state == State::Blocked {
             hot.state = hot.ready();
         }
         // A socket that was slow once is not worth a box for ever.
-        if self.backlogs[slot as usize].as_ref().is_some_and(|backlog| backlog.is_empty()) {
-            self.backlogs[slot as usize] = None;
+        let backlog = &mut self.backlogs[id.slot as usize];
+        if backlog.as_ref().is_some_and(|backlog| backlog.is_empty()) {
+            *backlog = None;
         }
     }
 
     /// What waits for a blocked client.
-    pub fn backlog(&mut self, slot: u32) -> Option<&mut Backlog> {
-        self.backlogs.get_mut(slot as usize)?.as_deref_mut()
+    pub fn backlog(&mut self, id: OutletId) -> Option<&mut Backlog> {
+        self.hot(id)?;
+        self.backlogs[id.slot as usize].as_deref_mut()
     }
 
     /// Moves the outlets that are owed something into `out`, in the order of their slots, which is nearly
     /// the order in which the kernel's sockets were made (sending in random order costs 4 %).
-    pub fn take_dirty(&mut self, out: &mut Vec<u32>) {
-        self.dirty.take(out);
+    pub fn take_dirty(&mut self, out: &mut Vec<OutletId>) {
+        let hot = &self.hot;
+        self.dirty.take(|slot| out.push(OutletId { slot, generation: hot[slot as usize].generation }));
     }
 
     /// Leaves what outlets are owed to a later turn.
@@ -590,14 +711,18 @@ impl Outlets {
     /// ```
     /// use sockring::fanout::{Frame, Outlets, Via};
     /// let mut outlets = Outlets::new(1024, 8);
-    /// let slots: Vec<u32> = (0..4).map(|i| outlets.open(Via::Connection(i)).slot()).collect();
-    /// outlets.put_off(&slots);
+    /// let ids: Vec<_> = (0..4).map(|i| outlets.open(Via::Connection(i))).collect();
+    /// outlets.put_off(&ids);
     /// let mut some = Vec::new();
     /// outlets.take_put_off(&mut some, 3);
-    /// assert_eq!(some, slots[..3]);
+    /// assert_eq!(some, ids[..3]);
     /// ```
-    pub fn put_off(&mut self, slots: &[u32]) {
-        slots.iter().for_each(|slot| self.put_off.set(*slot));
+    pub fn put_off(&mut self, ids: &[OutletId]) {
+        for id in ids {
+            if self.is_open(*id) {
+                self.put_off.set(id.slot);
+            }
+        }
     }
 
     /// Whether anything was put off.
@@ -606,13 +731,14 @@ impl Outlets {
     }
 
     /// Moves at most `max` of the outlets that were put off into `out`, from where the last call has stopped.
-    pub fn take_put_off(&mut self, out: &mut Vec<u32>, max: usize) {
-        let wanted = out.len() + max;
-        self.put_off.take_some(self.next_put_off, wanted, out);
-        if out.len() < wanted {
-            self.put_off.take_some(0, wanted, out);
+    pub fn take_put_off(&mut self, out: &mut Vec<OutletId>, max: usize) {
+        let (hot, mut left) = (&self.hot, max);
+        for from in [self.next_put_off, 0] {
+            left -= self.put_off.take_some(from, left, |slot| {
+                out.push(OutletId { slot, generation: hot[slot as usize].generation });
+            });
         }
-        self.next_put_off = out.last().map_or(0, |last| last + 1);
+        self.next_put_off = out.last().map_or(0, |last| last.slot + 1);
     }
 
     /// Whether anything is owed to anybody.
@@ -621,13 +747,13 @@ impl Outlets {
     }
 
     /// Whether an outlet was owed something since [`take_dirty`](Self::take_dirty).
-    pub fn is_dirty_slot(&self, slot: u32) -> bool {
-        self.dirty.contains(slot)
+    pub fn is_dirty_outlet(&self, id: OutletId) -> bool {
+        self.is_open(id) && self.dirty.contains(id.slot)
     }
 
     /// Moves the outlets into `out` of which something was put into a backlog although they were not blocked.
     /// They are blocked now, and nobody has been asked to tell when they take bytes.
-    pub fn take_gathered(&mut self, out: &mut Vec<u32>) {
+    pub fn take_gathered(&mut self, out: &mut Vec<OutletId>) {
         out.append(&mut self.gathered);
     }
 
@@ -671,35 +797,37 @@ impl Dirty {
         self.summary.iter().all(|bits| *bits == 0)
     }
 
-    fn take(&mut self, out: &mut Vec<u32>) {
+    fn take(&mut self, mut each: impl FnMut(u32)) {
         for (i, summary) in self.summary.iter_mut().enumerate() {
             for bit in bits(mem::take(summary)) {
                 let word = i * 64 + bit as usize;
-                let slots = bits(mem::take(&mut self.words[word]));
-                out.extend(slots.map(|bit| word as u32 * 64 + bit));
+                bits(mem::take(&mut self.words[word])).for_each(|bit| each(word as u32 * 64 + bit));
             }
         }
     }
 
-    /// Takes slots from `from` on until `out` has as many as `wanted`.
-    fn take_some(&mut self, from: u32, wanted: usize, out: &mut Vec<u32>) {
+    /// Takes at most `max` slots from `from` on; how many there were.
+    fn take_some(&mut self, from: u32, max: usize, mut each: impl FnMut(u32)) -> usize {
         let first = (from / 64) as usize;
+        let mut taken = 0;
         for word in first..self.words.len() {
             if self.summary[word / 64] & (1 << (word % 64)) == 0 {
                 continue;
             }
             let below = if word == first { (1 << (from % 64)) - 1 } else { 0 };
             for bit in bits(self.words[word] & !below) {
-                if out.len() >= wanted {
-                    return;
+                if taken >= max {
+                    return taken;
                 }
                 self.words[word] &= !(1 << bit);
-                out.push(word as u32 * 64 + bit);
+                each(word as u32 * 64 + bit);
+                taken += 1;
             }
             if self.words[word] == 0 {
                 self.summary[word / 64] &= !(1 << (word % 64));
             }
         }
+        taken
     }
 }
 

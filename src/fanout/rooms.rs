@@ -154,6 +154,11 @@ impl Rooms {
         links.iter().map(|link| &*self.rooms[link.room as usize].name)
     }
 
+    /// How many rooms a member is in.
+    pub fn count_of(&self, member: u32) -> usize {
+        self.links.get(member as usize).map_or(0, SmallVec::len)
+    }
+
     /// The names of the rooms that have members on this core.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.rooms.iter().map(|(_, room)| &*room.name)

@@ -2,12 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use crate::app::Request;
 use crate::protocol::query::Query;
 use crate::protocol::sio::Value;
+use crate::time::http_date;
 
 /// The handshake of a socket: the request that opened its connection and the auth payload of its namespace.
 ///
@@ -67,16 +70,20 @@ impl<'a, I: Iterator<Item = (&'a str, &'a str)> + Clone> Serialize for Pairs<'a,
 
 impl Serialize for Handshake {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // Node lowers the names of headers and joins repeated ones.
+        // Node lowers the names of headers and joins repeated ones. There may be thousands.
         let mut headers: Vec<(String, String)> = Vec::new();
+        let mut places: HashMap<String, usize, RandomState> = HashMap::default();
         for (name, value) in self.request.headers() {
             let name = name.to_ascii_lowercase();
-            match headers.iter_mut().find(|(known, _)| *known == name) {
+            match places.get(&name).and_then(|at| headers.get_mut(*at)) {
                 Some((_, known)) => {
                     known.push_str(", ");
                     known.push_str(value);
                 }
-                None => headers.push((name, value.to_owned())),
+                None => {
+                    places.insert(name.clone(), headers.len());
+                    headers.push((name, value.to_owned()));
+                }
             }
         }
         let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (&**name, &**value)).collect();
@@ -84,7 +91,7 @@ impl Serialize for Handshake {
         let query: Vec<(&str, &str)> = query.iter().collect();
         let mut map = serializer.serialize_map(Some(9))?;
         map.serialize_entry("headers", &Pairs(headers.iter().copied(), std::marker::PhantomData))?;
-        map.serialize_entry("time", &httpdate::fmt_http_date(self.issued))?;
+        map.serialize_entry("time", &http_date(self.issued).unwrap_or_default())?;
         map.serialize_entry("address", &self.address())?;
         map.serialize_entry("xdomain", &self.xdomain())?;
         map.serialize_entry("secure", &self.secure())?;
@@ -93,5 +100,22 @@ impl Serialize for Handshake {
         map.serialize_entry("query", &Pairs(query.iter().copied(), std::marker::PhantomData))?;
         map.serialize_entry("auth", &self.auth)?;
         map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::Request;
+    use crate::time::tests::odd_times;
+
+    #[test]
+    fn any_clock_is_serialised() {
+        let head = "GET /?a=1 HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nx-a: 2\r\n\r\n";
+        for issued in odd_times() {
+            let handshake = Handshake { request: Request::of_head(head), auth: Value::Null, issued };
+            let text = serde_json::to_string(&handshake).unwrap();
+            assert!(text.contains("\"time\":\"\"") && text.contains("\"x-a\":\"1, 2\""), "{text}");
+        }
     }
 }

@@ -4,10 +4,12 @@ use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use slab::Slab;
+
 use super::ring::{GENERATION_MASK, Kind, Tag, Target};
 #[cfg(feature = "tls")]
 use super::secure::Session;
-use crate::fanout::OutletId;
+use crate::fanout::{OutletId, Via};
 use crate::time::Millis;
 
 /// A handle on a connection of this core, void once the connection is closed.
@@ -21,8 +23,8 @@ use crate::time::Millis;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionId {
-    pub(super) slot: u32,
-    pub(super) generation: u32,
+    slot: u32,
+    generation: u32,
 }
 
 impl ConnectionId {
@@ -39,6 +41,11 @@ impl ConnectionId {
 
     pub(crate) fn of(slot: u32, generation: u32) -> Self {
         Self { slot, generation }
+    }
+
+    /// The user data of a request for this connection.
+    pub(super) fn tag(self, kind: Kind) -> Tag {
+        Tag { kind, generation: self.generation & GENERATION_MASK, slot: self.slot }
     }
 }
 
@@ -103,7 +110,7 @@ impl Parcel {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) target: Target,
-    pub(super) generation: u32,
+    generation: u32,
     pub(super) outlet: OutletId,
     pub(super) peer: Peer,
     /// The number of the listener that it came through, for what its connections have in common.
@@ -148,7 +155,8 @@ pub(super) enum Receive {
     Ended,
 }
 
-/// A time in milliseconds, in 32 bits: good for 49 days, and what is compared with it lies seconds away.
+/// A time in milliseconds, in 32 bits, which go round after 49 days: what is compared with it lies less than
+/// half of that away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Deadline(u32);
 
@@ -158,8 +166,12 @@ impl Deadline {
         Self(now as u32)
     }
 
+    /// The time some while from now. An operator's endless timeout ends after 24 days: nothing that is
+    /// closing takes as long, and a longer wait would count as one that is over.
     pub(super) fn after(now: Millis, wait: Duration) -> Self {
-        Self((now as u32).wrapping_add(wait.as_millis() as u32))
+        const LONGEST: u32 = u32::MAX / 2;
+        let wait = u32::try_from(wait.as_millis()).unwrap_or(LONGEST).min(LONGEST);
+        Self((now as u32).wrapping_add(wait))
     }
 
     pub(super) fn is_over(self, now: Millis) -> bool {
@@ -202,11 +214,11 @@ pub(super) struct Moving {
 
 impl Connection {
     /// Wants no more to be received: the tag of what is to be cancelled, if something is armed.
-    pub(super) fn stop_receive(&mut self, slot: u32) -> Option<Tag> {
+    pub(super) fn stop_receive(&mut self, id: ConnectionId) -> Option<Tag> {
         match self.receive {
             Receive::Armed => {
                 self.receive = Receive::Stopping;
-                Some(self.tag(Kind::Receive, slot))
+                Some(id.tag(Kind::Receive))
             }
             Receive::Wanted => {
                 self.receive = Receive::Idle;
@@ -214,13 +226,148 @@ impl Connection {
             }
             Receive::Ended => {
                 self.receive = Receive::Idle;
-                Some(self.tag(Kind::Hangup, slot))
+                Some(id.tag(Kind::Hangup))
             }
             Receive::Stopping | Receive::Idle => None,
         }
     }
+}
 
-    pub(super) fn tag(&self, kind: Kind, slot: u32) -> Tag {
-        Tag { kind, generation: self.generation & GENERATION_MASK, slot }
+/// The connections of a core. None is reached but by a handle: a number by itself may be another client's.
+#[derive(Debug)]
+pub(super) struct Connections {
+    slots: Slab<Connection>,
+    /// Of the next connection. The kernel's requests carry its lower 24 bits.
+    generation: u32,
+}
+
+impl Connections {
+    pub(super) fn with_capacity(capacity: usize) -> Self {
+        Self { slots: Slab::with_capacity(capacity), generation: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Takes a socket in; its outlet is made for the handle.
+    pub(super) fn insert(
+        &mut self,
+        target: Target,
+        peer: Option<SocketAddr>,
+        listener: u16,
+        outlet: impl FnOnce(ConnectionId) -> OutletId,
+    ) -> ConnectionId {
+        let entry = self.slots.vacant_entry();
+        let id = ConnectionId { slot: entry.key() as u32, generation: self.generation };
+        self.generation = self.generation.wrapping_add(1);
+        entry.insert(Connection {
+            target,
+            generation: id.generation,
+            outlet: outlet(id),
+            peer: peer.into(),
+            listener,
+            receive: Receive::Idle,
+            polled: false,
+            phase: Phase::Open,
+            moving: None,
+        });
+        id
+    }
+
+    /// A connection that is there, whatever its phase.
+    #[inline]
+    pub(super) fn get(&self, id: ConnectionId) -> Option<&Connection> {
+        self.slots.get(id.slot as usize).filter(|connection| connection.generation == id.generation)
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.slots.get_mut(id.slot as usize).filter(|connection| connection.generation == id.generation)
+    }
+
+    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+        self.get(id)?;
+        self.slots.try_remove(id.slot as usize)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
+        let id = |(slot, connection): (usize, &Connection)| ConnectionId {
+            slot: slot as u32,
+            generation: connection.generation,
+        };
+        self.slots.iter().map(move |entry| (id(entry), entry.1))
+    }
+
+    /// The connection that a request was made for.
+    pub(super) fn of_tag(&self, tag: Tag) -> Option<ConnectionId> {
+        let generation = self.slots.get(tag.slot as usize)?.generation;
+        (generation & GENERATION_MASK == tag.generation)
+            .then_some(ConnectionId { slot: tag.slot, generation })
+    }
+
+    /// The connection that has an outlet, which names it as its way.
+    #[inline]
+    pub(super) fn of_outlet(
+        &self,
+        outlet: OutletId,
+        via: Option<Via>,
+    ) -> Option<(ConnectionId, &Connection)> {
+        let Some(Via::Connection(slot)) = via else { return None };
+        let connection = self.slots.get(slot as usize).filter(|connection| connection.outlet == outlet)?;
+        Some((ConnectionId { slot, generation: connection.generation }, connection))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_over_after_its_time_and_never_before() {
+        const DAY: u64 = 24 * 60 * 60 * 1000;
+        let waits = [0, 1, 20, 3_000, DAY, 20 * DAY].map(Duration::from_millis);
+        for now in [0, 1, u64::from(u32::MAX) - 5, u64::from(u32::MAX) + 1, 400 * DAY] {
+            for wait in waits {
+                let (deadline, millis) = (Deadline::after(now, wait), wait.as_millis() as u64);
+                assert!(millis == 0 || !deadline.is_over(now), "{now} {wait:?}");
+                assert!(millis == 0 || !deadline.is_over(now + millis - 1), "{now} {wait:?}");
+                assert!(
+                    deadline.is_over(now + millis) && deadline.is_over(now + millis + DAY),
+                    "{now} {wait:?}"
+                );
+            }
+            for endless in [Duration::MAX, Duration::from_secs(50 * 24 * 60 * 60)] {
+                let deadline = Deadline::after(now, endless);
+                assert!(!deadline.is_over(now) && !deadline.is_over(now + 24 * DAY), "{now}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_handle_that_is_void_reaches_no_connection() {
+        let mut outlets = crate::fanout::Outlets::new(1000, 0);
+        let mut connections = Connections::with_capacity(0);
+        let mut open = |connections: &mut Connections| {
+            connections.insert(Target::Normal(9), None, 0, |id| outlets.open(Via::Connection(id.slot())))
+        };
+        let old = open(&mut connections);
+        let outlet = connections.get(old).unwrap().outlet;
+        assert!(connections.remove(old).is_some());
+        let new = open(&mut connections);
+        assert_eq!(new.slot(), old.slot());
+        assert!(connections.get(old).is_none() && connections.get_mut(old).is_none());
+        assert!(connections.remove(old).is_none() && connections.get(new).is_some());
+        assert_eq!(connections.of_tag(old.tag(Kind::Send)), None);
+        assert_eq!(connections.of_tag(new.tag(Kind::Send)), Some(new));
+        let via = Some(Via::Connection(new.slot()));
+        assert!(connections.of_outlet(outlet, via).is_none(), "the outlet was the old one's");
+        let own = connections.get(new).unwrap().outlet;
+        assert_eq!(connections.of_outlet(own, via).map(|(id, _)| id), Some(new));
+        assert!(connections.of_outlet(own, Some(Via::Layer)).is_none());
     }
 }

@@ -16,13 +16,15 @@ use slab::Slab;
 
 use super::adopt::Admission;
 use super::buffers::ReceiveBuffers;
-use super::connection::{Connection, ConnectionId, Deadline, Ended, Moving, Parcel, Phase, Receive};
+use super::connection::{
+    Connection, ConnectionId, Connections, Deadline, Ended, Moving, Parcel, Phase, Receive,
+};
 use super::doorbell::Bell;
 use super::guard::guarded;
 use super::listener::Listening;
 use super::memory::Memory;
 use super::metrics::{Counters, Sample};
-use super::ring::{Completion, GENERATION_MASK, Kind, Ring, Target};
+use super::ring::{Completion, Kind, Ring, Target};
 use crate::fanout::{Class, Delivery, Directory, Frame, Mesh, OutletId, Outlets, Queue, Task, Via};
 use crate::limits;
 use crate::time::Millis;
@@ -197,17 +199,16 @@ pub struct Core {
     pub(super) ring: RefCell<Ring>,
     pub(super) buffers: RefCell<ReceiveBuffers>,
     pub(super) listeners: RefCell<Vec<Listening>>,
-    pub(super) connections: RefCell<Slab<Connection>>,
+    pub(super) connections: RefCell<Connections>,
     pub(super) outlets: RefCell<Outlets>,
-    /// What came of a header of the PROXY protocol that is not complete, by slot.
-    pub(super) prefaces: RefCell<HashMap<u32, Vec<u8>>>,
+    /// What came of a header of the PROXY protocol that is not complete.
+    pub(super) prefaces: RefCell<HashMap<ConnectionId, Vec<u8>>>,
     /// Gone once the worker has stopped: the service holds the core, and one of them must let go.
     service: RefCell<Option<Rc<dyn Service>>>,
     pub(super) bell: Bell,
     pub(super) inbox: RefCell<VecDeque<Completion>>,
     pub(super) work: RefCell<Work>,
     pub(super) outgoing: RefCell<Vec<Queue>>,
-    pub(super) generation: Cell<u32>,
     pub(super) capacity: usize,
     pub(super) direct: bool,
     pub(super) ticked: Cell<bool>,
@@ -231,9 +232,9 @@ pub struct Core {
 #[derive(Default)]
 pub(super) struct Work {
     /// Connections that the layer above has closed in this turn, or that became ready to close.
-    pub(super) closing: Vec<u32>,
+    pub(super) closing: Vec<ConnectionId>,
     /// Blocked outlets whose connections take bytes again.
-    pub(super) writable: Vec<u32>,
+    pub(super) writable: Vec<OutletId>,
     /// Outlets whose connections are to be told when nothing is owed any more.
     pub(super) drains: Vec<OutletId>,
     /// Connections whose receive is wanted: see [`Receive::Wanted`].
@@ -279,7 +280,7 @@ impl Core {
             ring: RefCell::new(setup.ring),
             buffers: RefCell::new(setup.buffers),
             listeners: RefCell::new(setup.listeners),
-            connections: RefCell::new(Slab::with_capacity(reserve)),
+            connections: RefCell::new(Connections::with_capacity(reserve)),
             prefaces: RefCell::default(),
             outlets: RefCell::new(Outlets::new(setup.backpressure_bytes, reserve)),
             service: RefCell::default(),
@@ -287,7 +288,6 @@ impl Core {
             inbox: RefCell::default(),
             work: RefCell::default(),
             outgoing: RefCell::new((0..workers).map(|_| Queue::default()).collect()),
-            generation: Cell::new(0),
             capacity: setup.capacity,
             direct: setup.direct,
             ticked: Cell::new(false),
@@ -387,7 +387,7 @@ impl Core {
     pub fn peer_certificates(&self, id: ConnectionId) -> Option<Vec<Vec<u8>>> {
         self.with(id, |_| ())?;
         #[cfg(feature = "tls")]
-        return self.sessions.borrow().peer_certificates(id.slot);
+        return self.sessions.borrow().peer_certificates(id);
         #[cfg(not(feature = "tls"))]
         return None;
     }
@@ -428,7 +428,7 @@ impl Core {
 
     /// Bytes that a connection is owed and that have not left.
     pub fn owed_bytes(&self, id: ConnectionId) -> usize {
-        self.outlet(id).map_or(0, |outlet| self.outlets.borrow().waiting(outlet.slot()))
+        self.outlet(id).map_or(0, |outlet| self.outlets.borrow().waiting(outlet))
     }
 
     /// Makes sure that [`Service::drained`] runs when everything that a connection is owed has left.
@@ -441,20 +441,46 @@ impl Core {
 
     /// Gives a connection the outlet of the session that it carries from now on. What its own outlet is
     /// owed leaves first, then what waits in the session's.
+    ///
+    /// No other connection may carry the outlet: it is [detached](Self::detach) from that one first.
     pub fn carry(&self, id: ConnectionId, outlet: OutletId) {
+        let carrier = self.carrier(outlet);
+        debug_assert!(carrier.is_none(), "two connections own one outlet: {carrier:?} and {id:?}");
+        if let Some(carrier) = carrier {
+            self.detach(carrier);
+            self.close(carrier);
+        }
         let own = self.with(id, |connection| std::mem::replace(&mut connection.outlet, outlet));
         let mut outlets = self.outlets.borrow_mut();
         let Some(own) = own else { return outlets.close(outlet) };
         outlets.put_before(own, outlet);
         outlets.close(own);
-        outlets.redirect(outlet, Via::Connection(id.slot));
-        self.work.borrow_mut().writable.push(outlet.slot());
+        outlets.redirect(outlet, Via::Connection(id.slot()));
+        self.work.borrow_mut().writable.push(outlet);
         self.bell.ring();
+    }
+
+    /// The connection that an outlet leads to.
+    pub(super) fn carrier(&self, outlet: OutletId) -> Option<ConnectionId> {
+        let via = self.outlets.borrow().via(outlet);
+        self.connections.borrow().of_outlet(outlet, via).map(|(id, _)| id)
+    }
+
+    /// Takes the outlet of a session away from the connection that has carried it, and leaves it to the
+    /// layer above, blocked and empty, for another connection. What has waited in it still leaves over this
+    /// one, which has an outlet of its own again. `None`: the connection is gone.
+    pub fn detach(&self, id: ConnectionId) -> Option<OutletId> {
+        let session = self.outlet(id)?;
+        let own = self.outlets.borrow_mut().part(session, Via::Connection(id.slot()));
+        self.with(id, |connection| connection.outlet = own);
+        self.work.borrow_mut().writable.push(own);
+        self.bell.ring();
+        Some(session)
     }
 
     /// An outlet of [`Via::Layer`] can take bytes again.
     pub fn unblock(&self, outlet: OutletId) {
-        self.outlets.borrow_mut().unblock(outlet.slot());
+        self.outlets.borrow_mut().unblock(outlet);
     }
 
     /// Opens an outlet that the layer above empties.
@@ -490,7 +516,7 @@ impl Core {
         let phase = Phase::Closing { deadline, linger };
         if self.with(id, |connection| connection.phase = phase).is_some() {
             let mut work = self.work.borrow_mut();
-            work.closing.push(id.slot);
+            work.closing.push(id);
             work.deadlines = true;
             self.bell.ring();
         }
@@ -499,7 +525,7 @@ impl Core {
     /// Closes a connection at the end of this turn, whatever it is owed.
     pub fn abort(&self, id: ConnectionId) {
         if self.with(id, |_| ()).is_some() {
-            self.remove(id.slot);
+            self.remove(id);
         }
     }
 
@@ -511,7 +537,7 @@ impl Core {
 
     /// Stops reading from a connection; bytes that are on their way may still come.
     pub fn pause(&self, id: ConnectionId) {
-        let tag = self.with(id, |connection| connection.stop_receive(id.slot));
+        let tag = self.with(id, |connection| connection.stop_receive(id));
         if let Some(Some(tag)) = tag {
             self.queue(|ring| ring.cancel(tag));
         }
@@ -542,13 +568,13 @@ impl Core {
             let parcel = Parcel::new(bytes, peer, listener, note);
             connection.moving = Some(Box::new(Moving { core, parcel }));
             connection.phase = Phase::Moving { deadline };
-            connection.stop_receive(id.slot)
+            connection.stop_receive(id)
         });
         if let Some(Some(tag)) = tag {
             self.queue(|ring| ring.cancel(tag));
         }
         let mut work = self.work.borrow_mut();
-        work.closing.push(id.slot);
+        work.closing.push(id);
         work.deadlines = true;
         self.bell.ring();
     }
@@ -556,76 +582,59 @@ impl Core {
     /// Runs `f` on an open connection.
     pub(super) fn with<T>(&self, id: ConnectionId, f: impl FnOnce(&mut Connection) -> T) -> Option<T> {
         let mut connections = self.connections.borrow_mut();
-        let connection = connections.get_mut(id.slot as usize)?;
-        (connection.generation == id.generation && connection.phase == Phase::Open).then(|| f(connection))
+        let connection = connections.get_mut(id).filter(|connection| connection.phase == Phase::Open)?;
+        Some(f(connection))
     }
 
-    /// The handle of a slot that is in use, whatever its phase.
-    pub(super) fn id(&self, slot: u32) -> Option<ConnectionId> {
-        let connections = self.connections.borrow();
-        let generation = connections.get(slot as usize)?.generation;
-        Some(ConnectionId { slot, generation })
+    /// A connection that is there, whatever its phase.
+    pub(super) fn connection(&self, id: ConnectionId) -> Option<Ref<'_, Connection>> {
+        Ref::filter_map(self.connections.borrow(), |all| all.get(id)).ok()
     }
 
-    pub(super) fn connection(&self, slot: u32) -> Option<Ref<'_, Connection>> {
-        Ref::filter_map(self.connections.borrow(), |all| all.get(slot as usize)).ok()
+    /// Runs a step for a connection within a boundary: a panic in it ends this connection alone.
+    pub(super) fn step(&self, id: ConnectionId, doing: &str, f: impl FnOnce()) {
+        if guarded(doing, f).is_some() {
+            return;
+        }
+        // The layer may be what is broken: it is told once, and the connection goes in any case.
+        guarded("the end of a connection after a panic", || self.end(id, Ended::Panic));
+        self.remove(id);
     }
 
     /// Takes a socket in.
     pub(super) fn admit(&self, target: Target, peer: Option<SocketAddr>, listener: u16) -> ConnectionId {
-        let generation = self.generation.get();
-        self.generation.set((generation + 1) & GENERATION_MASK);
-        let mut connections = self.connections.borrow_mut();
-        let entry = connections.vacant_entry();
-        let slot = entry.key() as u32;
-        let outlet = self.outlets.borrow_mut().open(Via::Connection(slot));
-        entry.insert(Connection {
-            target,
-            generation,
-            outlet,
-            peer: peer.into(),
-            listener,
-            receive: Receive::Idle,
-            polled: false,
-            phase: Phase::Open,
-            moving: None,
-        });
-        ConnectionId { slot, generation }
+        let open = |id: ConnectionId| self.outlets.borrow_mut().open(Via::Connection(id.slot()));
+        self.connections.borrow_mut().insert(target, peer, listener, open)
     }
 
     pub(super) fn arm_receive(&self, id: ConnectionId) {
         let mut connections = self.connections.borrow_mut();
-        let Some(connection) = connections.get_mut(id.slot as usize) else { return };
-        if connection.generation != id.generation {
-            return;
-        }
+        let Some(connection) = connections.get_mut(id) else { return };
         connection.receive = Receive::Armed;
-        let (target, tag) = (connection.target, connection.tag(Kind::Receive, id.slot));
+        let target = connection.target;
         drop(connections);
-        self.queue(|ring| ring.receive(target, tag));
+        self.queue(|ring| ring.receive(target, id.tag(Kind::Receive)));
     }
 
-    /// Takes a socket out and closes it: what is armed on it is cancelled first (R3).
-    pub(super) fn remove(&self, slot: u32) {
-        let Some(connection) = self.connections.borrow_mut().try_remove(slot as usize) else { return };
+    /// Takes a socket out and closes it: what is armed on it is cancelled first (R3). Each request is queued
+    /// for itself: one that the ring does not take must not keep the socket open.
+    pub(super) fn remove(&self, id: ConnectionId) {
+        let Some(connection) = self.connections.borrow_mut().remove(id) else { return };
         self.outlets.borrow_mut().close(connection.outlet);
         #[cfg(feature = "tls")]
-        self.sessions.borrow_mut().take(slot);
+        self.sessions.borrow_mut().take(id);
         if let Phase::Preface { .. } = connection.phase {
-            self.prefaces.borrow_mut().remove(&slot);
+            self.prefaces.borrow_mut().remove(&id);
         }
-        self.queue(|ring| {
-            if connection.receive == Receive::Armed {
-                ring.cancel(connection.tag(Kind::Receive, slot))?;
-            }
-            if connection.polled {
-                ring.cancel(connection.tag(Kind::Writable, slot))?;
-            }
-            if connection.receive == Receive::Ended {
-                ring.cancel(connection.tag(Kind::Hangup, slot))?;
-            }
-            ring.close(connection.target)
-        });
+        let armed = match connection.receive {
+            Receive::Armed => Some(Kind::Receive),
+            Receive::Ended => Some(Kind::Hangup),
+            Receive::Stopping | Receive::Wanted | Receive::Idle => None,
+        };
+        for kind in armed.into_iter().chain(connection.polled.then_some(Kind::Writable)) {
+            self.queue(|ring| ring.cancel(id.tag(kind)));
+        }
+        self.queue(|ring| ring.close(connection.target));
         self.bell.ring();
     }
 
@@ -648,6 +657,7 @@ impl Core {
 
     /// The worker has stopped: handlers, which may hold handles on everything, are dropped.
     pub(super) fn retire(&self) {
+        self.shared.rings[self.index].store(-1, Ordering::Release);
         if let Some(service) = self.service.take() {
             guarded("the end of the server", || service.stopped());
         }

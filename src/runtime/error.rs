@@ -81,6 +81,40 @@ pub enum StartError {
     /// A thread could not be started, or ended while it started.
     #[error("a worker thread could not be started: {0}")]
     Thread(String),
+
+    /// The server started, and has stopped because a worker ended.
+    #[error(transparent)]
+    Worker(#[from] WorkerEnded),
+}
+
+/// A worker ended although nobody had asked it to: its thread panicked outside all boundaries (in a task of
+/// monoio's own, for example), or its ring failed. Its listeners and connections were closed, and the other
+/// workers were stopped.
+///
+/// ```no_run
+/// use sockring::app::App;
+/// let server = App::builder().listen("127.0.0.1:3000").start(|_| ())?;
+/// if let Err(ended) = server.join() {
+///     eprintln!("{ended}"); // names the worker, the panic, and its place in the source
+///     std::process::exit(1);
+/// }
+/// # Ok::<(), sockring::runtime::StartError>(())
+/// ```
+#[derive(thiserror::Error)]
+#[error("worker {worker} has ended: {why}")]
+#[non_exhaustive]
+pub struct WorkerEnded {
+    /// The number of its core, from 0.
+    pub worker: usize,
+    /// The error, or the message and the place of the panic.
+    pub why: String,
+}
+
+/// As that of [`StartError`].
+impl fmt::Debug for WorkerEnded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// A `main` that returns this error prints its debug form: that must name the cure as well.

@@ -13,7 +13,7 @@ use super::core::Core;
 use super::guard::guarded;
 use super::ring::{Completion, Kind, Send};
 use super::turn::Scratch;
-use crate::fanout::{Backlog, Outlets, Owed, Via};
+use crate::fanout::{Backlog, OutletId, Outlets, Owed, Via};
 use crate::limits;
 
 /// The time that one flush may take.
@@ -47,6 +47,7 @@ impl Core {
     fn flush_for(&self, scratch: &mut Scratch, time: Duration) -> io::Result<()> {
         let slice = Slice { begun: Instant::now(), time };
         let mut went_on = false;
+        self.outlets.borrow_mut().begin_turn();
         // Handlers that run in here (a poll is answered, a slow client has drained) may owe more.
         for _ in 0..FLUSH_ROUNDS {
             self.end_dead();
@@ -78,7 +79,7 @@ impl Core {
 
     /// Sends to the outlets that this turn owes something. Those of a large broadcast that is not the first
     /// take their turn behind the others', and get in one send what both owe them.
-    fn send_first(&self, dirty: &[u32], slice: &Slice, scratch: &mut Scratch) -> io::Result<()> {
+    fn send_first(&self, dirty: &[OutletId], slice: &Slice, scratch: &mut Scratch) -> io::Result<()> {
         let mut left = dirty;
         let large = dirty.len() > limits::SENDS_PER_ENTER && !slice.is_endless();
         if !(large && self.outlets.borrow().has_put_off()) {
@@ -117,7 +118,7 @@ impl Core {
         Ok(any)
     }
 
-    fn send_some(&self, some: &[u32], scratch: &mut Scratch) -> io::Result<()> {
+    fn send_some(&self, some: &[OutletId], scratch: &mut Scratch) -> io::Result<()> {
         self.offer_to_layers(some);
         self.burst(some, &mut scratch.failed)
     }
@@ -126,23 +127,24 @@ impl Core {
     fn tell_drained(&self) {
         let drains = mem::take(&mut self.work.borrow_mut().drains);
         for outlet in drains {
-            let (owed, waiting, via) = {
+            let (owed, waiting) = {
                 let outlets = self.outlets.borrow();
-                if !outlets.is_open(outlet) {
-                    continue;
-                }
-                let slot = outlet.slot();
-                (outlets.owed(slot) != Owed::NOTHING, outlets.waiting(slot), outlets.via(slot))
+                (outlets.owed(outlet) != Owed::NOTHING, outlets.waiting(outlet))
             };
             if owed {
                 self.work.borrow_mut().drains.push(outlet);
-            } else if let (0, Via::Connection(at)) = (waiting, via)
-                && let (Some(id), Some(service)) = (self.id(at), self.service())
-                && guarded(DRAINED, || service.drained(id)).is_none()
+            } else if waiting == 0
+                && let Some(id) = self.carrier(outlet)
             {
-                self.end(id, Ended::Panic);
+                self.drained(id);
             }
             // A backlog tells by itself when it has drained.
+        }
+    }
+
+    fn drained(&self, id: ConnectionId) {
+        if let Some(service) = self.service() {
+            self.step(id, "a client that has taken everything", || service.drained(id));
         }
     }
 
@@ -150,9 +152,7 @@ impl Core {
     fn end_dead(&self) {
         let dead = mem::take(&mut self.work.borrow_mut().dead);
         for id in dead {
-            if self.id(id.slot) == Some(id) {
-                self.end(id, Ended::Reset);
-            }
+            self.step(id, "the end of a connection", || self.end(id, Ended::Reset));
         }
     }
 
@@ -160,76 +160,70 @@ impl Core {
         let mut over = Vec::new();
         self.outlets.borrow_mut().take_overflowed(&mut over);
         for outlet in over {
-            let via = {
-                let outlets = self.outlets.borrow();
-                if !outlets.is_open(outlet) {
-                    continue;
-                }
-                outlets.via(outlet.slot())
-            };
+            let via = self.outlets.borrow().via(outlet);
             match via {
-                Via::Connection(slot) => {
-                    if let Some(id) = self.id(slot) {
+                Some(Via::Connection(_)) => {
+                    if let Some(id) = self.carrier(outlet) {
                         tracing::debug!("core {}: a client is too slow, closing it", self.index);
-                        self.end(id, Ended::Overflow);
+                        self.step(id, "the end of a slow client", || self.end(id, Ended::Overflow));
                     }
                 }
-                Via::Layer => {
+                Some(Via::Layer) => {
                     if let Some(service) = self.service() {
                         guarded("the end of a slow client", || service.overflowed(outlet));
                     }
                 }
+                None => {}
             }
         }
     }
 
     /// Lets layers take what their outlets are owed.
-    fn offer_to_layers(&self, dirty: &[u32]) {
-        for slot in dirty {
-            let outlet = {
+    fn offer_to_layers(&self, dirty: &[OutletId]) {
+        for outlet in dirty {
+            let layers = {
                 let outlets = self.outlets.borrow();
-                let layers = outlets.owed(*slot) != Owed::NOTHING && outlets.via(*slot) == Via::Layer;
-                layers.then(|| outlets.id(*slot))
+                outlets.owed(*outlet) != Owed::NOTHING && outlets.via(*outlet) == Some(Via::Layer)
             };
-            if let (Some(outlet), Some(service)) = (outlet, self.service()) {
-                guarded("the answer to a poll", || service.owed(outlet));
+            if let (true, Some(service)) = (layers, self.service()) {
+                guarded("the answer to a poll", || service.owed(*outlet));
                 // A layer that has panicked has left it. What was owed since then is dirty again.
                 let mut outlets = self.outlets.borrow_mut();
-                if !outlets.is_dirty_slot(*slot) {
-                    outlets.settle(*slot);
+                if !outlets.is_dirty_outlet(*outlet) {
+                    outlets.settle(*outlet);
                 }
             }
         }
     }
 
     /// One burst: at most one send for each of these outlets, in one enter.
-    fn burst(&self, some: &[u32], failed: &mut VecDeque<Completion>) -> io::Result<()> {
+    fn burst(&self, some: &[OutletId], failed: &mut VecDeque<Completion>) -> io::Result<()> {
         let mut outlets = self.outlets.borrow_mut();
         let connections = self.connections.borrow();
-        for slot in some {
-            let owed = outlets.owed(*slot);
+        for outlet in some {
+            let owed = outlets.owed(*outlet);
             outlets.batch.prepare(owed);
         }
         let mut sends: SmallVec<[Send<'_>; limits::SENDS_PER_ENTER]> = SmallVec::new();
         #[cfg(feature = "tls")]
         let sessions = self.sessions.borrow();
         #[cfg(feature = "tls")]
-        let mut secure: SmallVec<[u32; limits::SENDS_PER_ENTER]> = SmallVec::new();
+        let mut secure: SmallVec<[(OutletId, ConnectionId); limits::SENDS_PER_ENTER]> = SmallVec::new();
         let (mut bytes_sent, mut messages) = (0, 0);
-        for slot in some {
-            let owed = outlets.owed(*slot);
+        for outlet in some {
+            let owed = outlets.owed(*outlet);
             let bytes = outlets.batch.prepared(owed);
-            let Via::Connection(at) = outlets.via(*slot) else { continue };
-            let Some(connection) = connections.get(at as usize) else { continue };
+            let carrier = connections.of_outlet(*outlet, outlets.via(*outlet));
+            let Some((id, connection)) = carrier else { continue };
             if !bytes.is_empty() && !matches!(connection.phase, Phase::Departed | Phase::Lingering { .. }) {
                 messages += outlets.batch.len(owed);
                 #[cfg(feature = "tls")]
-                if sessions.has(at) {
-                    secure.push(*slot);
+                if sessions.has(id) {
+                    secure.push((*outlet, id));
                     continue;
                 }
                 bytes_sent += bytes.len();
-                sends.push(Send { target: connection.target, bytes, tag: connection.tag(Kind::Send, at) });
+                sends.push(Send { target: connection.target, bytes, tag: id.tag(Kind::Send) });
             }
         }
         self.ring.borrow_mut().burst(&sends)?;
@@ -248,10 +242,10 @@ impl Core {
         if !secure.is_empty() {
             self.burst_secure(&secure, &mut outlets, failed)?;
         }
-        for slot in some {
+        for outlet in some {
             // The others were offered to layers, and may be owed something again since then.
-            if outlets.via(*slot) != Via::Layer {
-                outlets.settle(*slot);
+            if outlets.via(*outlet) != Some(Via::Layer) {
+                outlets.settle(*outlet);
             }
         }
         Ok(())
@@ -278,16 +272,13 @@ impl Core {
         &self,
         completion: Completion,
         outlets: &mut Outlets,
-        counted: impl FnOnce(&Outlets, u32) -> usize,
-        spill: impl FnOnce(&mut Outlets, u32, usize),
+        counted: impl FnOnce(&Outlets, OutletId) -> usize,
+        spill: impl FnOnce(&mut Outlets, OutletId, usize),
     ) {
-        let slot = completion.tag.slot;
         let mut connections = self.connections.borrow_mut();
-        let Some(connection) = connections.get_mut(slot as usize) else { return };
-        if connection.generation != completion.tag.generation {
-            return;
-        }
-        let outlet = connection.outlet.slot();
+        let Some(id) = connections.of_tag(completion.tag) else { return };
+        let Some(connection) = connections.get_mut(id) else { return };
+        let outlet = connection.outlet;
         self.counters.short_sends.add(1);
         let sent = usize::try_from(completion.result).unwrap_or(0);
         self.counters.sent_bytes.take_back(counted(outlets, outlet).saturating_sub(sent));
@@ -295,13 +286,11 @@ impl Core {
             0.. => spill(outlets, outlet, sent),
             again if again == -libc::EAGAIN => spill(outlets, outlet, 0),
             _ => {
-                let id = ConnectionId { slot, generation: connection.generation };
                 if connection.receive == Receive::Armed && connection.phase == Phase::Open {
                     // The receive says so too, behind what the peer has sent before. But a multishot receive
                     // can miss an end that comes together with data (liburing issue 1549; seen here on 6.18
                     // with TCP, once in some ten thousand connections): armed again, it looks.
-                    let tag = connection.tag(Kind::Receive, slot);
-                    self.queue(|ring| ring.cancel(tag));
+                    self.queue(|ring| ring.cancel(id.tag(Kind::Receive)));
                 } else {
                     // Nobody else would say so.
                     self.work.borrow_mut().dead.push(id);
@@ -309,14 +298,14 @@ impl Core {
                 return;
             }
         }
-        self.watch(connection, slot);
+        self.watch(connection, id);
     }
 
     /// Asks to be told when a full socket takes bytes again.
-    fn watch(&self, connection: &mut Connection, slot: u32) {
+    fn watch(&self, connection: &mut Connection, id: ConnectionId) {
         if !mem::replace(&mut connection.polled, true) {
-            let (target, tag) = (connection.target, connection.tag(Kind::Writable, slot));
-            self.queue(|ring| ring.poll_writable(target, tag));
+            let target = connection.target;
+            self.queue(|ring| ring.poll_writable(target, id.tag(Kind::Writable)));
         }
     }
 
@@ -325,30 +314,26 @@ impl Core {
     fn drain_backlogs(&self, slice: &Slice, scratch: &mut Scratch) -> io::Result<()> {
         let mut writable = mem::take(&mut self.work.borrow_mut().writable).into_iter();
         let mut any = false;
-        while let Some(slot) = writable.next() {
+        while let Some(outlet) = writable.next() {
             if mem::replace(&mut any, true) && slice.is_over() {
                 self.counters.put_off.add(writable.len() + 1);
                 let later = &mut self.work.borrow_mut().writable;
-                later.splice(0..0, iter::once(slot).chain(writable));
+                later.splice(0..0, iter::once(outlet).chain(writable));
                 self.bell.ring();
                 break;
             }
-            let id = {
-                let outlets = self.outlets.borrow();
-                match outlets.via(slot) {
-                    Via::Connection(at) => self.id(at),
-                    Via::Layer => None,
-                }
-            };
-            let Some(id) = id else { continue };
-            let emptied = self.drain_backlog(id, slot, scratch)?;
-            let open = self.with(id, |_| ()).is_some();
-            if let (true, true, Some(service)) = (emptied, open, self.service()) {
-                if guarded(DRAINED, || service.drained(id)).is_none() {
-                    self.end(id, Ended::Panic);
-                }
-            } else if emptied {
-                self.work.borrow_mut().closing.push(id.slot);
+            let Some(id) = self.carrier(outlet) else { continue };
+            let mut outcome = Ok(false);
+            self.step(id, "what a slow client is sent", || {
+                outcome = self.drain_backlog(id, outlet, scratch);
+            });
+            if !outcome? {
+                continue;
+            }
+            if self.with(id, |_| ()).is_some() {
+                self.drained(id);
+            } else {
+                self.work.borrow_mut().closing.push(id);
             }
         }
         Ok(())
@@ -357,7 +342,7 @@ impl Core {
     /// A client that takes what it is owed, however slowly, is given more time to do so.
     fn note_progress(&self, id: ConnectionId) {
         let later = Deadline::after(self.now(), self.close_timeout.get());
-        if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize)
+        if let Some(connection) = self.connections.borrow_mut().get_mut(id)
             && let Phase::Closing { deadline, .. } | Phase::Moving { deadline } = &mut connection.phase
         {
             *deadline = later;
@@ -376,28 +361,28 @@ impl Core {
     }
 
     /// Whether the backlog is empty now.
-    fn drain_backlog(&self, id: ConnectionId, slot: u32, scratch: &mut Scratch) -> io::Result<bool> {
+    fn drain_backlog(&self, id: ConnectionId, outlet: OutletId, scratch: &mut Scratch) -> io::Result<bool> {
         for _ in 0..BACKLOG_SENDS {
             scratch.backlog.clear();
             let mut outlets = self.outlets.borrow_mut();
             let sealed = outlets
-                .backlog(slot)
+                .backlog(outlet)
                 .is_some_and(|backlog| self.copy_backlog(id, backlog, &mut scratch.backlog));
             if scratch.backlog.is_empty() {
-                outlets.unblock(slot);
+                outlets.unblock(outlet);
                 return Ok(true);
             }
-            let Some(send) = self.connection(id.slot).map(|c| Send {
-                target: c.target,
+            let Some(send) = self.connection(id).map(|connection| Send {
+                target: connection.target,
                 bytes: &scratch.backlog,
-                tag: c.tag(Kind::Send, id.slot),
+                tag: id.tag(Kind::Send),
             }) else {
                 return Ok(false);
             };
             self.ring.borrow_mut().burst(&[send])?;
             self.reap_failures(&mut scratch.failed);
             let failure = scratch.failed.pop_front().map(|completion| completion.result);
-            let Some(backlog) = outlets.backlog(slot) else { return Ok(false) };
+            let Some(backlog) = outlets.backlog(outlet) else { return Ok(false) };
             let sent = failure.map_or(scratch.backlog.len(), |result| result.max(0) as usize);
             self.counters.sends.add(1);
             self.counters.sent_bytes.add(sent);
@@ -413,8 +398,8 @@ impl Core {
                 None => {}
                 Some(result) if result >= 0 || result == -libc::EAGAIN => {
                     drop(outlets);
-                    if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize) {
-                        self.watch(connection, id.slot);
+                    if let Some(connection) = self.connections.borrow_mut().get_mut(id) {
+                        self.watch(connection, id);
                     }
                     return Ok(false);
                 }
@@ -426,14 +411,11 @@ impl Core {
             }
         }
         // A very large backlog goes on in the next turn.
-        self.work.borrow_mut().writable.push(slot);
+        self.work.borrow_mut().writable.push(outlet);
         self.bell.ring();
         Ok(false)
     }
 }
-
-/// For reports: see [`guarded`].
-const DRAINED: &str = "a client that has taken everything";
 
 /// How often a turn flushes what its own flush has made handlers owe.
 const FLUSH_ROUNDS: usize = 4;

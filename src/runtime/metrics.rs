@@ -123,7 +123,7 @@ impl Sample {
 /// assert_eq!(metrics.cores().count(), 2);
 /// assert_eq!(metrics.total("connections"), 0);
 /// # server.shutdown();
-/// # server.join();
+/// # server.join()?;
 /// # Ok::<(), sockring::runtime::StartError>(())
 /// ```
 #[derive(Clone, Debug, Default)]

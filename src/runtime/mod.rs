@@ -28,6 +28,8 @@ mod ring;
 #[cfg(feature = "tls")]
 mod secure;
 #[cfg(feature = "tls")]
+mod tickets;
+#[cfg(feature = "tls")]
 pub mod tls;
 mod turn;
 mod worker;
@@ -35,7 +37,7 @@ mod worker;
 pub use adopt::{AdoptError, Adopter, NotAdopted};
 pub use connection::{ConnectionId, Ended, Parcel};
 pub use core::{Core, Service, Shared};
-pub use error::StartError;
+pub use error::{StartError, WorkerEnded};
 pub use guard::{Spawned, spawn};
 pub(crate) use guard::{guarded, guarded_future};
 pub use listener::{Endpoint, Listener};

@@ -4,38 +4,36 @@ use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use super::connection::{ConnectionId, Ended, Moving, Parcel, Phase};
+use super::connection::{ConnectionId, Moving, Parcel, Phase};
 use super::core::{Core, Service};
-use super::guard::guarded;
 use super::ring::{Kind, Tag, Target};
 use crate::fanout::Task;
 
 impl Core {
     /// Everything that was read is with the parcel: the connection leaves for its core.
-    pub(super) fn depart(&self, slot: u32) {
+    pub(super) fn depart(&self, id: ConnectionId) {
         let mut connections = self.connections.borrow_mut();
-        let Some(connection) = connections.get_mut(slot as usize) else { return };
+        let Some(connection) = connections.get_mut(id) else { return };
         let Some(moving) = connection.moving.take() else { return };
         let Moving { core, parcel } = *moving;
         #[cfg(feature = "tls")]
-        let parcel = self.pack_session(slot, parcel);
+        let parcel = self.pack_session(id, parcel);
         let target = connection.target;
-        let (key, generation) = (self.shared.parcels(core).insert(parcel) as u32, connection.generation);
+        let key = self.shared.parcels(core).insert(parcel) as u32;
         match target {
             Target::Direct(file) => {
                 // The parcel's key stays with the connection, to take it back if the move fails.
                 connection.phase = Phase::Departed;
                 let arrival = Tag { kind: Kind::Arrived, generation: 0, slot: key };
-                let tag = connection.tag(Kind::Moved, slot);
                 connection.moving = Some(Box::new(Moving { core, parcel: Parcel::placeholder(key) }));
                 let ring = self.shared.rings[core].load(Ordering::Acquire);
-                self.queue(|r| r.send_descriptor(file, ring, arrival, tag));
+                self.queue(|r| r.send_descriptor(file, ring, arrival, id.tag(Kind::Moved)));
             }
             Target::Normal(fd) => {
-                let gone = connections.remove(slot as usize);
-                debug_assert_eq!(gone.generation, generation);
+                let outlet = connection.outlet;
+                connections.remove(id);
                 drop(connections);
-                self.outlets.borrow_mut().close(gone.outlet);
+                self.outlets.borrow_mut().close(outlet);
                 // SAFETY: the descriptor was the connection's, which is gone. A task that is dropped
                 // because its core has ended closes it.
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -56,9 +54,8 @@ impl Core {
         let Some(moving) = self.take_moving(id) else { return };
         let key = moving.parcel.placeholder_key();
         if result >= 0 {
-            let gone = self.connections.borrow_mut().remove(id.slot as usize);
-            self.outlets.borrow_mut().close(gone.outlet);
-            return;
+            let gone = self.connections.borrow_mut().remove(id);
+            return gone.into_iter().for_each(|gone| self.outlets.borrow_mut().close(gone.outlet));
         }
         let parcel = self.shared.parcels(moving.core).try_remove(key);
         // The kernel had no memory to tell the other core, whose table has the socket all the same. Ours
@@ -68,32 +65,29 @@ impl Core {
             tracing::error!("core {}: a connection was lost on its way to core {}", self.index, moving.core);
             return self.shut_down_departed(id);
         }
-        let Some(parcel) = parcel else { return self.remove(id.slot) };
+        let Some(parcel) = parcel else { return self.remove(id) };
         #[cfg(feature = "tls")]
-        let parcel = self.unpack_session(id.slot, parcel);
-        if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize) {
+        let parcel = self.unpack_session(id, parcel);
+        if let Some(connection) = self.connections.borrow_mut().get_mut(id) {
             connection.phase = Phase::Open;
         }
         self.arm_receive(id);
         if let Some(service) = self.service() {
-            guarded("the return of a connection", || service.returned(id, parcel));
+            service.returned(id, parcel);
         }
     }
 
     /// Ends a connection that another core has a descriptor of: closing ours would not.
     fn shut_down_departed(&self, id: ConnectionId) {
-        let file = self.connection(id.slot).and_then(|connection| match connection.target {
-            Target::Direct(file) => Some((file, connection.tag(Kind::Installed, id.slot))),
-            Target::Normal(_) => None,
-        });
-        match file {
-            Some((file, tag)) => self.queue(|ring| ring.install(file, tag)),
-            None => self.remove(id.slot),
+        let target = self.connection(id).map(|connection| connection.target);
+        match target {
+            Some(Target::Direct(file)) => self.queue(|ring| ring.install(file, id.tag(Kind::Installed))),
+            Some(Target::Normal(_)) | None => self.remove(id),
         }
     }
 
     fn take_moving(&self, id: ConnectionId) -> Option<Box<Moving>> {
-        self.connections.borrow_mut().get_mut(id.slot as usize)?.moving.take()
+        self.connections.borrow_mut().get_mut(id)?.moving.take()
     }
 
     /// A connection has come from another core.
@@ -110,12 +104,10 @@ impl Core {
     pub(super) fn land(&self, target: Target, parcel: Parcel, service: &Rc<dyn Service>) {
         let id = self.admit(target, parcel.peer, parcel.listener);
         #[cfg(feature = "tls")]
-        let parcel = self.unpack_session(id.slot, parcel);
+        let parcel = self.unpack_session(id, parcel);
         // What the parcel holds is fed first; at the end of the turn comes what the socket holds.
         self.want_receive(id);
-        if guarded("the arrival of a connection", || service.arrived(id, parcel)).is_none() {
-            self.end(id, Ended::Panic);
-        }
+        self.step(id, "the arrival of a connection", || service.arrived(id, parcel));
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::connection::{ConnectionId, Deadline, Phase};
 use super::core::Core;
-use super::guard::guarded;
 use super::listener::Listening;
 use crate::limits;
 use crate::protocol::proxy::{self, Source};
@@ -24,14 +23,14 @@ impl Core {
             self.with(id, |connection| connection.phase = Phase::Preface { deadline });
             self.work.borrow_mut().deadlines = true;
         } else if let Some(service) = self.service() {
-            guarded("a new connection", || service.opened(id));
+            service.opened(id);
         }
     }
 
     /// Reads the header of the PROXY protocol, and gives what comes behind it to whom it is for.
     pub(super) fn read_preface(&self, id: ConnectionId, bytes: &mut [u8]) {
         // It nearly always comes in one piece: nothing is copied then.
-        let mut held = self.prefaces.borrow_mut().remove(&id.slot).unwrap_or_default();
+        let mut held = self.prefaces.borrow_mut().remove(&id).unwrap_or_default();
         let pieced = !held.is_empty();
         if pieced {
             held.extend_from_slice(bytes);
@@ -40,7 +39,7 @@ impl Core {
         match proxy::parse(whole) {
             Ok(None) => {
                 let held = if pieced { held } else { whole.to_vec() };
-                self.prefaces.borrow_mut().insert(id.slot, held);
+                self.prefaces.borrow_mut().insert(id, held);
             }
             Ok(Some((source, used))) => {
                 self.end_preface(id, source);
@@ -50,13 +49,13 @@ impl Core {
             }
             Err(error) => {
                 tracing::debug!("core {}: a connection was refused: {error}", self.index);
-                self.remove(id.slot);
+                self.remove(id);
             }
         }
     }
 
     fn end_preface(&self, id: ConnectionId, source: Source) {
-        if let Some(connection) = self.connections.borrow_mut().get_mut(id.slot as usize) {
+        if let Some(connection) = self.connections.borrow_mut().get_mut(id) {
             connection.phase = Phase::Open;
             match source {
                 Source::Address(address) => connection.peer = Some(address).into(),
@@ -65,19 +64,17 @@ impl Core {
             }
         }
         if let Some(service) = self.service() {
-            guarded("a new connection", || service.opened(id));
+            service.opened(id);
         }
     }
 
     /// The server stops: whoever has not said who they are is not waited for.
     pub(super) fn drop_prefaces(&self) {
-        let waiting: Vec<u32> = {
+        let waiting: Vec<ConnectionId> = {
             let connections = self.connections.borrow();
             let waiting = connections.iter().filter(|(_, c)| matches!(c.phase, Phase::Preface { .. }));
-            waiting.map(|(slot, _)| slot as u32).collect()
+            waiting.map(|(id, _)| id).collect()
         };
-        for slot in waiting {
-            self.remove(slot);
-        }
+        waiting.into_iter().for_each(|id| self.remove(id));
     }
 }

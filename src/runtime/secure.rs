@@ -14,23 +14,30 @@ use std::ops::Range;
 
 use rustls::Error;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
+};
 
 use super::connection::{ConnectionId, Ended, Parcel, Phase};
 use super::core::Core;
 use super::guard::guarded;
 use super::ring::{Completion, Kind, Send, Tag, Target};
 use super::tls::Tls;
-use crate::fanout::{Backlog, Outlets, Via};
+use crate::fanout::{Backlog, OutletId, Outlets};
 use crate::limits;
 
 /// The TLS state of one connection.
 pub(super) struct Session {
     tls: UnbufferedServerConnection,
-    /// A record of which only a part has come; empty and without memory otherwise.
-    incomplete: Vec<u8>,
+    /// What has come and rustls has not discarded: a record, or a message in records, of which only a part
+    /// has come. rustls keeps places in it and wants it at every call. Empty and without memory otherwise.
+    held: Vec<u8>,
+    /// The connection that the session belongs to.
+    owner: ConnectionId,
     /// Whether the peer was told that nothing more comes.
     finished: bool,
+    /// Whether the session has failed: rustls is not asked any more.
+    failed: bool,
 }
 
 impl fmt::Debug for Session {
@@ -100,9 +107,9 @@ const RECORD_BYTES: usize = 16 * 1024;
 const ALERT_BYTES: usize = 256;
 
 impl Session {
-    pub(super) fn new(tls: &Tls) -> Result<Self, Error> {
+    fn new(owner: ConnectionId, tls: &Tls) -> Result<Self, Error> {
         let tls = UnbufferedServerConnection::new(tls.current())?;
-        Ok(Self { tls, incomplete: Vec::new(), finished: false })
+        Ok(Self { tls, held: Vec::new(), owner, finished: false, failed: false })
     }
 
     fn is_handshaking(&self) -> bool {
@@ -111,7 +118,10 @@ impl Session {
 
     /// Reads bytes from the socket. Plaintext goes to `plain`, what must be answered to `records`.
     fn receive(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>, records: &mut Records) -> Standing {
-        let mut held = mem::take(&mut self.incomplete);
+        if self.failed {
+            return Standing::Open;
+        }
+        let mut held = mem::take(&mut self.held);
         let standing = if held.is_empty() {
             let (used, standing) = self.process(bytes, plain, records);
             held = bytes[used..].to_vec();
@@ -123,19 +133,35 @@ impl Session {
             standing
         };
         if let Standing::Failed(_) = standing {
-            // The alert is ready now.
-            self.process(&mut [], plain, records);
-            self.finished = true;
+            self.take_alert(&mut held, records);
+            (self.failed, self.finished) = (true, true);
             return standing;
         }
         // rustls has refused what is longer than a record or a handshake message may be.
         if !held.is_empty() {
-            self.incomplete = held;
+            self.held = held;
         }
         standing
     }
 
-    /// How many of the bytes are read, and how the session stands.
+    /// Takes what a session that has failed still says: what it had begun to say, and an alert. rustls wants
+    /// the bytes that it has failed at, and must not be asked beyond the alert: it would fail at them once
+    /// more.
+    fn take_alert(&mut self, held: &mut [u8], records: &mut Records) {
+        let mut used = 0;
+        loop {
+            let UnbufferedStatus { discard, state } = self.tls.process_tls_records(&mut held[used..]);
+            let Ok(ConnectionState::EncodeTlsData(data)) = state else { return };
+            let start = records.len;
+            encode(data, records);
+            if is_alert(&records.bytes()[start..]) {
+                return;
+            }
+            used = (used + discard).min(held.len());
+        }
+    }
+
+    /// How many of the bytes are read, and how the session stands. The bytes begin with those that are held.
     fn process(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>, records: &mut Records) -> (usize, Standing) {
         let mut used = 0;
         let mut standing = Standing::Open;
@@ -158,38 +184,62 @@ impl Session {
                     idle = true;
                 }
             }
-            used += discard;
+            used = (used + discard).min(bytes.len());
             if idle {
-                return (used.min(bytes.len()), standing);
+                return (used, standing);
             }
         }
     }
 
-    /// Encrypts what is to be sent. Before the handshake is done there is nobody who could read it, and it is
-    /// thrown away.
-    fn seal(&mut self, plain: &[u8], records: &mut Records) -> Result<(), Error> {
-        loop {
-            let UnbufferedStatus { state, .. } = self.tls.process_tls_records(&mut []);
-            match state? {
+    /// Has something written. Before the handshake is done there is nobody who could read it, and after a
+    /// failure nothing is written any more: `write` does not run.
+    fn write(
+        &mut self,
+        records: &mut Records,
+        write: impl FnOnce(WriteTraffic<'_, ServerConnectionData>, &mut Records) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        while !self.failed {
+            let UnbufferedStatus { discard, state } = self.tls.process_tls_records(&mut self.held);
+            let outcome = match state {
                 // What rustls itself has to say comes first.
-                ConnectionState::EncodeTlsData(data) => encode(data, records),
-                ConnectionState::TransmitTlsData(sent) => sent.done(),
-                ConnectionState::WriteTraffic(mut traffic) => {
-                    let mut room = plain.len() + (plain.len() / RECORD_BYTES + 1) * RECORD_OVERHEAD;
-                    loop {
-                        match traffic.encrypt(plain, records.room(room)) {
-                            Ok(len) => {
-                                records.len += len;
-                                return Ok(());
-                            }
-                            Err(EncryptError::InsufficientSize(size)) => room = size.required_size,
-                            Err(EncryptError::EncryptExhausted) => return Err(Error::EncryptError),
-                        }
-                    }
+                Ok(ConnectionState::EncodeTlsData(data)) => {
+                    encode(data, records);
+                    None
                 }
-                _ => return Ok(()),
+                Ok(ConnectionState::TransmitTlsData(sent)) => {
+                    sent.done();
+                    None
+                }
+                Ok(ConnectionState::WriteTraffic(traffic)) => return write(traffic, records),
+                Ok(_) => Some(Ok(())),
+                Err(error) => {
+                    self.failed = true;
+                    Some(Err(error))
+                }
+            };
+            self.held.drain(..discard.min(self.held.len()));
+            if let Some(outcome) = outcome {
+                return outcome;
             }
         }
+        Ok(())
+    }
+
+    /// Encrypts what is to be sent. Before the handshake is done it is thrown away.
+    fn seal(&mut self, plain: &[u8], records: &mut Records) -> Result<(), Error> {
+        self.write(records, |mut traffic, records| {
+            let mut room = plain.len() + (plain.len() / RECORD_BYTES + 1) * RECORD_OVERHEAD;
+            loop {
+                match traffic.encrypt(plain, records.room(room)) {
+                    Ok(len) => {
+                        records.len += len;
+                        return Ok(());
+                    }
+                    Err(EncryptError::InsufficientSize(size)) => room = size.required_size,
+                    Err(EncryptError::EncryptExhausted) => return Err(Error::EncryptError),
+                }
+            }
+        })
     }
 
     /// Says that nothing more comes, once. In the middle of a handshake there is nothing to say.
@@ -197,12 +247,24 @@ impl Session {
         if mem::replace(&mut self.finished, true) {
             return;
         }
-        let UnbufferedStatus { state, .. } = self.tls.process_tls_records(&mut []);
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = state
-            && let Ok(len) = traffic.queue_close_notify(records.room(ALERT_BYTES))
-        {
-            records.len += len;
-        }
+        // A session that fails here has nothing to say either.
+        let _ = self.write(records, |mut traffic, records| {
+            if let Ok(len) = traffic.queue_close_notify(records.room(ALERT_BYTES)) {
+                records.len += len;
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Whether a record is an alert, as far as its length tells if it is encrypted: nothing else is as short
+/// (RFC 8446 sections 5.2 and 6).
+fn is_alert(record: &[u8]) -> bool {
+    const ENCRYPTED_ALERT: usize = 5 + 2 + 1 + 16;
+    match record.first() {
+        Some(21) => true,
+        Some(23) => record.len() == ENCRYPTED_ALERT,
+        _ => false,
     }
 }
 
@@ -222,38 +284,48 @@ fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, records: &mut Recor
 struct Sealed {
     target: Target,
     tag: Tag,
-    outlet: u32,
+    outlet: OutletId,
     records: Range<usize>,
     /// Bytes of what the outlet is owed that these records carry.
     plain: usize,
     whole: bool,
 }
 
-/// The sessions of a core, by the slot of their connection. Without any, it is empty and costs nothing.
+/// The sessions of a core. None is reached but by the handle of its connection. Without any, the table is
+/// empty and costs nothing.
 #[derive(Debug, Default)]
 pub(super) struct Sessions(Vec<Option<Box<Session>>>);
 
 impl Sessions {
-    pub(super) fn has(&self, slot: u32) -> bool {
-        self.0.get(slot as usize).is_some_and(Option::is_some)
+    #[inline]
+    pub(super) fn has(&self, id: ConnectionId) -> bool {
+        self.get(id).is_some()
     }
 
-    pub(super) fn peer_certificates(&self, slot: u32) -> Option<Vec<Vec<u8>>> {
-        let session = self.0.get(slot as usize)?.as_deref()?;
-        let certificates = session.tls.peer_certificates().unwrap_or_default();
+    pub(super) fn peer_certificates(&self, id: ConnectionId) -> Option<Vec<Vec<u8>>> {
+        let certificates = self.get(id)?.tls.peer_certificates().unwrap_or_default();
         Some(certificates.iter().map(|one| one.to_vec()).collect())
     }
 
-    fn get(&mut self, slot: u32) -> Option<&mut Session> {
-        self.0.get_mut(slot as usize)?.as_deref_mut()
+    #[inline]
+    fn get(&self, id: ConnectionId) -> Option<&Session> {
+        let session = self.0.get(id.slot() as usize)?.as_deref();
+        session.filter(|session| session.owner == id)
     }
 
-    pub(super) fn take(&mut self, slot: u32) -> Option<Box<Session>> {
-        self.0.get_mut(slot as usize)?.take()
+    fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Session> {
+        let session = self.0.get_mut(id.slot() as usize)?.as_deref_mut();
+        session.filter(|session| session.owner == id)
     }
 
-    fn put(&mut self, slot: u32, session: Box<Session>) {
-        let slot = slot as usize;
+    pub(super) fn take(&mut self, id: ConnectionId) -> Option<Box<Session>> {
+        self.get(id)?;
+        self.0.get_mut(id.slot() as usize)?.take()
+    }
+
+    fn put(&mut self, id: ConnectionId, mut session: Box<Session>) {
+        session.owner = id;
+        let slot = id.slot() as usize;
         if self.0.len() <= slot {
             self.0.resize_with(slot + 1, || None);
         }
@@ -264,8 +336,8 @@ impl Sessions {
 impl Core {
     /// Begins a session on a connection that was accepted.
     pub(super) fn open_session(&self, id: ConnectionId, tls: &Tls) {
-        match Session::new(tls) {
-            Ok(session) => self.sessions.borrow_mut().put(id.slot, Box::new(session)),
+        match Session::new(id, tls) {
+            Ok(session) => self.sessions.borrow_mut().put(id, Box::new(session)),
             Err(error) => {
                 tracing::error!("core {}: a TLS session could not begin: {error}", self.index);
                 self.fail(id);
@@ -274,24 +346,24 @@ impl Core {
     }
 
     /// Puts the session of a connection that moves into its parcel.
-    pub(super) fn pack_session(&self, slot: u32, mut parcel: Parcel) -> Parcel {
-        parcel.session = self.sessions.borrow_mut().take(slot);
+    pub(super) fn pack_session(&self, id: ConnectionId, mut parcel: Parcel) -> Parcel {
+        parcel.session = self.sessions.borrow_mut().take(id);
         parcel
     }
 
     /// Takes the session of a connection that has moved out of its parcel.
-    pub(super) fn unpack_session(&self, slot: u32, mut parcel: Parcel) -> Parcel {
+    pub(super) fn unpack_session(&self, id: ConnectionId, mut parcel: Parcel) -> Parcel {
         if let Some(session) = parcel.session.take() {
-            self.sessions.borrow_mut().put(slot, session);
+            self.sessions.borrow_mut().put(id, session);
         }
         parcel
     }
 
     /// Whether what comes must be decrypted for somebody who reads it.
-    pub(super) fn decrypts(&self, slot: u32) -> bool {
+    pub(super) fn decrypts(&self, id: ConnectionId) -> bool {
         let reads = |phase| matches!(phase, Phase::Open | Phase::Moving { .. });
-        self.sessions.borrow().has(slot)
-            && self.connection(slot).is_some_and(|connection| reads(connection.phase))
+        self.sessions.borrow().has(id)
+            && self.connection(id).is_some_and(|connection| reads(connection.phase))
     }
 
     /// Bytes came on a connection with TLS.
@@ -300,14 +372,14 @@ impl Core {
         let Buffers { plain, records } = &mut buffers;
         let standing = {
             let mut sessions = self.sessions.borrow_mut();
-            let Some(session) = sessions.get(id.slot) else { return };
+            let Some(session) = sessions.get_mut(id) else { return };
             if session.is_handshaking() {
                 self.handshakes.set(self.handshakes.get() + 1);
             }
             session.receive(bytes, plain, records)
         };
         if records.len > 0 {
-            self.seal_now(id.slot, records);
+            self.seal_now(id, records);
         }
         if !plain.is_empty() {
             self.deliver(id, plain);
@@ -327,8 +399,8 @@ impl Core {
     }
 
     /// Has records sent in this turn, before anything else that the connection is owed.
-    fn seal_now(&self, slot: u32, records: &Records) {
-        let Some(outlet) = self.connection(slot).map(|connection| connection.outlet.slot()) else { return };
+    fn seal_now(&self, id: ConnectionId, records: &Records) {
+        let Some(outlet) = self.connection(id).map(|connection| connection.outlet) else { return };
         self.outlets.borrow_mut().seal(outlet, records.bytes());
         self.work.borrow_mut().writable.push(outlet);
         self.bell.ring();
@@ -339,10 +411,7 @@ impl Core {
     fn secure_end(&self, id: ConnectionId, why: Ended) {
         let open = self.with(id, |_| ()).is_some();
         if !open {
-            if self.id(id.slot) == Some(id) {
-                self.end(id, why);
-            }
-            return;
+            return self.end(id, why);
         }
         if let Some(service) = self.service() {
             guarded("the end of a connection", || service.ended(id, why));
@@ -355,14 +424,14 @@ impl Core {
     }
 
     /// Whether the peer of a connection that is about to close is still to be told; it closes afterwards.
-    pub(super) fn finish_secure(&self, slot: u32) -> bool {
+    pub(super) fn finish_secure(&self, id: ConnectionId) -> bool {
         let mut sessions = self.sessions.borrow_mut();
-        let Some(session) = sessions.get(slot) else { return false };
+        let Some(session) = sessions.get_mut(id) else { return false };
         let mut buffers = self.secure.borrow_mut();
         session.finish(&mut buffers.records);
         let said = buffers.records.len > 0;
         if said {
-            self.seal_now(slot, &buffers.records);
+            self.seal_now(id, &buffers.records);
         }
         buffers.records.clear();
         said
@@ -371,9 +440,9 @@ impl Core {
     /// Puts what a connection with TLS is to be sent next of its backlog into `out`, and takes it out of the
     /// backlog; `false` for a connection without TLS.
     pub(super) fn seal_backlog(&self, id: ConnectionId, backlog: &mut Backlog, out: &mut Vec<u8>) -> bool {
-        let Some(phase) = self.connection(id.slot).map(|connection| connection.phase) else { return false };
+        let Some(phase) = self.connection(id).map(|connection| connection.phase) else { return false };
         let mut sessions = self.sessions.borrow_mut();
-        let Some(session) = sessions.get(id.slot) else { return false };
+        let Some(session) = sessions.get_mut(id) else { return false };
         out.append(&mut backlog.take_sealed());
         let mut buffers = self.secure.borrow_mut();
         let Buffers { plain, records } = &mut *buffers;
@@ -394,7 +463,7 @@ impl Core {
     /// Sends what outlets of connections with TLS are owed: for each as few records as possible, in one send.
     pub(super) fn burst_secure(
         &self,
-        mut some: &[u32],
+        mut some: &[(OutletId, ConnectionId)],
         outlets: &mut Outlets,
         failed: &mut VecDeque<Completion>,
     ) -> io::Result<()> {
@@ -403,7 +472,15 @@ impl Core {
         while !some.is_empty() {
             let mut taken = 0;
             while taken < some.len() && buffers.records.len < limits::SECURE_BURST_BYTES {
-                all.extend(self.seal_owed(some[taken], outlets, &mut buffers.records));
+                let (outlet, id) = some[taken];
+                let records = &mut buffers.records;
+                let sealed = guarded("the encryption of what is sent", || {
+                    self.seal_owed(outlet, id, outlets, records)
+                });
+                match sealed {
+                    Some(sealed) => all.extend(sealed),
+                    None => self.work.borrow_mut().dead.push(id),
+                }
                 taken += 1;
             }
             self.send_sealed(&all, buffers.records.bytes(), outlets, failed)?;
@@ -414,12 +491,16 @@ impl Core {
         Ok(())
     }
 
-    fn seal_owed(&self, outlet: u32, outlets: &Outlets, records: &mut Records) -> Option<Sealed> {
-        let Via::Connection(at) = outlets.via(outlet) else { return None };
-        let connection = self.connection(at)?;
-        let (target, tag) = (connection.target, connection.tag(Kind::Send, at));
+    fn seal_owed(
+        &self,
+        outlet: OutletId,
+        id: ConnectionId,
+        outlets: &Outlets,
+        records: &mut Records,
+    ) -> Option<Sealed> {
+        let connection = self.connection(id)?;
         let mut sessions = self.sessions.borrow_mut();
-        let session = sessions.get(at)?;
+        let session = sessions.get_mut(id)?;
         let owed = outlets.batch.prepared(outlets.owed(outlet));
         // What does not leave is this connection's own: a client that reads nothing must not make us encrypt
         // all that it is owed.
@@ -427,13 +508,14 @@ impl Core {
         let start = records.len;
         if let Err(error) = session.seal(&owed[..plain], records) {
             tracing::debug!("core {}: TLS: {error}", self.index);
-            self.work.borrow_mut().dead.push(ConnectionId { slot: at, generation: connection.generation });
+            self.work.borrow_mut().dead.push(id);
             return None;
         }
         let whole = plain == owed.len();
         if whole && matches!(connection.phase, Phase::Closing { .. }) {
             session.finish(records);
         }
+        let (target, tag) = (connection.target, id.tag(Kind::Send));
         Some(Sealed { target, tag, outlet, records: start..records.len, plain, whole })
     }
 
@@ -458,7 +540,7 @@ impl Core {
             self.bell.ring();
         }
         while let Some(completion) = failed.pop_front() {
-            let Some(one) = all.iter().find(|one| one.tag.slot == completion.tag.slot) else { continue };
+            let Some(one) = all.iter().find(|one| one.tag == completion.tag) else { continue };
             self.send_failed(
                 completion,
                 outlets,

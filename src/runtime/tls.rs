@@ -19,6 +19,8 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
 
+use super::tickets::{Tickets, Time};
+
 /// The library that does the cryptography, in the version that [`Tls::from_config`] takes.
 pub use rustls;
 
@@ -336,7 +338,8 @@ impl Sources {
         }
         let identities = self.identities.iter().map(|source| source.load(&provider));
         let identities = Identities(identities.collect::<Result<_, _>>()?);
-        let builder = ServerConfig::builder_with_provider(provider.clone());
+        let time = Arc::new(Time(SystemTime::now));
+        let builder = ServerConfig::builder_with_details(provider.clone(), time);
         let builder = match self.tls13_only {
             true => builder.with_protocol_versions(&[&rustls::version::TLS13]),
             false => builder.with_safe_default_protocol_versions(),
@@ -368,7 +371,7 @@ impl Sources {
 }
 
 fn tickets() -> Result<Arc<dyn ProducesTickets>, Error> {
-    ring::Ticketer::new()
+    Ok(Arc::new(Tickets::new(SystemTime::now)?))
 }
 
 fn authorities(file: &Path) -> Result<RootCertStore, TlsError> {

@@ -11,7 +11,7 @@ use super::core::{Core, Work};
 use super::guard::guarded;
 use super::listener::Listening;
 use super::ring::{Completion, Kind, Tag, Target};
-use crate::fanout::{Owed, Queue, Task};
+use crate::fanout::{OutletId, Owed, Queue, Task};
 use crate::limits;
 use crate::time::Millis;
 
@@ -21,7 +21,7 @@ pub(super) struct Scratch {
     mail: Queue,
     /// Taken out of the mailbox, and not run yet.
     pub(super) tasks: VecDeque<Task>,
-    pub(super) dirty: Vec<u32>,
+    pub(super) dirty: Vec<OutletId>,
     pub(super) failed: VecDeque<Completion>,
     pub(super) backlog: Vec<u8>,
 }
@@ -81,39 +81,33 @@ impl Core {
     }
 
     fn complete(&self, mut completion: Completion) {
-        let Tag { kind, generation, slot } = completion.tag;
-        let known = self.id(slot).filter(|id| id.generation == generation);
+        let Tag { kind, slot, .. } = completion.tag;
+        let known = || self.connections.borrow().of_tag(completion.tag);
+        let result = completion.result;
         match kind {
-            Kind::Accept => self.accepted(slot, completion.result),
-            Kind::Arrived if completion.result < 0 => {
+            Kind::Accept => self.accepted(slot, result),
+            Kind::Arrived if result < 0 => {
                 self.shared.parcels(self.index).try_remove(slot as usize);
             }
-            Kind::Arrived => self.arrived(slot, Target::Direct(completion.result as u32)),
+            Kind::Arrived => self.arrived(slot, Target::Direct(result as u32)),
             Kind::Receive => {
-                if let Some(id) = known {
-                    self.received(id, &mut completion);
+                if let Some(id) = known() {
+                    self.step(id, "what a client has sent", || self.received(id, &mut completion));
                 }
-                // Also one that is for nobody any more carries a buffer.
+                // Also one that is for nobody any more, and one that failed, carries a buffer.
                 if let Some(lent) = completion.buffer.take() {
                     self.buffers.borrow_mut().recycle(lent);
                 }
             }
-            Kind::Writable => {
-                if let Some(id) = known {
-                    self.writable(id);
-                }
+            Kind::Installed => self.installed(known(), result),
+            Kind::Writable | Kind::Hangup | Kind::Moved => {
+                let Some(id) = known() else { return };
+                self.step(id, "the state of a connection", || match kind {
+                    Kind::Writable => self.writable(id),
+                    Kind::Hangup => self.hung_up(id, result, completion.more),
+                    _ => self.moved(id, result),
+                });
             }
-            Kind::Hangup => {
-                if let Some(id) = known {
-                    self.hung_up(id, completion.result);
-                }
-            }
-            Kind::Moved => {
-                if let Some(id) = known {
-                    self.moved(id, completion.result);
-                }
-            }
-            Kind::Installed => self.installed(known, completion.result),
             Kind::Send | Kind::Ignored => {}
         }
     }
@@ -140,7 +134,7 @@ impl Core {
             }
             return;
         }
-        let target = if self.direct { Target::Direct(result as u32) } else { Target::Normal(result) };
+        let target = self.accepted_target(result as u32);
         if self.stop_at.get().is_some() {
             // It was told nothing, and may try another server.
             return self.queue(|ring| ring.close(target));
@@ -148,7 +142,12 @@ impl Core {
         let id = self.admit(target, peer, listener);
         self.counters.accepted.add(1);
         self.arm_receive(id);
-        self.begin(id);
+        self.step(id, "a new connection", || self.begin(id));
+    }
+
+    /// What an accept has given: a slot of the ring's table, or a descriptor.
+    pub(super) fn accepted_target(&self, number: u32) -> Target {
+        if self.direct { Target::Direct(number) } else { Target::Normal(number as RawFd) }
     }
 
     fn received(&self, id: ConnectionId, completion: &mut Completion) {
@@ -185,28 +184,27 @@ impl Core {
     /// Notes that no receive is armed; whether that was asked for.
     fn note_receive_ended(&self, id: ConnectionId) -> bool {
         let mut connections = self.connections.borrow_mut();
-        let Some(connection) = connections.get_mut(id.slot as usize) else { return false };
+        let Some(connection) = connections.get_mut(id) else { return false };
         mem::replace(&mut connection.receive, Receive::Idle) == Receive::Stopping
     }
 
     fn arm_again(&self, id: ConnectionId, stopping: bool) {
         if stopping {
             self.receive_stopped(id);
-        } else if self.id(id.slot) == Some(id) {
+        } else {
             self.arm_receive(id);
         }
     }
 
     pub(super) fn receive_stopped(&self, id: ConnectionId) {
         // One that is to leave for another core looks whether it can: see `close_ready`.
-        self.work.borrow_mut().closing.push(id.slot);
+        self.work.borrow_mut().closing.push(id);
     }
 
     /// Arms a receive at the end of the turn, unless it is not wanted any more by then.
     pub(super) fn want_receive(&self, id: ConnectionId) {
         let mut connections = self.connections.borrow_mut();
-        let connection = connections.get_mut(id.slot as usize);
-        let Some(connection) = connection.filter(|c| c.generation == id.generation) else { return };
+        let Some(connection) = connections.get_mut(id) else { return };
         connection.receive = Receive::Wanted;
         self.work.borrow_mut().wanted.push(id);
     }
@@ -214,7 +212,7 @@ impl Core {
     /// Takes bytes from a socket.
     pub(super) fn feed(&self, id: ConnectionId, bytes: &mut [u8]) {
         #[cfg(feature = "tls")]
-        if self.decrypts(id.slot) {
+        if self.decrypts(id) {
             return self.receive_secure(id, bytes);
         }
         self.deliver(id, bytes);
@@ -223,13 +221,12 @@ impl Core {
     /// Hands bytes to whoever is to have them.
     pub(super) fn deliver(&self, id: ConnectionId, bytes: &mut [u8]) {
         let mut connections = self.connections.borrow_mut();
-        let Some(connection) = connections.get_mut(id.slot as usize) else { return };
+        let Some(connection) = connections.get_mut(id) else { return };
         match (&mut connection.phase, &mut connection.moving) {
             (Phase::Open, _) => {
                 drop(connections);
-                let Some(service) = self.service() else { return };
-                if guarded("what a connection has sent", || service.received(id, bytes)).is_none() {
-                    self.end(id, Ended::Panic);
+                if let Some(service) = self.service() {
+                    service.received(id, bytes);
                 }
             }
             (Phase::Preface { .. }, _) => {
@@ -241,7 +238,7 @@ impl Core {
                 *left = left.saturating_sub(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
                 if *left == 0 {
                     *deadline = Deadline::passed(self.now());
-                    self.work.borrow_mut().closing.push(id.slot);
+                    self.work.borrow_mut().closing.push(id);
                 }
             }
             _ => {}
@@ -250,18 +247,17 @@ impl Core {
 
     /// A connection ended by itself.
     pub(super) fn end(&self, id: ConnectionId, why: Ended) {
-        let Some(phase) = self.connection(id.slot).map(|connection| connection.phase) else { return };
+        let Some(phase) = self.connection(id).map(|connection| connection.phase) else { return };
         match phase {
             Phase::Open => {
                 if let Some(service) = self.service() {
                     guarded("the end of a connection", || service.ended(id, why));
                 }
                 // A peer that has closed its side may still read what it is owed.
-                let waiting = self.outlet(id).is_some_and(|o| self.outlets.borrow().waiting(o.slot()) > 0);
-                if why == Ended::Eof && waiting {
+                if why == Ended::Eof && self.owed_bytes(id) > 0 {
                     self.close(id);
                 } else {
-                    self.remove(id.slot);
+                    self.remove(id);
                 }
             }
             // What is owed still leaves; a dead peer is noticed by the send.
@@ -270,15 +266,15 @@ impl Core {
             Phase::Preface { .. }
             | Phase::Closing { .. }
             | Phase::Lingering { .. }
-            | Phase::Moving { .. } => self.remove(id.slot),
+            | Phase::Moving { .. } => self.remove(id),
         }
     }
 
     fn writable(&self, id: ConnectionId) {
         let mut connections = self.connections.borrow_mut();
-        let Some(connection) = connections.get_mut(id.slot as usize) else { return };
+        let Some(connection) = connections.get_mut(id) else { return };
         connection.polled = false;
-        self.work.borrow_mut().writable.push(connection.outlet.slot());
+        self.work.borrow_mut().writable.push(connection.outlet);
     }
 
     fn run_tasks(&self, scratch: &mut Scratch) -> io::Result<()> {
@@ -344,7 +340,8 @@ impl Core {
         if self.stop_at.get().is_some() {
             return;
         }
-        self.stop_at.set(Some(now + self.shutdown_timeout.as_millis() as Millis));
+        let patience = Millis::try_from(self.shutdown_timeout.as_millis()).unwrap_or(Millis::MAX);
+        self.stop_at.set(Some(now.saturating_add(patience)));
         self.queue(|ring| ring.trim_accepts(0));
         self.drop_prefaces();
         if let Some(service) = self.service() {
@@ -369,7 +366,7 @@ impl Core {
         let connections = self.connections.borrow();
         let mut work = self.work.borrow_mut();
         work.deadlines = false;
-        for (slot, connection) in connections.iter() {
+        for (id, connection) in connections.iter() {
             if let Phase::Closing { deadline, .. }
             | Phase::Lingering { deadline, .. }
             | Phase::Preface { deadline }
@@ -377,7 +374,7 @@ impl Core {
             {
                 work.deadlines = true;
                 if deadline.is_over(now) {
-                    work.closing.push(slot as u32);
+                    work.closing.push(id);
                 }
             }
         }
@@ -386,54 +383,55 @@ impl Core {
     /// Goes on with connections that wait for what they are owed to leave, before they close or move.
     fn close_ready(&self, now: Millis) {
         let closing = mem::take(&mut self.work.borrow_mut().closing);
-        for slot in closing {
-            let Some((phase, outlet, receive)) =
-                self.connection(slot).map(|c| (c.phase, c.outlet, c.receive))
-            else {
-                continue;
-            };
-            let (owed, done) = {
-                let outlets = self.outlets.borrow();
-                (outlets.owed(outlet.slot()) != Owed::NOTHING, outlets.waiting(outlet.slot()) == 0)
-            };
-            #[cfg(feature = "tls")]
-            if matches!(phase, Phase::Closing { deadline, .. } if done && !deadline.is_over(now))
-                && self.finish_secure(slot)
-            {
-                continue;
-            }
-            match phase {
-                Phase::Closing { deadline, linger: true } if done && !deadline.is_over(now) => {
-                    self.begin_linger(slot, now);
-                }
-                Phase::Closing { .. } if done => self.remove(slot),
-                Phase::Moving { .. } if done && receive == Receive::Idle => self.depart(slot),
-                Phase::Closing { deadline, .. }
-                | Phase::Lingering { deadline, .. }
-                | Phase::Preface { deadline }
-                | Phase::Moving { deadline }
-                    if deadline.is_over(now) =>
-                {
-                    self.remove(slot);
-                }
-                // A backlog that empties says so; what the next turn sends does not.
-                Phase::Closing { .. } | Phase::Moving { .. } if owed => {
-                    self.work.borrow_mut().closing.push(slot);
-                }
-                _ => {}
-            }
+        for id in closing {
+            self.step(id, "the end of a connection", || self.close_if_ready(id, now));
         }
     }
 
-    fn begin_linger(&self, slot: u32, now: Millis) {
+    fn close_if_ready(&self, id: ConnectionId, now: Millis) {
+        let known =
+            self.connection(id).map(|connection| (connection.phase, connection.outlet, connection.receive));
+        let Some((phase, outlet, receive)) = known else { return };
+        let (owed, done) = {
+            let outlets = self.outlets.borrow();
+            (outlets.owed(outlet) != Owed::NOTHING, outlets.waiting(outlet) == 0)
+        };
+        #[cfg(feature = "tls")]
+        if matches!(phase, Phase::Closing { deadline, .. } if done && !deadline.is_over(now))
+            && self.finish_secure(id)
+        {
+            return;
+        }
+        match phase {
+            Phase::Closing { deadline, linger: true } if done && !deadline.is_over(now) => {
+                self.begin_linger(id, now);
+            }
+            Phase::Closing { .. } if done => self.remove(id),
+            Phase::Moving { .. } if done && receive == Receive::Idle => self.depart(id),
+            Phase::Closing { deadline, .. }
+            | Phase::Lingering { deadline, .. }
+            | Phase::Preface { deadline }
+            | Phase::Moving { deadline }
+                if deadline.is_over(now) =>
+            {
+                self.remove(id);
+            }
+            // A backlog that empties says so; what the next turn sends does not.
+            Phase::Closing { .. } | Phase::Moving { .. } if owed => {
+                self.work.borrow_mut().closing.push(id);
+            }
+            _ => {}
+        }
+    }
+
+    fn begin_linger(&self, id: ConnectionId, now: Millis) {
         let mut connections = self.connections.borrow_mut();
-        let Some(connection) = connections.get_mut(slot as usize) else { return };
+        let Some(connection) = connections.get_mut(id) else { return };
         let deadline = Deadline::after(now, limits::LINGER);
         connection.phase = Phase::Lingering { deadline, bytes: limits::LINGER_BYTES };
         self.work.borrow_mut().deadlines = true;
-        let id = ConnectionId { slot, generation: connection.generation };
         if connection.receive == Receive::Ended
-            && let Some(tag) = connection.stop_receive(slot)
+            && let Some(tag) = connection.stop_receive(id)
         {
             self.queue(|ring| ring.cancel(tag));
         }
@@ -444,8 +442,7 @@ impl Core {
         match connection.target {
             Target::Normal(fd) => shut_down(fd, libc::SHUT_WR),
             Target::Direct(file) => {
-                let tag = connection.tag(Kind::Installed, slot);
-                self.queue(|ring| ring.install(file, tag));
+                self.queue(|ring| ring.install(file, id.tag(Kind::Installed)));
             }
         }
         drop(connections);
@@ -458,17 +455,16 @@ impl Core {
     fn installed(&self, known: Option<ConnectionId>, result: i32) {
         if result < 0 {
             if let Some(id) = known {
-                self.remove(id.slot);
+                self.remove(id);
             }
             return;
         }
         // SAFETY: the kernel has just made this descriptor for us.
         let fd = unsafe { OwnedFd::from_raw_fd(result) };
-        let departed =
-            known.filter(|id| self.connection(id.slot).is_some_and(|c| c.phase == Phase::Departed));
+        let departed = known.filter(|id| self.connection(*id).is_some_and(|c| c.phase == Phase::Departed));
         if let Some(id) = departed {
             shut_down(fd.as_raw_fd(), libc::SHUT_RDWR);
-            return self.remove(id.slot);
+            return self.remove(id);
         }
         shut_down(fd.as_raw_fd(), libc::SHUT_WR);
     }
@@ -480,8 +476,7 @@ impl Core {
     fn rearm(&self) {
         let wanted = mem::take(&mut self.work.borrow_mut().wanted);
         for id in wanted {
-            let known = self.connection(id.slot);
-            let wanted = known.is_some_and(|c| c.generation == id.generation && c.receive == Receive::Wanted);
+            let wanted = self.connection(id).is_some_and(|c| c.receive == Receive::Wanted);
             if wanted {
                 self.arm_receive(id);
             }

@@ -1,6 +1,7 @@
 //! The threads: one for each core, each with monoio, a socket ring and its own listeners.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -15,13 +16,15 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use super::adopt::{Admission, AdoptError, Adopter};
+use super::connection::ConnectionId;
 use super::core::{Core, Service, Setup, Shared};
 use super::doorbell::EventFd;
-use super::guard::{self, guarded};
+use super::error::WorkerEnded;
+use super::guard::{self, Panic, caught, guarded};
 use super::listener::Listening;
 use super::memory::Memory;
 use super::metrics::Metrics;
-use super::ring::Ring;
+use super::ring::{Kind, Ring};
 use super::turn::Scratch;
 use super::{Descriptors, Endpoint, Options, StartError, listener, probe};
 use crate::fanout::{Doorbell, Task};
@@ -47,7 +50,7 @@ pub type MakeService = dyn Fn(&Rc<Core>) -> Rc<dyn Service> + Send + Sync;
 /// let server = App::builder().listen("127.0.0.1:0").start(|_| ())?;
 /// println!("{} workers listen on {:?}", server.workers(), server.addresses());
 /// server.shutdown();
-/// server.join();
+/// server.join()?;
 /// # Ok::<(), sockring::runtime::StartError>(())
 /// ```
 #[derive(Debug)]
@@ -55,7 +58,7 @@ pub struct Running {
     shared: Arc<Shared>,
     addresses: Vec<SocketAddr>,
     endpoints: Vec<Endpoint>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<Result<(), WorkerEnded>>>,
 }
 
 impl Running {
@@ -107,16 +110,29 @@ impl Running {
     }
 
     /// Waits until all workers have ended.
-    pub fn join(self) {
-        for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a worker thread has panicked");
-            }
+    ///
+    /// # Errors
+    ///
+    /// When a worker ended by itself: the first that did. The others are stopped then, as by
+    /// [`shutdown`](Self::shutdown).
+    pub fn join(self) -> Result<(), WorkerEnded> {
+        let mut outcome = Ok(());
+        for (worker, thread) in self.threads.into_iter().enumerate() {
+            let ended = thread.join().unwrap_or_else(|panic| {
+                Err(WorkerEnded { worker, why: format!("it panicked: {}", Panic::new(&*panic)) })
+            });
+            outcome = outcome.and(ended);
         }
+        outcome
     }
 
     /// Waits for SIGTERM or SIGINT, then stops the workers and waits for them. A second signal ends the
     /// process at once.
+    ///
+    /// # Errors
+    ///
+    /// When signals cannot be waited for; a [`WorkerEnded`] when a worker ended by itself. A `main` that
+    /// returns the error ends the process with a status that says so.
     pub fn run_until_signal(self) -> io::Result<()> {
         use signal_hook::consts::{SIGINT, SIGTERM};
         let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
@@ -130,8 +146,7 @@ impl Running {
                 std::process::exit(1);
             }
         })?;
-        self.join();
-        Ok(())
+        self.join().map_err(io::Error::other)
     }
 }
 
@@ -280,29 +295,46 @@ impl Drop for Mailbox {
 type Ready = mpsc::Sender<Result<(), StartError>>;
 
 impl Worker {
-    fn run(self, make: &MakeService, ready: &Ready) {
-        let _span = tracing::info_span!("worker", core = self.index).entered();
-        let _mailbox = Mailbox(self.shared.clone(), self.index);
+    fn run(self, make: &MakeService, ready: &Ready) -> Result<(), WorkerEnded> {
+        let (worker, shared) = (self.index, self.shared.clone());
+        let _span = tracing::info_span!("worker", core = worker).entered();
+        let _mailbox = Mailbox(shared.clone(), worker);
         if let Some(cpu) = self.cpu
             && let Err(error) = monoio::utils::bind_to_cpu_set([cpu])
         {
-            tracing::warn!("worker {} could not be bound to core {cpu}: {error}", self.index);
+            tracing::warn!("worker {worker} could not be bound to core {cpu}: {error}");
         }
         let monoio = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().enable_timer().build();
-        let mut monoio = match monoio {
-            Ok(monoio) => monoio,
-            Err(error) => {
-                let _ = ready.send(Err(StartError::Ring { source: error }));
-                return;
+        let outcome = match monoio {
+            Ok(mut monoio) => {
+                let outcome = caught(|| monoio.block_on(self.serve(make, ready)));
+                if !matches!(outcome, Ok(Ok(()))) {
+                    bury();
+                }
+                // Tasks that were waiting go with it, and run what users have written for their end.
+                guarded("the end of the tasks of a worker", || drop(monoio));
+                outcome
+            }
+            Err(source) => Ok(Err(StartError::Ring { source })),
+        };
+        let core = CURRENT.take();
+        guarded("the end of a core", || drop(core));
+        let (error, why) = match outcome {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => {
+                let why = error.to_string();
+                (error, why)
+            }
+            Err(panic) => {
+                let why = format!("it panicked: {panic}");
+                (StartError::Thread(why.clone()), why)
             }
         };
-        monoio.block_on(async move {
-            if let Err(error) = self.serve(make, ready).await {
-                tracing::error!("a worker has ended: {error}");
-                let _ = ready.send(Err(error));
-            }
-        });
-        CURRENT.take();
+        tracing::error!("worker {worker} has ended, and the server stops: {why}");
+        // Nobody listens any more unless the server is still starting.
+        let _ = ready.send(Err(error));
+        stop(&shared);
+        Err(WorkerEnded { worker, why })
     }
 
     async fn serve(self, make: &MakeService, ready: &Ready) -> Result<(), StartError> {
@@ -337,11 +369,20 @@ impl Worker {
         }
         let _ = ready.send(Ok(()));
         monoio::spawn(tick(Rc::downgrade(&core)));
-        let outcome = turns(&core, &bell).await;
+        turns(&core, &bell).await.map_err(|source| StartError::Ring { source })?;
         core.retire();
-        core.shared.rings[core.index].store(-1, Ordering::Release);
-        outcome.map_err(|source| StartError::Ring { source })
+        Ok(())
     }
+}
+
+/// Lets go of what a worker that has died leaves: clients must not wait in the queue of a listener that
+/// nobody accepts from, nor on connections that nobody reads.
+fn bury() {
+    let Some(core) = current() else { return };
+    guarded("the listeners of a worker that has died", || core.stop_listening());
+    guarded("the connections of a worker that has died", || core.let_go());
+    // The service holds the core, and the core the service.
+    core.retire();
 }
 
 /// Tells the turn that some time has passed.
@@ -441,10 +482,7 @@ impl Core {
             guarded("a task of another thread", || task.run());
         }
         self.flush_all(scratch)?;
-        let left: Vec<u32> = self.connections.borrow().iter().map(|(slot, _)| slot as u32).collect();
-        for slot in left {
-            self.remove(slot);
-        }
+        self.remove_all();
         for _ in 0..LEAVING_TURNS {
             self.turn(scratch)?;
             if self.ring.borrow().accepts_armed() == 0 {
@@ -452,6 +490,48 @@ impl Core {
             }
         }
         self.turn(scratch)
+    }
+
+    fn remove_all(&self) {
+        let left: Vec<ConnectionId> = self.connections.borrow().iter().map(|(id, _)| id).collect();
+        left.into_iter().for_each(|id| self.remove(id));
+    }
+
+    /// Closes the listeners, outside of a turn. An accept that is armed would keep its listener open.
+    fn stop_listening(&self) {
+        self.queue(|ring| ring.trim_accepts(0));
+        self.queue(Ring::submit);
+        self.listeners.borrow_mut().iter_mut().for_each(Listening::close);
+        for _ in 0..LEAVING_TURNS {
+            let mut completions = VecDeque::new();
+            self.queue(Ring::submit);
+            self.ring.borrow_mut().reap(&mut completions, usize::MAX);
+            for accepted in completions.into_iter().chain(self.inbox.take()) {
+                if accepted.tag.kind == Kind::Accept {
+                    self.ring.borrow_mut().accepted(accepted.tag.slot);
+                    if let Ok(number) = u32::try_from(accepted.result) {
+                        self.queue(|ring| ring.close(self.accepted_target(number)));
+                    }
+                }
+            }
+            if self.ring.borrow().accepts_armed() == 0 {
+                break;
+            }
+        }
+    }
+
+    /// Closes all connections, outside of a turn. The ring may outlive its worker, since monoio keeps tasks
+    /// that wait for it: the sockets are closed once what was armed on them has been cancelled, in further
+    /// enters (R3).
+    fn let_go(&self) {
+        self.remove_all();
+        for _ in 0..LEAVING_TURNS {
+            self.queue(Ring::submit);
+            self.ring.borrow_mut().reap(&mut VecDeque::new(), usize::MAX);
+            if !self.ring.borrow_mut().has_work() {
+                break;
+            }
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod logs;
+
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -138,7 +140,7 @@ impl Identity {
 pub fn end(server: Running) {
     let start = Instant::now();
     server.shutdown();
-    server.join();
+    server.join().expect("no worker ends by itself");
     assert!(start.elapsed() < Duration::from_secs(3), "the server took {:?} to end", start.elapsed());
 }
 

@@ -110,5 +110,5 @@ fn tokio_accepts_and_sockring_adopts() {
         seen.extend_from_slice(&chunk[..count]);
     }
     server.shutdown();
-    server.join();
+    server.join().unwrap();
 }

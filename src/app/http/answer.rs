@@ -8,13 +8,12 @@ use bytes::Bytes;
 use super::Http;
 use super::stream::Streaming;
 use crate::app::BodyError;
-use crate::app::routes::{BodyEnd, HeaderList};
 use crate::app::service::{Inner, State};
 use crate::fanout::{Delivery, Frame};
 use crate::protocol::http::{ConnectionHeader, reason, write_head};
-use crate::runtime::{ConnectionId, guarded};
+use crate::runtime::ConnectionId;
 
-const PLAIN: (Cow<'static, str>, Cow<'static, str>) =
+pub(super) const PLAIN: (Cow<'static, str>, Cow<'static, str>) =
     (Cow::Borrowed("Content-Type"), Cow::Borrowed("text/plain"));
 
 /// A request that has its answer.
@@ -135,7 +134,7 @@ impl Inner {
         self.respond(id, sequence, status, &headers, &Bytes::from_static(reason(status).as_bytes()));
     }
 
-    fn write_response(
+    pub(super) fn write_response(
         &self,
         id: ConnectionId,
         status: u16,
@@ -148,7 +147,7 @@ impl Inner {
         const COPIED: usize = 16 * 1024;
         let date = self.date();
         let headers = headers.iter().map(|(name, value)| (&**name, &**value));
-        let headers = headers.chain([("Date", &*date)]);
+        let headers = headers.chain(date.as_deref().map(|date| ("Date", date)));
         let connection = if keep_alive { ConnectionHeader::KeepAlive } else { ConnectionHeader::Close };
         let length = (status != 304).then_some(body.len());
         let mut out = Vec::with_capacity(256 + body.len().min(COPIED));
@@ -174,49 +173,6 @@ impl Inner {
             }
         });
         self.core.send(id, &frame)
-    }
-
-    /// Answers what cannot be read as a request, and closes (RFC 9112 section 9.6).
-    pub(in crate::app) fn refuse_and_close(&self, id: ConnectionId, status: u16) {
-        let end = if status == 413 { BodyEnd::TooLarge } else { BodyEnd::Aborted };
-        let begun = self.entry(id, |entry| match &entry.state {
-            State::Http(http) => http.pending.as_ref().is_some_and(|pending| pending.stream.is_some()),
-            State::WebSocket(_) => false,
-        });
-        if begun == Some(true) {
-            // Another answer is on its way, to a request whose body goes wrong.
-            let entry = self.forget(id);
-            self.core.abort(id);
-            if let Some(State::Http(http)) = entry.map(|entry| entry.state) {
-                http.aborted(end);
-            }
-            return;
-        }
-        let body = Bytes::from_static(reason(status).as_bytes());
-        let mut headers = self.refusal_headers(id);
-        headers.push(PLAIN);
-        self.write_response(id, status, &headers, &body, false, false);
-        let entry = self.forget(id);
-        self.core.linger(id);
-        if let Some(State::Http(http)) = entry.map(|entry| entry.state) {
-            http.aborted(end);
-        }
-    }
-
-    /// What the route of a request whose body is on its way adds to an answer that refuses it.
-    fn refusal_headers(&self, id: ConnectionId) -> HeaderList {
-        let found = self.entry(id, |entry| match &entry.state {
-            State::Http(http) => {
-                let partial = http.partial.as_ref()?;
-                Some((partial.hooks()?.refused.clone(), partial.head.clone()))
-            }
-            State::WebSocket(_) => None,
-        });
-        let mut headers = HeaderList::new();
-        if let Some(Some((refused, head))) = found {
-            guarded("the headers of an answer that refuses a request", || headers = refused(&head));
-        }
-        headers
     }
 
     pub(in crate::app) fn awaits(&self, id: ConnectionId, sequence: u32) -> bool {

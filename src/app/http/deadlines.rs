@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Http;
+use super::refuse::REFUSAL_MS;
 use crate::app::routes::BodyEnd;
 use crate::app::service::{Due, Inner, State};
 use crate::runtime::ConnectionId;
@@ -29,8 +30,8 @@ pub(super) enum Clock {
 enum Verdict {
     GoOn,
     Close,
-    /// The request is late.
-    Late,
+    /// The request is late: the status says so, or why it is refused anyway.
+    Late(u16),
     /// The client does not read.
     Stalled,
 }
@@ -45,10 +46,9 @@ impl Inner {
         let (now, options) = (self.core.now(), &self.options);
         let received = http.unread().len();
         if let Some(partial) = &mut http.partial {
-            let body_bytes = received - partial.head_bytes.min(received);
-            let earned = (body_bytes * 1000).checked_div(options.body_rate).unwrap_or(0);
+            let earned = (partial.body.received() * 1000).checked_div(options.body_rate as u64).unwrap_or(0);
             let began = *partial.began.get_or_insert(now);
-            *deadline = Due::at(began + millis(options.body_timeout) + earned as Millis);
+            *deadline = Due::at(began + millis(options.body_timeout) + earned);
             http.clock = Clock::Request;
         } else if let Some(due) = self.body_deadline(http) {
             *deadline = Due::at(due);
@@ -64,7 +64,9 @@ impl Inner {
         } else {
             // Not moved by further bytes of the same head: a slow head does not earn time.
             let before = if matches!(http.clock, Clock::Request) { deadline.millis() } else { Millis::MAX };
-            *deadline = Due::at(before.min(now + millis(options.head_timeout)));
+            let timeout = millis(options.head_timeout);
+            let timeout = if http.refused.is_some() { timeout.min(REFUSAL_MS) } else { timeout };
+            *deadline = Due::at(before.min(now + timeout));
             http.clock = Clock::Request;
         }
     }
@@ -91,7 +93,7 @@ impl Inner {
         });
         match verdict {
             None | Some(Verdict::GoOn) => {}
-            Some(Verdict::Late) => self.refuse_and_close(id, 408),
+            Some(Verdict::Late(status)) => self.refuse_and_close(id, status),
             Some(Verdict::Close) => {
                 self.forget(id);
                 self.core.close(id);
@@ -111,7 +113,7 @@ impl Inner {
         match http.clock {
             // Whoever has sent nothing at all is not told why.
             Clock::Request if http.unread().is_empty() => Verdict::Close,
-            Clock::Request | Clock::Body => Verdict::Late,
+            Clock::Request | Clock::Body => Verdict::Late(http.refused_status().unwrap_or(408)),
             Clock::Idle => Verdict::Close,
             Clock::Handler => {
                 *deadline = Due::at(Millis::MAX);

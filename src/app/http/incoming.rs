@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::{Http, Pending};
 use crate::app::BodyError;
 use crate::app::service::{Inner, State};
-use crate::protocol::http::{ChunkedDecoder, Framing, Head, HttpError};
+use crate::protocol::http::{BodyReader, Head, HttpError};
 use crate::runtime::ConnectionId;
 use crate::time::Millis;
 
@@ -23,20 +23,11 @@ pub(in crate::app) struct Incoming(RefCell<Body>);
 
 #[derive(Debug)]
 struct Body {
-    left: Left,
-    /// What has come and nobody has taken.
-    untaken: Vec<u8>,
+    reader: BodyReader,
     end: Option<Result<(), BodyError>>,
     waker: Option<Waker>,
     /// Whether the client wants to be asked before it sends anything.
     to_ask: bool,
-}
-
-/// What is still to come.
-#[derive(Debug)]
-enum Left {
-    Bytes(u64),
-    Chunks(ChunkedDecoder),
 }
 
 /// What a connection knows of the body that its handler reads.
@@ -44,45 +35,32 @@ pub(super) struct Receiving {
     pub(super) body: Rc<Incoming>,
     /// From when on the client's time counts.
     began: Millis,
-    received: u64,
     /// Since when it is not the client for whom everybody waits.
     held: Option<Millis>,
 }
 
 impl Incoming {
     fn new(head: &Head, limit: usize) -> Rc<Self> {
-        let left = match head.framing() {
-            Framing::Chunked => Left::Chunks(ChunkedDecoder::new(limit)),
-            Framing::Length(length) => Left::Bytes(length),
-            _ => Left::Bytes(0),
-        };
-        let end = matches!(left, Left::Bytes(0)).then_some(Ok(()));
+        let reader = BodyReader::new(head.framing(), limit);
+        let end = reader.is_complete().then_some(Ok(()));
         let to_ask = end.is_none() && head.expects_continue();
-        Rc::new(Self(RefCell::new(Body { left, untaken: Vec::new(), end, waker: None, to_ask })))
+        Rc::new(Self(RefCell::new(Body { reader, end, waker: None, to_ask })))
     }
 
     /// Takes what belongs to the body: how many bytes, and who has waited for them.
     fn feed(&self, bytes: &[u8]) -> Result<(usize, Option<Waker>), HttpError> {
         let mut body = self.0.borrow_mut();
-        let Body { left, untaken, end, waker, to_ask } = &mut *body;
+        let Body { reader, end, waker, to_ask } = &mut *body;
         if end.is_some() || bytes.is_empty() {
             return Ok((0, None));
         }
         *to_ask = false;
-        let (used, done) = match left {
-            Left::Chunks(decoder) => decoder.decode(bytes, untaken)?,
-            Left::Bytes(left) => {
-                let used = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
-                untaken.extend_from_slice(&bytes[..used]);
-                *left -= used as u64;
-                (used, *left == 0)
-            }
-        };
-        if done {
+        let used = reader.read(bytes)?;
+        if reader.is_complete() {
             *end = Some(Ok(()));
         }
         // Whoever waits is not woken by the size of a chunk.
-        let news = done || !untaken.is_empty();
+        let news = reader.is_complete() || reader.waiting() > 0;
         Ok((used, if news { waker.take() } else { None }))
     }
 
@@ -105,14 +83,14 @@ impl Incoming {
     }
 
     fn untaken(&self) -> usize {
-        self.0.borrow().untaken.len()
+        self.0.borrow().reader.waiting()
     }
 
     /// What has come, the end, or nothing yet.
     fn take(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyError>> {
         let mut body = self.0.borrow_mut();
-        if !body.untaken.is_empty() {
-            return Poll::Ready(Ok(Some(std::mem::take(&mut body.untaken).into())));
+        if body.reader.waiting() > 0 {
+            return Poll::Ready(Ok(Some(body.reader.take().into())));
         }
         match body.end {
             Some(end) => Poll::Ready(end.map(|()| None)),
@@ -128,7 +106,7 @@ impl Receiving {
     pub(super) fn new(head: &Head, limit: usize, now: Millis) -> Self {
         let body = Incoming::new(head, limit);
         let held = body.0.borrow().to_ask.then_some(now);
-        Self { body, began: now, received: 0, held }
+        Self { body, began: now, held }
     }
 
     /// It is the handler for whom all wait, or the client again. That time is nobody's fault.
@@ -146,7 +124,8 @@ impl Receiving {
     /// By when the client must have sent all of it; `None` while it is not the client who is waited for.
     fn deadline(&self, timeout: Millis, rate: usize) -> Option<Millis> {
         let waits = self.held.is_none() && self.body.is_open();
-        let earned = (self.received * 1000).checked_div(rate as u64).unwrap_or(0);
+        let received = self.body.0.borrow().reader.received();
+        let earned = (received * 1000).checked_div(rate as u64).unwrap_or(0);
         waits.then(|| self.began + timeout + earned)
     }
 }
@@ -169,7 +148,6 @@ impl Http {
         let receiving = self.pending.as_mut().and_then(|pending| pending.receiving.as_mut());
         let Some(receiving) = receiving else { return Ok(None) };
         let (used, waker) = receiving.body.feed(&self.buffer[self.answered..])?;
-        receiving.received += used as u64;
         self.consume(used);
         Ok(waker)
     }
@@ -278,14 +256,23 @@ mod tests {
     fn the_clock_stands_while_the_handler_is_slow() {
         let mut receiving = receiving("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n", 500);
         assert_eq!(receiving.deadline(60_000, 100), Some(61_000));
-        receiving.received = 200;
+        receiving.body.feed(&[0; 200]).unwrap();
         assert_eq!(receiving.deadline(60_000, 100), Some(63_000));
         receiving.hold(true, 10_000);
         assert_eq!(receiving.deadline(60_000, 100), None);
         receiving.hold(true, 20_000);
         receiving.hold(false, 90_000);
         assert_eq!(receiving.deadline(60_000, 0), Some(141_000));
-        receiving.body.feed(&[0; 500]).unwrap();
+        receiving.body.feed(&[0; 300]).unwrap();
         assert_eq!(receiving.deadline(60_000, 0), None);
+    }
+
+    #[test]
+    fn what_chunks_add_earns_no_time() {
+        let receiving = receiving("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 500);
+        for _ in 0..200 {
+            receiving.body.feed(b"0000000000000001\r\nx\r\n").unwrap();
+        }
+        assert_eq!(receiving.deadline(60_000, 100), Some(63_000));
     }
 }

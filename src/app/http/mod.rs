@@ -3,6 +3,7 @@
 mod answer;
 mod deadlines;
 mod incoming;
+mod refuse;
 mod serve;
 mod stream;
 
@@ -13,7 +14,8 @@ use super::BodyError;
 use super::request::Params;
 use super::routes::{BodyEnd, Hooks, HttpHandler, OnBegun, OnBodyEnd, Route, Target};
 use super::service::Inner;
-use crate::protocol::http::{ChunkedDecoder, Framing, Head, HttpError, Version};
+use crate::limits;
+use crate::protocol::http::{BodyReader, Framing, Head, HttpError, LAST_CHUNK, Version, write_chunk};
 use crate::time::Millis;
 use deadlines::Clock;
 pub(super) use incoming::Incoming;
@@ -24,8 +26,8 @@ use stream::Streaming;
 /// What one connection has sent and not been answered yet. Empty, and without a buffer, while it idles.
 #[derive(Default)]
 pub(super) struct Http {
-    /// Bytes from the start of the request that is being read or answered, behind those in front that
-    /// belong to requests which were answered.
+    /// Bytes from the start of the request that is being read or answered, after those in front that
+    /// belong to requests which were answered. A body leaves it as it comes, decoded.
     buffer: Vec<u8>,
     answered: usize,
     /// A request whose head is complete and whose body is not.
@@ -44,17 +46,21 @@ pub(super) struct Http {
     advancing: bool,
     /// Whether the client has closed its side: what it has asked is still answered.
     half_closed: bool,
+    /// Why the head that is being read will be refused, once those of its fields have come that decide about
+    /// the headers of the answer.
+    refused: Option<HttpError>,
 }
 
 struct Partial {
     head: Head,
+    /// Bytes of the buffer in front that are the head. They stay there: the request may have to be handed
+    /// over to another core.
     head_bytes: usize,
     /// Bytes that the body may have.
     limit: usize,
-    /// Bytes of the buffer that the body's decoder has seen.
-    scanned: usize,
-    body: Vec<u8>,
-    chunks: Option<ChunkedDecoder>,
+    body: BodyReader,
+    /// Bytes after the head in the buffer that the body has taken already. They go with the next step.
+    decoded: usize,
     route: Option<(Rc<Route>, Params)>,
     continued: bool,
     /// When the head was complete.
@@ -65,8 +71,12 @@ struct Partial {
 }
 
 struct Pending {
-    /// Bytes of the buffer that belong to the request.
+    /// Bytes of the buffer that belong to the request: its head, and the last piece of its body.
     bytes: usize,
+    /// Those of them that are the head.
+    head_bytes: usize,
+    /// Whether the body came in chunks.
+    chunked: bool,
     /// Whether another request may follow.
     keep_alive: bool,
     /// Whether the client has said that none will.
@@ -101,6 +111,8 @@ enum Progress {
     /// The route is to be asked about a body that is on its way.
     Begun(OnBegun, Box<Head>),
     Failed(HttpError),
+    /// The body is large, and the process short of memory.
+    Short,
     /// A handler has waited for more of its body.
     Fed(Waker),
     Complete(Complete),
@@ -191,14 +203,18 @@ impl Http {
         if partial.is_streamed() {
             return self.complete_head(app, *partial).map(Progress::Complete);
         }
-        match partial.read_body(self.unread()) {
-            Ok(Some(bytes)) => return Ok(Progress::Complete(self.complete(app, *partial, bytes))),
-            Ok(None) => {}
-            Err(error) => {
-                // Whoever waits for its end is told when the connection is given up.
-                self.partial = Some(partial);
-                return Err(error);
-            }
+        if let Err(error) = self.read_body(&mut partial) {
+            // Whoever waits for its end is told when the connection is given up.
+            self.partial = Some(partial);
+            return Err(error);
+        }
+        if partial.body.is_complete() {
+            let bytes = partial.head_bytes + partial.decoded;
+            return Ok(Progress::Complete(self.complete(app, *partial, bytes)));
+        }
+        if partial.is_large() && app.core.is_short_of_memory() {
+            self.partial = Some(partial);
+            return Ok(Progress::Short);
         }
         let first = !std::mem::replace(&mut partial.begun, true);
         if let Some(begun) = partial.hooks().filter(|_| first).map(|hooks| hooks.begun.clone()) {
@@ -218,18 +234,27 @@ impl Http {
         app: &Inner,
         route: impl FnOnce(&Head) -> (Option<(Rc<Route>, Params)>, usize),
     ) -> Result<Option<Box<Partial>>, HttpError> {
-        let parsed = Head::parse_sharing(self.unread(), &app.options.head, &mut app.shapes.borrow_mut())?;
-        let Some((head, head_bytes)) = parsed else { return Ok(None) };
+        if let Some(error) = self.refused {
+            return if self.has_shown_enough() { Err(error) } else { Ok(None) };
+        }
+        let parsed = Head::parse_sharing(self.unread(), &app.options.head, &mut app.shapes.borrow_mut());
+        let (head, head_bytes) = match parsed {
+            Ok(Some(parsed)) => parsed,
+            Ok(None) => return Ok(None),
+            Err(error) if self.may_show_more(app, error) => {
+                self.refused = Some(error);
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
         let (route, limit) = route(&head);
         let framing = head.framing();
-        let chunks = (framing == Framing::Chunked).then(|| ChunkedDecoder::new(limit));
         let partial = Box::new(Partial {
+            body: BodyReader::new(framing, limit),
             head,
             head_bytes,
             limit,
-            scanned: head_bytes,
-            body: Vec::new(),
-            chunks,
+            decoded: 0,
             route,
             continued: false,
             began: None,
@@ -242,6 +267,15 @@ impl Http {
             return Err(error);
         }
         Ok(Some(partial))
+    }
+
+    /// Moves what has come of a body out of the buffer. The bytes that were decoded last stay until the next
+    /// step: the route may send the request, as it came, to another core first.
+    fn read_body(&mut self, partial: &mut Partial) -> Result<(), HttpError> {
+        let body = self.answered + partial.head_bytes;
+        self.buffer.drain(body..body + std::mem::take(&mut partial.decoded));
+        partial.decoded = partial.body.read(self.buffer.get(body..).unwrap_or_default())?;
+        Ok(())
     }
 
     /// A request whose handler reads the body as it comes.
@@ -259,12 +293,14 @@ impl Http {
     }
 
     fn complete(&mut self, app: &Inner, partial: Partial, bytes: usize) -> Complete {
-        let Partial { head, body, route, on_end, .. } = partial;
+        let Partial { head, head_bytes, mut body, route, on_end, .. } = partial;
         self.sequence = self.sequence.wrapping_add(1);
         self.clock = Clock::Handler;
         let last = app.options.keep_alive_requests;
         self.pending = Some(Box::new(Pending {
             bytes,
+            head_bytes: head_bytes.min(bytes),
+            chunked: head.framing() == Framing::Chunked,
             keep_alive: head.keep_alive() && (last == 0 || self.sequence < last),
             client_closes: !head.keep_alive(),
             head_only: head.method() == "HEAD",
@@ -274,7 +310,29 @@ impl Http {
             stream: None,
             receiving: None,
         }));
-        Complete { head, body, route, sequence: self.sequence, on_end, incoming: None }
+        Complete { head, body: body.take(), route, sequence: self.sequence, on_end, incoming: None }
+    }
+
+    /// Takes out what another core needs to answer the pending request, whose body is `body`, and those
+    /// after it: the bytes as they came, but for the body, which was decoded and is written anew.
+    fn take_request(&mut self, body: &[u8]) -> Vec<u8> {
+        let Some(pending) = self.pending.take() else { return self.take_unread() };
+        let unread = self.take_unread();
+        let (head, rest) = unread.split_at(pending.head_bytes.min(unread.len()));
+        let rest = rest.get(pending.bytes - pending.head_bytes..).unwrap_or_default();
+        let mut out = Vec::with_capacity(head.len() + body.len() + rest.len() + 32);
+        out.extend_from_slice(head);
+        match pending.chunked {
+            true => {
+                if !body.is_empty() {
+                    write_chunk(&mut out, body);
+                }
+                out.extend_from_slice(LAST_CHUNK);
+            }
+            false => out.extend_from_slice(body),
+        }
+        out.extend_from_slice(rest);
+        out
     }
 
     /// Forgets the answered request; whether the connection goes on.
@@ -303,30 +361,18 @@ impl Partial {
         matches!(target, Some(Target::Http { handler: HttpHandler::Streamed(_), .. }))
     }
 
+    /// Whether the body is one that is refused first when memory is short: by its announced length, or by
+    /// what has come of it.
+    fn is_large(&self) -> bool {
+        const LARGE: u64 = limits::LARGE_BODY_BYTES as u64;
+        self.head.framing().check(LARGE).is_err() || self.body.received() > LARGE
+    }
+
     /// What the route wants to be asked while the body is on its way.
     fn hooks(&self) -> Option<&Hooks> {
         match &self.route.as_ref()?.0.target {
             Target::Http { hooks, .. } => hooks.as_ref(),
             Target::WebSocket(_) => None,
         }
-    }
-
-    /// The length of the request in the buffer, once its body is complete.
-    fn read_body(&mut self, buffer: &[u8]) -> Result<Option<usize>, HttpError> {
-        if let Some(chunks) = &mut self.chunks {
-            let (used, done) = chunks.decode(&buffer[self.scanned..], &mut self.body)?;
-            self.scanned += used;
-            return Ok(done.then_some(self.scanned));
-        }
-        let length = match self.head.framing() {
-            Framing::Length(length) => usize::try_from(length).unwrap_or(usize::MAX),
-            _ => 0,
-        };
-        let end = self.head_bytes.saturating_add(length);
-        if buffer.len() < end {
-            return Ok(None);
-        }
-        self.body = buffer[self.head_bytes..end].to_vec();
-        Ok(Some(end))
     }
 }

@@ -67,6 +67,10 @@ impl Inner {
                     self.refuse_and_close(id, error.status());
                     break;
                 }
+                Some(Progress::Short) => {
+                    self.refuse_and_close(id, 503);
+                    break;
+                }
                 Some(Progress::Complete(complete)) => {
                     let sequence = complete.sequence;
                     if guarded("a handler of a request", || self.dispatch(id, complete)).is_none() {
@@ -94,7 +98,7 @@ impl Inner {
                 return true;
             }
             Begun::Refuse(status) => self.refuse_and_close(id, status),
-            Begun::Elsewhere(core) => self.leave_for(id, core),
+            Begun::Elsewhere(core) => self.leave_for(id, core, Http::take_unread),
         }
         false
     }
@@ -173,7 +177,8 @@ impl Inner {
             }
             Target::WebSocket(behavior) => {
                 let asked = handshake::check(&head).map(|handshake| {
-                    behavior.negotiate(&handshake).map(|deflate| Asked::new(&handshake, deflate))
+                    let protocol = behavior.protocol(&handshake);
+                    behavior.negotiate(&handshake).map(|deflate| Asked::new(&handshake, protocol, deflate))
                 });
                 let asked = match asked {
                     Ok(Ok(asked)) => asked,
@@ -223,15 +228,16 @@ impl Inner {
         self.respond_plain(id, sequence, 404, Vec::new());
     }
 
-    pub(in crate::app) fn hand_over(&self, id: ConnectionId, sequence: u32, core: usize) {
+    /// Moves the connection of a request that waits for its answer to another core. `body`: the request's.
+    pub(in crate::app) fn hand_over(&self, id: ConnectionId, sequence: u32, core: usize, body: &[u8]) {
         if self.awaits(id, sequence) {
-            self.leave_for(id, core);
+            self.leave_for(id, core, |http| http.take_request(body));
         }
     }
 
-    fn leave_for(&self, id: ConnectionId, core: usize) {
+    fn leave_for(&self, id: ConnectionId, core: usize, take: impl FnOnce(&mut Http) -> Vec<u8>) {
         if let Some(State::Http(mut http)) = self.forget(id).map(|entry| entry.state) {
-            self.core.hand_over(id, core, http.take_unread(), Box::new(()));
+            self.core.hand_over(id, core, take(&mut http), Box::new(()));
         }
     }
 

@@ -65,7 +65,7 @@ impl Inner {
         let Some((chunked, keep_alive)) = begun else { return };
         let date = self.date();
         let headers = headers.iter().map(|(name, value)| (&**name, &**value));
-        let headers = headers.chain([("Date", &*date)]);
+        let headers = headers.chain(date.as_deref().map(|date| ("Date", date)));
         let connection = if keep_alive { ConnectionHeader::KeepAlive } else { ConnectionHeader::Close };
         let mut out = Vec::with_capacity(256);
         if chunked {

@@ -44,7 +44,8 @@ impl Folder {
     }
 
     /// Opens a file by its name in the folder. Symbolic links are followed as long as they do not lead out.
-    pub(super) async fn find(&self, name: &Path) -> Found {
+    /// `now` decides whether its tag is strong.
+    pub(super) async fn find(&self, name: &Path, now: SystemTime) -> Found {
         // O_NONBLOCK: to open a FIFO waits for a writer otherwise.
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
         let opened = OpenOptions::new().read(true).custom_flags(flags).open(self.path.join(name)).await;
@@ -70,7 +71,7 @@ impl Folder {
             Ok(metadata) if metadata.is_dir() => Found::Folder,
             Ok(metadata) if metadata.is_file() => {
                 let (length, modified) = (metadata.len(), metadata.modified().ok());
-                let etag = etag(length, metadata.ino(), modified, SystemTime::now());
+                let etag = etag(length, metadata.ino(), modified, now);
                 Found::File(Opened { file, length, modified, etag })
             }
             Ok(_) => Found::Nothing,

@@ -14,6 +14,7 @@ use percent_encoding::percent_decode_str;
 use super::http::PIECE_BYTES;
 use super::{Aborted, App, Request, Response, ResponseStream};
 use crate::protocol::http::{Coding, Ranges, negotiate, none_match};
+use crate::time::http_date;
 use content_type::content_type;
 use file::{Folder, Found, Opened};
 
@@ -48,7 +49,7 @@ impl Default for StaticFiles {
 
 pub(super) fn add(app: &App, prefix: &str, folder: PathBuf, options: StaticFiles) {
     let prefix: Rc<str> = prefix.trim_end_matches('/').into();
-    let site = Rc::new(Site { folder: Folder::new(folder), options });
+    let site = Rc::new(Site { folder: Folder::new(folder), options, clock: app.0.clock() });
     let pattern = format!("{prefix}/*");
     app.get(&pattern, move |request: Request, response: Response| {
         let (prefix, site) = (prefix.clone(), site.clone());
@@ -59,6 +60,7 @@ pub(super) fn add(app: &App, prefix: &str, folder: PathBuf, options: StaticFiles
 struct Site {
     folder: Folder,
     options: StaticFiles,
+    clock: fn() -> SystemTime,
 }
 
 /// What is to be sent of a file.
@@ -77,7 +79,7 @@ impl Site {
             return redirect(request, response);
         }
         let Some(name) = resolve(below, &self.options.index) else { return not_found(response) };
-        let found = match self.folder.find(&name).await {
+        let found = match self.folder.find(&name, (self.clock)()).await {
             Found::File(file) => file,
             Found::Folder if !below.ends_with('/') => return redirect(request, response),
             Found::Folder | Found::Nothing => return not_found(response),
@@ -90,7 +92,7 @@ impl Site {
             }
         };
         let (file, coding) = self.variant(request, &name, found).await;
-        let answer = file.judge(request, SystemTime::now());
+        let answer = file.judge(request, (self.clock)());
         let response = self.headers(response, &file, coding);
         send(request, response, file, answer, content_type(&name)).await;
     }
@@ -104,7 +106,7 @@ impl Site {
             let Some((_, suffix)) = FORMS.iter().find(|(known, _)| *known == coding) else { break };
             let mut name = name.as_os_str().to_owned();
             name.push(suffix);
-            if let Found::File(file) = self.folder.find(Path::new(&name)).await {
+            if let Found::File(file) = self.folder.find(Path::new(&name), (self.clock)()).await {
                 return (file, coding);
             }
             offered.retain(|other| *other != coding);
@@ -117,8 +119,8 @@ impl Site {
             .header("Accept-Ranges", "bytes")
             .header("ETag", file.etag.clone())
             .header("X-Content-Type-Options", "nosniff");
-        if let Some(modified) = file.modified_by(SystemTime::now()) {
-            response = response.header("Last-Modified", httpdate::fmt_http_date(modified));
+        if let Some(modified) = file.modified_by((self.clock)()).and_then(http_date) {
+            response = response.header("Last-Modified", modified);
         }
         if self.options.precompressed {
             response = response.header("Vary", "Accept-Encoding");

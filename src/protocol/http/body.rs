@@ -1,6 +1,6 @@
-//! Chunked bodies (RFC 9112 7.1).
+//! Bodies of requests as they arrive (RFC 9112 6 and 7.1).
 
-use super::{HttpError, is_token_byte, is_value_byte};
+use super::{Framing, HttpError, is_token_byte, is_value_byte};
 
 /// Bytes of chunk extensions that one body may carry. They are ignored, so they are only ever a way to make
 /// the server read without getting on.
@@ -89,6 +89,14 @@ impl ChunkedDecoder {
         Ok((input.len() - rest.len(), self.state == State::Done))
     }
 
+    /// How many more bytes the body may have, those of the chunk that is being read included.
+    fn room(&self) -> u64 {
+        match self.state {
+            State::Data { left } => self.room + left,
+            _ => self.room,
+        }
+    }
+
     /// The state after one byte that is not chunk data.
     fn next(&mut self, byte: u8) -> Result<State, HttpError> {
         Ok(match (self.state, byte) {
@@ -163,6 +171,114 @@ impl ChunkedDecoder {
     }
 }
 
+/// The body of a request while it arrives, whatever delimits it: keeps what was decoded and nothing else.
+///
+/// Memory follows the bytes of the body that have come, neither the length that was announced nor the bytes
+/// that chunks add: at most twice what was decoded and not taken, and never more than the body may have.
+///
+/// ```
+/// use sockring::protocol::http::{BodyReader, Framing};
+///
+/// let mut body = BodyReader::new(Framing::Chunked, 1_000_000);
+/// assert_eq!(body.read(b"1\r\na\r\n1\r\n")?, 8);
+/// assert_eq!((body.received(), body.is_complete()), (1, false));
+/// assert_eq!(body.read(b"b\r\n0\r\n\r\nGET")?, 8);
+/// assert!(body.is_complete());
+/// assert_eq!(body.take(), b"ab");
+/// # Ok::<(), sockring::protocol::http::HttpError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct BodyReader {
+    left: Left,
+    /// What was decoded and not taken.
+    data: Vec<u8>,
+    /// Bytes that were decoded.
+    received: u64,
+}
+
+/// What is still to come.
+#[derive(Debug, Clone)]
+enum Left {
+    Bytes(u64),
+    Chunks(ChunkedDecoder),
+}
+
+impl BodyReader {
+    /// A reader for one body of at most `max_body` bytes after decoding. A length that is announced counts
+    /// as it is: refuse one that is too large with [`Framing::check`] before.
+    #[must_use]
+    pub fn new(framing: Framing, max_body: usize) -> Self {
+        let left = match framing {
+            Framing::None => Left::Bytes(0),
+            Framing::Length(length) => Left::Bytes(length),
+            Framing::Chunked => Left::Chunks(ChunkedDecoder::new(max_body)),
+        };
+        Self { left, data: Vec::new(), received: 0 }
+    }
+
+    /// Takes from `input` what belongs to the body. Returns how many bytes that were: all of them, unless
+    /// the body has ended; bytes after its end are left alone.
+    ///
+    /// # Errors
+    ///
+    /// As of [`ChunkedDecoder::decode`].
+    pub fn read(&mut self, input: &[u8]) -> Result<usize, HttpError> {
+        let before = self.data.len();
+        self.reserve(input.len());
+        let used = match &mut self.left {
+            Left::Bytes(left) => {
+                let used = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                self.data.extend_from_slice(input.get(..used).unwrap_or_default());
+                *left -= used as u64;
+                used
+            }
+            Left::Chunks(decoder) => decoder.decode(input, &mut self.data)?.0,
+        };
+        self.received += (self.data.len() - before) as u64;
+        Ok(used)
+    }
+
+    /// Makes room for as many bytes, in steps that double, and for no more than the body may still have.
+    fn reserve(&mut self, bytes: usize) {
+        let room = match &self.left {
+            Left::Bytes(left) => *left,
+            Left::Chunks(decoder) => decoder.room(),
+        };
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let needed = bytes.min(room);
+        if self.data.capacity() - self.data.len() < needed {
+            self.data.reserve_exact(needed.max(self.data.len().min(room)));
+        }
+    }
+
+    /// Whether all of it has come, taken or not.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        match &self.left {
+            Left::Bytes(left) => *left == 0,
+            Left::Chunks(decoder) => decoder.state == State::Done,
+        }
+    }
+
+    /// How many bytes of the body have come, decoded and taken or not. Sizes of chunks, their extensions and
+    /// trailers do not count.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// How many bytes wait to be taken.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Takes what has come since the last time.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.data)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,7 +343,87 @@ mod tests {
         assert_eq!(decode(&long, 10).unwrap_err().status(), 431);
     }
 
+    /// A body in chunks of `size` bytes, with sizes of `digits` digits.
+    fn in_chunks(body: &[u8], size: usize, digits: usize) -> Vec<u8> {
+        let mut wire = Vec::new();
+        for chunk in body.chunks(size) {
+            wire.extend_from_slice(format!("{:0digits$x}\r\n", chunk.len()).as_bytes());
+            wire.extend_from_slice(chunk);
+            wire.extend_from_slice(b"\r\n");
+        }
+        wire.extend_from_slice(b"0\r\n\r\n");
+        wire
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "half a megabyte takes miri minutes")]
+    fn what_is_kept_follows_what_was_decoded() {
+        const BODY: usize = 20_000;
+        let body = vec![b'x'; BODY];
+        for (size, digits) in [(1, 16), (1, 1), (7, 3), (1000, 1), (BODY, 5)] {
+            for piece in [1, 5, 4096] {
+                let mut reader = BodyReader::new(Framing::Chunked, BODY);
+                for piece in in_chunks(&body, size, digits).chunks(piece) {
+                    assert_eq!(reader.read(piece), Ok(piece.len()));
+                    let most = (2 * reader.waiting()).max(reader.waiting() + piece.len()).min(BODY);
+                    assert!(reader.data.capacity() <= most, "{} of {most}", reader.data.capacity());
+                }
+                assert!(reader.is_complete());
+                assert_eq!(reader.received(), BODY as u64);
+                assert_eq!(reader.take(), body);
+            }
+        }
+    }
+
+    #[test]
+    fn a_length_reserves_nothing() {
+        let mut reader = BodyReader::new(Framing::Length(1 << 60), usize::MAX);
+        assert_eq!(reader.read(b"abc"), Ok(3));
+        assert!(reader.data.capacity() < 100 && !reader.is_complete());
+        let mut reader = BodyReader::new(Framing::Length(2), 2);
+        assert_eq!((reader.read(b"abc"), reader.is_complete()), (Ok(2), true));
+        assert_eq!((reader.read(b"c"), reader.data.capacity()), (Ok(0), 2));
+        let mut reader = BodyReader::new(Framing::None, 2);
+        assert_eq!((reader.is_complete(), reader.read(b"abc")), (true, Ok(0)));
+    }
+
     proptest! {
+        /// Whatever the sizes of chunks, extensions, trailers and pieces: what is kept is bounded by what was
+        /// decoded and one piece, and the body is the same.
+        #[test]
+        fn a_reader_keeps_what_was_decoded(
+            chunks in prop::collection::vec(
+                (prop::collection::vec(any::<u8>(), 1..20), "(;[a-z=]{0,9})?"),
+                0..20,
+            ),
+            trailers in prop::collection::vec("[a-z]{1,5}: [a-z]{0,9}\r\n", 0..3),
+            digits in 1usize..=16,
+            piece in 1usize..40,
+            take in any::<bool>(),
+        ) {
+            let mut wire = Vec::new();
+            for (chunk, extension) in &chunks {
+                wire.extend_from_slice(format!("{:0digits$x}{extension}\r\n", chunk.len()).as_bytes());
+                wire.extend_from_slice(chunk);
+                wire.extend_from_slice(b"\r\n");
+            }
+            wire.extend_from_slice(format!("0\r\n{}\r\n", trailers.concat()).as_bytes());
+            let body: Vec<u8> = chunks.into_iter().flat_map(|(chunk, _)| chunk).collect();
+            let (mut reader, mut seen) = (BodyReader::new(Framing::Chunked, body.len()), Vec::new());
+            for bytes in wire.chunks(piece) {
+                prop_assert!(!reader.is_complete());
+                prop_assert_eq!(reader.read(bytes), Ok(bytes.len()));
+                prop_assert!(reader.data.capacity() <= (2 * reader.waiting()).max(reader.waiting() + piece));
+                prop_assert_eq!(reader.received() as usize, seen.len() + reader.waiting());
+                if take {
+                    seen.extend(reader.take());
+                }
+            }
+            seen.extend(reader.take());
+            prop_assert!(reader.is_complete());
+            prop_assert_eq!(seen, body);
+        }
+
         #[test]
         fn round_trip_in_any_pieces(
             chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..8),

@@ -23,7 +23,8 @@ pub enum HttpError {
     /// The request target has a form, a byte or an authority that is not allowed (RFC 9112 3.2).
     #[error("the client's request target is malformed")]
     Target,
-    /// The request target is longer than [`HeadLimits::target_bytes`](super::HeadLimits::target_bytes).
+    /// The request target is longer than [`HeadLimits::target_bytes`](super::HeadLimits::target_bytes), or
+    /// the request line than the whole head may be.
     #[error("the client's request target is too long")]
     TargetTooLong,
     /// Neither HTTP/1.0 nor HTTP/1.1 (RFC 9112 2.3).

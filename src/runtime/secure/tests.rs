@@ -30,7 +30,7 @@ impl Pair {
         let mut client = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
         client.set_buffer_limit(None);
         Self {
-            session: Session::new(&tls).unwrap(),
+            session: Session::new(ConnectionId::of(0, 0), &tls).unwrap(),
             client,
             records: Records::default(),
             received: Vec::new(),
@@ -98,7 +98,7 @@ proptest! {
                 prop_assert!(pair.received == message);
             }
             // Nothing is kept between messages.
-            prop_assert_eq!(pair.session.incomplete.capacity(), 0);
+            prop_assert_eq!(pair.session.held.capacity(), 0);
         }
         pair.session.finish(&mut pair.records);
         let said = pair.records.len;

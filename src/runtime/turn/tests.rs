@@ -44,7 +44,7 @@ fn a_connection_that_is_lost_on_its_way_ends() {
     let key = core.shared.parcels(1).insert(Parcel::placeholder(0)) as u32;
     {
         let mut connections = core.connections.borrow_mut();
-        let connection = &mut connections[id.slot as usize];
+        let connection = connections.get_mut(id).unwrap();
         connection.phase = Phase::Departed;
         connection.moving = Some(Box::new(Moving { core: 1, parcel: Parcel::placeholder(key) }));
     }

@@ -219,27 +219,41 @@ fn targets() {
 fn limits() {
     let limits = HeadLimits::default();
     let long = |target: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(target - 1));
-    assert!(parse(long(8192).as_bytes()).is_ok());
-    assert_eq!(parse(long(8193).as_bytes()).unwrap_err().status(), 414);
+    // The head counts as a whole: the request line may be nearly all of it.
+    let rest = "GET  HTTP/1.1\r\nHost: a\r\n\r\n".len();
+    for target in [8192, 8193, 15_000, limits.head_bytes - rest] {
+        assert!(parse(long(target).as_bytes()).unwrap().is_some(), "{target}");
+    }
+    assert_eq!(parse(long(limits.head_bytes - rest + 1).as_bytes()).unwrap_err().status(), 431);
+    assert_eq!(parse(long(limits.head_bytes).as_bytes()).unwrap_err().status(), 414);
     // Known before the line ends.
-    assert_eq!(parse(&long(9000).as_bytes()[..8300]).unwrap_err().status(), 414);
+    assert_eq!(parse(&long(20_000).as_bytes()[..limits.head_bytes]).unwrap_err().status(), 414);
+    assert!(parse(&long(20_000).as_bytes()[..limits.head_bytes - 1]).unwrap().is_none());
+    let short = HeadLimits { target_bytes: 8192, ..limits };
+    let target = |bytes: usize| Head::parse(long(bytes).as_bytes(), &short).map(|parsed| parsed.is_some());
+    assert_eq!((target(8192), target(8193)), (Ok(true), Err(HttpError::TargetTooLong)));
+    assert_eq!(Head::parse(&long(9000).as_bytes()[..8300], &short).unwrap_err().status(), 414);
     let field = format!("X: {}", "x".repeat(16 * 1024));
     assert_eq!(with(&field).unwrap_err().status(), 431);
     let text = format!("GET / HTTP/1.1\r\n{field}");
     assert_eq!(parse(&text.as_bytes()[..limits.head_bytes]).unwrap_err().status(), 431);
     assert!(parse(&text.as_bytes()[..limits.head_bytes - 1]).unwrap().is_none());
     let many = |count: usize| vec!["a: b"; count].join("\r\n");
-    assert_eq!(with(&many(99)).unwrap().headers().count(), 100);
-    assert_eq!(with(&many(100)).unwrap_err(), HttpError::TooManyFields);
-    let more = HeadLimits { headers: 1000, ..limits };
-    let bytes = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n", many(999));
-    assert_eq!(Head::parse(bytes.as_bytes(), &more).unwrap().unwrap().0.headers().count(), 1000);
+    for count in [99, 100, 101, 1999] {
+        assert_eq!(with(&many(count)).unwrap().headers().count(), count + 1);
+    }
+    assert_eq!(with(&many(2000)).unwrap_err(), HttpError::TooManyFields);
+    // However short they are, no more fit.
+    assert_eq!(with(&vec!["a:"; 4096].join("\r\n")).unwrap_err(), HttpError::TooManyFields);
+    let fewer = HeadLimits { headers: 100, ..limits };
+    let bytes = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n", many(100));
+    assert_eq!(Head::parse(bytes.as_bytes(), &fewer).unwrap_err(), HttpError::TooManyFields);
     // A limit beyond what offsets can say is taken as that.
     let huge = HeadLimits { head_bytes: usize::MAX, target_bytes: usize::MAX, headers: usize::MAX };
     let bytes = [b"GET / HTTP/1.1\r\nHost: a\r\nX: ".as_slice(), &[0xff; 32_000], b"\r\n\r\n"].concat();
     let (head, _) = Head::parse(&bytes, &huge).unwrap().unwrap();
     assert_eq!(head.header("x").unwrap().chars().count(), 32_000);
-    assert_eq!(Head::parse(&[b'A'; 40_000], &huge).unwrap_err(), HttpError::HeadTooLarge);
+    assert_eq!(Head::parse(&[b'A'; 40_000], &huge).unwrap_err(), HttpError::TargetTooLong);
 }
 
 #[test]
