@@ -635,3 +635,22 @@ macro_rules! broadcasts {
 }
 
 pub(super) use broadcasts;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever a client calls its namespace, it gets none of another's rooms or sessions.
+    #[test]
+    fn no_two_names_share_a_space() {
+        let nsps = ["/", "/a", "/a\0pids", "/a\0rooms", "/pids\0/a", "/\0", "/\0/a", "/rooms\0/"];
+        let mut spaces: Vec<String> = ["/io", "/io/b"]
+            .iter()
+            .flat_map(|path| nsps.iter().flat_map(|nsp| ["rooms", "pids"].map(|kind| space_name(kind, path, nsp))))
+            .collect();
+        let count = spaces.len();
+        spaces.sort();
+        spaces.dedup();
+        assert_eq!(spaces.len(), count);
+    }
+}
