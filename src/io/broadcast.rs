@@ -646,7 +646,9 @@ mod tests {
         let nsps = ["/", "/a", "/a\0pids", "/a\0rooms", "/pids\0/a", "/\0", "/\0/a", "/rooms\0/"];
         let mut spaces: Vec<String> = ["/io", "/io/b"]
             .iter()
-            .flat_map(|path| nsps.iter().flat_map(|nsp| ["rooms", "pids"].map(|kind| space_name(kind, path, nsp))))
+            .flat_map(|path| {
+                nsps.iter().flat_map(|nsp| ["rooms", "pids"].map(|kind| space_name(kind, path, nsp)))
+            })
             .collect();
         let count = spaces.len();
         spaces.sort();
