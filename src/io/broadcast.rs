@@ -226,8 +226,9 @@ impl BroadcastOperator {
         new
     }
 
-    /// Emits an event. A tuple is the list of arguments, `()` an empty one, anything else is one argument: see
-    /// [`Socket::emit`](super::Socket::emit). What serialises as bytes (`bytes::Bytes`) travels as binary.
+    /// Emits an event. A tuple is the list of arguments, `()` an empty one, anything else is one argument:
+    /// see [`Socket::emit`](super::Socket::emit). What serialises as bytes (`bytes::Bytes`) travels as
+    /// binary.
     ///
     /// [`Delivery::Sent`]: it is on its way to every core that has members; [`Delivery::Dropped`]: a core is
     /// stuck and its mailbox is full; [`Delivery::Queued`]: the adapter has it, which

@@ -87,8 +87,9 @@ impl FromEvent for Socket {
 ///
 /// **A tuple takes all arguments, `()` takes anything, any other type the first argument**, as
 /// [`Socket::emit`] sends them: `Data<(String, u32)>` reads what a client sends by `emit("e", "a", 1)`;
-/// `Data<Vec<u32>>`, `Data<[u32; 2]>` and a `struct Pair(u32, u32)` read `emit("e", [1, 2])`. An `Option` reads
-/// `null`, and an argument that is not there, as `None`. Binary is read by `bytes::Bytes`, at any depth.
+/// `Data<Vec<u32>>`, `Data<[u32; 2]>` and a `struct Pair(u32, u32)` read `emit("e", [1, 2])`. An `Option`
+/// reads `null`, and an argument that is not there, as `None`. Binary is read by `bytes::Bytes`, at any
+/// depth.
 ///
 /// ```no_run
 /// # fn set_up(socket: sockring::io::Socket) {

@@ -410,9 +410,9 @@ impl Socket {
         read.flatten().unwrap_or_default()
     }
 
-    /// Emits an event to this client. **A tuple is the list of arguments, `()` an empty one, anything else is
-    /// one argument**: an array, a list, a struct of any kind, and `None`, which is `null`. What serialises as
-    /// bytes (`bytes::Bytes`) travels as binary.
+    /// Emits an event to this client. **A tuple is the list of arguments, `()` an empty one, anything else
+    /// is one argument**: an array, a list, a struct of any kind, and `None`, which is `null`. What
+    /// serialises as bytes (`bytes::Bytes`) travels as binary.
     ///
     /// ```no_run
     /// # fn greet(socket: sockring::io::Socket) -> Result<(), sockring::io::EncodeError> {

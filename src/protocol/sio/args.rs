@@ -1,7 +1,7 @@
 //! Argument lists to types, and which types are argument lists.
 //!
-//! **A tuple is the list of arguments, `()` an empty one; anything else is one argument.** That holds for what
-//! is emitted and acknowledged ([`event`](super::event), [`ack`](super::ack)) and for what is read
+//! **A tuple is the list of arguments, `()` an empty one; anything else is one argument.** That holds for
+//! what is emitted and acknowledged ([`event`](super::event), [`ack`](super::ack)) and for what is read
 //! ([`from_args`]):
 //!
 //! | type | arguments |
@@ -14,10 +14,10 @@
 //! | `struct Id(u32)`, `struct Pair((u8, u8))` | `7`; `[1,2]` |
 //! | `None`, [`Value::Null`], `serde_json::Value::Null`, `struct Unit` | `null` |
 //!
-//! Traits cannot say so: serde has a tuple and an array make the same call, a type of one field and the type of
-//! that field too, and a trait of our own for tuples could not be one for all other types beside. So the type
-//! is asked for its name, which begins with `(` if it is a tuple. A compiler that named tuples in another way
-//! would leave the rule that serde alone can tell: what serialises as a tuple is a list.
+//! Traits cannot say so: serde has a tuple and an array make the same call, as well as `()` and a null, and
+//! a trait of our own for tuples could not be one for all other types beside. So the type is asked for its
+//! name, which begins with `(` if it is a tuple. A compiler that named tuples in another way would leave the
+//! rule that serde alone can tell: what serialises as a tuple is a list.
 
 use std::any::type_name;
 use std::fmt::{self, Display};

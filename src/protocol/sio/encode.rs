@@ -189,7 +189,8 @@ pub enum EncodeError {
 ///
 /// # Errors
 ///
-/// An [`EncodeError`] if the name is reserved, the arguments have no form in JSON, or the packet is too large.
+/// An [`EncodeError`] if the name is reserved, the arguments have no form in JSON, or the packet is too
+/// large.
 ///
 /// ```
 /// use sockring::protocol::sio;
@@ -481,8 +482,8 @@ impl serde::ser::Error for Call {
     }
 }
 
-/// Serialises nothing; its "error" is the first call of what it was given. Looking ahead like this keeps the text
-/// writer that of `serde_json`, instead of a second one in front of it.
+/// Serialises nothing; its "error" is the first call of what it was given. Looking ahead like this keeps the
+/// text writer that of `serde_json`, instead of a second one in front of it.
 struct Probe;
 
 macro_rules! one {

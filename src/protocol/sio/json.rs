@@ -277,8 +277,8 @@ struct Repaired<'a> {
     infinite: Vec<(usize, f64)>,
 }
 
-/// Replaces every `\uD800`..`\uDFFF` that is not half of a pair by `\uFFFD`, and numbers with a fraction or an
-/// exponent, or of many digits, by short forms of what they are. What is not JSON stays so.
+/// Replaces every `\uD800`..`\uDFFF` that is not half of a pair by `\uFFFD`, and numbers with a fraction or
+/// an exponent, or of many digits, by short forms of what they are. What is not JSON stays so.
 fn repair(json: &str) -> Repaired<'_> {
     let (mut text, mut infinite) = (String::new(), Vec::new());
     let (mut copied, mut node, mut at) = (0, 0, 0);

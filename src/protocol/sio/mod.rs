@@ -8,8 +8,8 @@
 //! * `msgpack`: whole packets as MessagePack instead, with the feature of that name.
 //! * [`args`]: argument lists to types.
 //!
-//! **The argument rule**, both ways: a tuple is the list of arguments, `()` an empty one, and anything else is
-//! one argument: an array, a tuple struct, `None` and [`Value::Null`] too. See [`args`].
+//! **The argument rule**, both ways: a tuple is the list of arguments, `()` an empty one, and anything else
+//! is one argument: an array, a tuple struct, `None` and [`Value::Null`] too. See [`args`].
 //!
 //! ```
 //! use sockring::protocol::sio::{self, Body, Decoder, Limits, Parser};
