@@ -154,8 +154,8 @@ fn client(app: &App) {
     answers(&main);
     binaries(&main);
     main.on_connection(|socket: Socket| {
-        in_order(socket, &["abuff1", "abuff2"], "abuff2-ack");
-        in_order(socket, &["blob1", "blob2", "blob3"], "blob3-ack");
+        in_order(socket, &[("abuff1", None), ("abuff2", Some("please arrive second"))], "abuff2-ack");
+        in_order(socket, &[("blob1", None), ("blob2", Some("second")), ("blob3", None)], "blob3-ack");
     });
     io.of("/foo").sockets_on("getId", |socket: Socket, ack: Ack| ack.send(socket.id()));
     for name in ["/timeout_socket", "/valid", "/asd"] {
@@ -191,7 +191,7 @@ fn civil(mut days: i64) -> (i64, i64, i64) {
 }
 
 fn answers(nsp: &Namespace) {
-    const TEXTS: [&str; 5] = ["テスト", "てすと", "漢字", "Äöü ßéñ", "utf8 — проверка"];
+    const TEXTS: [&str; 5] = ["てすと", "Я Б Г Д Ж Й", "Ä ä Ü ü ß", "utf8 — string", "utf8 — string"];
     nsp.sockets_on("hi", |socket: Socket| socket.emit("hi", ()));
     nsp.sockets_on("echo", |Data(value): Data<Value>, ack: Ack| ack.send(value));
     nsp.sockets_on("ack", |socket: Socket| async move {
@@ -228,14 +228,18 @@ fn binaries(nsp: &Namespace) {
     }
 }
 
-/// Emits `answer` once the events, each with binary, have come in this order.
-fn in_order(socket: Socket, events: &[&str], answer: &'static str) {
+/// Emits `answer` once the events have come in this order, each with this text, or with binary.
+fn in_order(socket: Socket, events: &[(&str, Option<&'static str>)], answer: &'static str) {
     let (seen, last) = (std::rc::Rc::new(RefCell::new(0)), events.len());
-    for (i, event) in events.iter().enumerate() {
-        let seen = seen.clone();
-        socket.on(event, move |socket: Socket, Data(_): Data<Bytes>| {
+    for (i, (event, text)) in events.iter().enumerate() {
+        let (seen, text) = (seen.clone(), *text);
+        socket.on(event, move |socket: Socket, Data(data): Data<Value>| {
+            let expected = match text {
+                Some(text) => data.as_str() == Some(text),
+                None => data.as_binary().is_some(),
+            };
             let mut next = seen.borrow_mut();
-            *next = if *next == i { i + 1 } else { 0 };
+            *next = if *next == i && expected { i + 1 } else { 0 };
             if *next == last { socket.emit(answer, ()).map(drop) } else { Ok(()) }
         });
     }

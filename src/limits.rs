@@ -51,6 +51,20 @@ pub const ACCEPTS_ARMED: usize = 64;
 /// Descriptors kept free of sockets: log files, `/proc`, connections that are moving between cores.
 pub const DESCRIPTORS_SPARE: usize = 64;
 
+/// Descriptors that a worker needs beside its connections and listeners: its two rings, the eventfd of each,
+/// and their duplicates.
+pub const WORKER_DESCRIPTORS: usize = 8;
+
+/// Places of a core beyond its capacity, for clients that are told that it is full, and for whoever asks how
+/// the server does. Each is taken for the time of one request.
+pub const PLACES_RESERVED: usize = 16;
+
+/// How long a connection in reserve is given when others wait for its place: a request comes at once.
+pub const RESERVE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What `Retry-After` says to a client that finds the server full, in seconds.
+pub const RETRY_AFTER: &str = "5";
+
 /// How often deadlines are looked at. Heartbeats and timeouts are late by at most this much.
 pub const TICK: Duration = Duration::from_millis(20);
 

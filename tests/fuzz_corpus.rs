@@ -36,7 +36,7 @@ macro_rules! replays {
     )*};
 }
 
-replays! { http_head http_chunked ws_message eio_payload eio_v3_payload sio_decode sio_msgpack query proxy
+replays! { http_head http_chunked http_glimpse ws_message eio_payload eio_v3_payload sio_decode sio_msgpack query proxy
     ws_inflate ws_deflate ws_extensions
 }
 
@@ -73,7 +73,7 @@ fn mutate(target: &str, run: fn(&[u8])) {
                 3 => input.iter_mut().skip(at).take(1).for_each(|byte| *byte = below(256) as u8),
                 4 => input.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << below(8)),
                 _ => {
-                    drop(input.splice(at..at, [b"[]{}\",:0123456789.eE-+\\u\x1e\x90\xc0\xd4\xff"[below(32)]]))
+                    drop(input.splice(at..at, [b"[]{}\",:0123456789.eE-+\\u\x1e\x90\xc0\xd4\xff"[below(29)]]))
                 }
             }
         }

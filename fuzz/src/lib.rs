@@ -4,7 +4,7 @@
 //! stable. Inputs have at most 600 bytes there, so limits that are arguments are chosen for that to pass them.
 
 use sockring::protocol::eio::v3;
-use sockring::protocol::http::{ChunkedDecoder, Head, HeadLimits, HttpError};
+use sockring::protocol::http::{BodyReader, ChunkedDecoder, Framing, Glimpse, Head, HeadLimits, HttpError};
 use sockring::protocol::query::{self, MAX_PAIRS, Query};
 use sockring::protocol::sio::{self, Body, MAX_DEPTH, Parser};
 use sockring::protocol::ws::deflate::{Deflater, Inflater, Settings};
@@ -62,7 +62,55 @@ pub fn http_chunked(data: &[u8]) {
     let whole = run(&[data]);
     let bytes: Vec<&[u8]> = data.chunks(1).collect();
     assert_eq!(whole, run(&bytes));
-    assert!(whole.is_err() || whole.is_ok_and(|(out, _, _)| out.len() <= MAX_BODY));
+    assert!(whole.as_ref().is_err() || whole.as_ref().is_ok_and(|(out, _, _)| out.len() <= MAX_BODY));
+    // What a connection keeps of a body: the same bytes, whatever is taken in between, and nothing else.
+    let read = |pieces: &[&[u8]]| -> Result<(Vec<u8>, usize, bool), HttpError> {
+        let (mut reader, mut out, mut total) = (BodyReader::new(Framing::Chunked, MAX_BODY), Vec::new(), 0);
+        for (i, piece) in pieces.iter().enumerate() {
+            let used = reader.read(piece)?;
+            total += used;
+            assert!(reader.is_complete() || used == piece.len());
+            assert_eq!(reader.received() as usize, out.len() + reader.waiting());
+            if i % 3 == 2 {
+                out.extend(reader.take());
+            }
+        }
+        out.extend(reader.take());
+        assert_eq!(reader.waiting(), 0);
+        Ok((out, total, reader.is_complete()))
+    };
+    assert_eq!(whole, read(&[data]));
+    assert_eq!(whole, read(&bytes));
+    let length = data.first().map_or(0, |byte| u64::from(*byte));
+    let mut reader = BodyReader::new(Framing::Length(length), MAX_BODY);
+    let used: usize = data.chunks(7).map(|piece| reader.read(piece).expect("any bytes are a body")).sum();
+    assert_eq!(used, data.len().min(length as usize));
+    assert_eq!(reader.take(), data[..used]);
+}
+
+/// What is seen of a head that is refused: never more than was sent, the same as of the whole head, and nothing
+/// that could not be sent back.
+pub fn http_glimpse(data: &[u8]) {
+    let Some(seen) = Glimpse::of(data) else { return };
+    assert!(seen.path().starts_with('/') && seen.path().bytes().all(|byte| byte.is_ascii_graphic()));
+    let cut = data.len() / 2;
+    let early = Glimpse::of(&data[..cut]);
+    for name in ["origin", "Access-Control-Request-Headers", "a", ""] {
+        let value = seen.header(name);
+        assert!(!value.unwrap_or_default().contains(['\r', '\n', '\0']));
+        if let Some(early) = early.and_then(|early| early.header(name)) {
+            assert_eq!(Some(early), value);
+        }
+    }
+    if let Some(early) = early {
+        assert!(seen.method() == early.method() && seen.path().starts_with(early.path()));
+    }
+    if let Ok(Some((head, _))) = Head::parse(data, &HeadLimits::default()) {
+        assert_eq!((head.method(), head.path()), (seen.method(), seen.path()));
+        if let Some(origin) = seen.header("origin") {
+            assert_eq!(head.header("origin"), Some(origin));
+        }
+    }
 }
 
 /// WebSocket messages: cutting changes nothing, limits hold. The first byte says where to cut, the second

@@ -17,7 +17,8 @@ const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 impl App {
     /// Answers GET requests on a path with the metrics of all cores, in the text format of OpenMetrics that
     /// Prometheus reads (feature `prometheus`). Each name begins with `sockring_`, each sample says of which
-    /// core it is. A core that does not answer within a second is missing.
+    /// core it is. A core that does not answer within a second is missing. They are served also when the
+    /// server is [full](Self::when_full).
     ///
     /// They tell how busy the server is and what it drops: do not show them to everybody.
     ///
@@ -28,7 +29,7 @@ impl App {
     /// ```
     pub fn serve_metrics(&self, pattern: &str) -> &Self {
         let app = self.clone();
-        self.get(pattern, move |_, response| {
+        self.when_full().get(pattern, move |_, response| {
             let mut measuring = app.metrics();
             async move {
                 let all = monoio::time::timeout(limits::MEASURING, &mut measuring).await;

@@ -59,7 +59,7 @@ pub use websocket::{Closed, Message, Upgrade, WebSocket};
 pub use crate::protocol::ws::extensions::PerMessageDeflate;
 
 use crate::fanout::{Delivery, Frame};
-use crate::runtime::{Adopter, Core, Measuring, Metrics};
+use crate::runtime::{self, Adopter, Core, Measuring, Metrics};
 use routes::{HttpHandler, Route, Target};
 use service::Inner;
 
@@ -128,6 +128,32 @@ impl BodyLimit<'_> {
     ) -> &Self {
         self.app.add_http_route(method, pattern, Some(self.bytes), HttpHandler::Whole(Rc::new(handler)));
         self
+    }
+}
+
+/// Adds routes that are served also when the server is full: see [`App::when_full`].
+///
+/// ```no_run
+/// # fn set_up(app: &sockring::app::App) {
+/// app.when_full().get("/version", |_, response| response.end("1.2.3"));
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct WhenFull<'a> {
+    app: &'a App,
+}
+
+impl<'a> WhenFull<'a> {
+    /// Answers GET requests on paths like `pattern`; see [`App::any`].
+    pub fn get<R, M>(&self, pattern: &str, handler: impl Fn(Request, Response) -> R + 'static) -> &'a App
+    where
+        R: Answering<M>,
+    {
+        let handler = move |request: Request, response: Response| handler(request, response).finish();
+        let handler = HttpHandler::Whole(Rc::new(handler));
+        let target = Target::Http { method: Some("GET"), handler, body_bytes: Some(0), hooks: None };
+        self.app.0.add_route(Route::new(pattern, target).when_full());
+        self.app
     }
 }
 
@@ -238,6 +264,35 @@ impl App {
     ) -> &Self {
         self.add_http_route(method, pattern, None, HttpHandler::Whole(Rc::new(handler)));
         self
+    }
+
+    /// Routes that are served also to clients for which there is no place: for what watches the server. All
+    /// other requests of such a client are answered with 503 and `Retry-After`. Its connection closes with
+    /// the answer.
+    ///
+    /// ```no_run
+    /// # fn set_up(app: &sockring::app::App) {
+    /// app.when_full().get("/version", |_, response| response.end("1.2.3"));
+    /// # }
+    /// ```
+    pub fn when_full(&self) -> WhenFull<'_> {
+        WhenFull { app: self }
+    }
+
+    /// Answers GET requests on a path with `ok`, also when the server is full; with 503 while it stops. For
+    /// load balancers and service managers.
+    ///
+    /// ```no_run
+    /// # fn set_up(app: &sockring::app::App) {
+    /// app.serve_health("/healthz");
+    /// # }
+    /// ```
+    pub fn serve_health(&self, pattern: &str) -> &Self {
+        self.when_full().get(pattern, |_, response| {
+            let stopping = runtime::current().is_none_or(|core| core.is_stopping());
+            let (status, text) = if stopping { (503, "stopping") } else { (200, "ok") };
+            response.status(status).header("Cache-Control", "no-store").end(text);
+        })
     }
 
     fn add_http_route(

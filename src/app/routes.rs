@@ -159,6 +159,8 @@ pub(super) enum Target {
 pub(super) struct Route {
     pattern: Pattern,
     pub(super) target: Target,
+    /// Whether it is served to a client for which there is no place.
+    pub(super) when_full: bool,
 }
 
 enum Pattern {
@@ -184,11 +186,16 @@ impl Route {
         };
         let segments =
             if path.is_empty() && open { Box::default() } else { path.split('/').map(segment).collect() };
-        Self { pattern: Pattern::Segments { segments, open }, target }
+        Self { pattern: Pattern::Segments { segments, open }, target, when_full: false }
     }
 
     pub(super) fn prefix(prefix: &str, target: Target) -> Self {
-        Self { pattern: Pattern::Prefix(prefix.into()), target }
+        Self { pattern: Pattern::Prefix(prefix.into()), target, when_full: false }
+    }
+
+    /// The same, served also when there is no place for its client.
+    pub(super) fn when_full(self) -> Self {
+        Self { when_full: true, ..self }
     }
 
     /// The parameters that a path gives this route, if it matches.

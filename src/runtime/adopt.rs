@@ -229,6 +229,7 @@ impl Core {
 
     /// Tells other threads how full this core is.
     pub(super) fn publish_load(&self) {
-        self.shared.admission.publish(self.index, self.connections());
+        let served = self.connections().saturating_sub(self.in_reserve());
+        self.shared.admission.publish(self.index, served);
     }
 }

@@ -24,6 +24,7 @@ use super::guard::guarded;
 use super::listener::Listening;
 use super::memory::Memory;
 use super::metrics::{Counters, Sample};
+use super::places::Places;
 use super::ring::{Completion, Kind, Ring, Target};
 use crate::fanout::{Class, Delivery, Directory, Frame, Mesh, OutletId, Outlets, Queue, Task, Via};
 use crate::limits;
@@ -209,7 +210,7 @@ pub struct Core {
     pub(super) inbox: RefCell<VecDeque<Completion>>,
     pub(super) work: RefCell<Work>,
     pub(super) outgoing: RefCell<Vec<Queue>>,
-    pub(super) capacity: usize,
+    pub(super) places: Places,
     pub(super) direct: bool,
     pub(super) ticked: Cell<bool>,
     pub(super) stop_at: Cell<Option<Millis>>,
@@ -245,6 +246,8 @@ pub(super) struct Work {
     pub(super) parked: VecDeque<u16>,
     /// Listeners whose accepts found no descriptor or no memory.
     pub(super) resting: Vec<u16>,
+    /// Whether it was said that accepts find none.
+    pub(super) exhausted: bool,
     /// Whether a phase with a deadline may exist.
     pub(super) deadlines: bool,
 }
@@ -288,7 +291,7 @@ impl Core {
             inbox: RefCell::default(),
             work: RefCell::default(),
             outgoing: RefCell::new((0..workers).map(|_| Queue::default()).collect()),
-            capacity: setup.capacity,
+            places: Places::new(setup.capacity),
             direct: setup.direct,
             ticked: Cell::new(false),
             stop_at: Cell::new(None),
@@ -335,7 +338,7 @@ impl Core {
 
     /// For how many connections a table beside this one should have room from the start.
     pub fn table_reserve(&self) -> usize {
-        self.capacity.min(limits::TABLE_RESERVE)
+        self.places.all().min(limits::TABLE_RESERVE)
     }
 
     /// Runs a future on this core, beside the turns; see [`spawn`](super::spawn).

@@ -268,6 +268,7 @@ impl Counter {
 pub(super) struct Counters {
     pub(super) accepted: Counter,
     pub(super) refused: Counter,
+    pub(super) beyond_capacity: Counter,
     pub(super) moved: Counter,
     pub(super) received_bytes: Counter,
     pub(super) receives: Counter,
@@ -319,6 +320,12 @@ impl Core {
         let lost = self.ring.borrow_mut().completions_lost();
         let mut samples = vec![
             gauge("connections", "Connections that are open.", self.connections()),
+            gauge("connections_max", "Connections that there are places for.", self.places.capacity),
+            gauge("connections_in_reserve", "Connections beyond that.", self.in_reserve()),
+            counted.beyond_capacity.sample(
+                "accepted_beyond_capacity",
+                "Connections that came when all places were taken: most were answered with 503.",
+            ),
             counted.accepted.sample("accepted", "Connections that were accepted."),
             counted.refused.sample("accept_failures", "Accepts that found no descriptor or no memory."),
             counted.moved.sample("moved", "Connections that came from another core."),

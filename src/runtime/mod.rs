@@ -22,6 +22,7 @@ mod memory;
 mod metrics;
 mod moving;
 mod options;
+mod places;
 mod preface;
 mod probe;
 mod ring;

@@ -117,12 +117,13 @@ impl Core {
         let exhausted = matches!(-result, libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS);
         if exhausted {
             self.counters.refused.add(1);
-            // It would fail again at once: the next tick tries.
-            let resting = &mut self.work.borrow_mut().resting;
-            if resting.is_empty() {
-                tracing::warn!("core {}: accept: {}", self.index, io::Error::from_raw_os_error(-result));
+            let mut work = self.work.borrow_mut();
+            // It would fail again at once: the next tick tries. It is said once, until one succeeds.
+            if !mem::replace(&mut work.exhausted, true) {
+                let error = io::Error::from_raw_os_error(-result);
+                tracing::warn!("core {}: clients wait, accepts fail: {error}", self.index);
             }
-            return resting.push(listener);
+            return work.resting.push(listener);
         }
         if !self.is_stopping() {
             // Armed again at the end of the turn: see `rearm`.
@@ -139,7 +140,12 @@ impl Core {
             // It was told nothing, and may try another server.
             return self.queue(|ring| ring.close(target));
         }
+        if mem::take(&mut self.work.borrow_mut().exhausted) {
+            tracing::warn!("core {}: accepts succeed again", self.index);
+        }
+        let full = self.is_full();
         let id = self.admit(target, peer, listener);
+        self.give_place(id, full);
         self.counters.accepted.add(1);
         self.arm_receive(id);
         self.step(id, "a new connection", || self.begin(id));
@@ -333,6 +339,7 @@ impl Core {
         if self.work.borrow().deadlines {
             self.sweep(now);
         }
+        self.clear_reserve(now);
     }
 
     /// Stops accepting and asks the layers above to end what is open.
@@ -470,9 +477,10 @@ impl Core {
     }
 
     /// Arms what could not be armed before: receives that found no buffer (all buffers are back by now),
-    /// and accepts, never more than slots are free. Only a listener that has none armed gets one while any
-    /// slot is free, or listeners that nobody comes to would keep the last slots from those that are used.
-    /// So there may be one connection too many for each listener but one; descriptors are spared for them.
+    /// and accepts, never more than places are free, the reserve included. Only a listener that has none
+    /// armed gets one while any slot is free, or listeners that nobody comes to would keep the last slots
+    /// from those that are used. So there may be one connection too many for each listener but one;
+    /// descriptors are spared for them.
     fn rearm(&self) {
         let wanted = mem::take(&mut self.work.borrow_mut().wanted);
         for id in wanted {
@@ -484,9 +492,9 @@ impl Core {
         if self.is_stopping() {
             return;
         }
+        self.look_at_places();
         let mut work = self.work.borrow_mut();
-        let taken = self.connections() + self.shared.admission.coming(self.index);
-        let free = self.capacity.saturating_sub(taken);
+        let free = self.places.all().saturating_sub(self.places_taken() + self.in_reserve());
         if self.ring.borrow().accepts_armed() > free {
             // Others have taken places that accepts wait for: clients wait in the listener's queue instead.
             self.queue(|ring| ring.trim_accepts(free));

@@ -212,6 +212,8 @@ pub fn start(options: &Options, make: Arc<MakeService>) -> Result<Running, Start
     }
     drop(ready);
     let running = Running { shared, addresses, endpoints, threads };
+    let kind = if direct { "direct" } else { "normal" };
+    tracing::info!("{workers} workers, each with places for {capacity} connections on {kind} descriptors");
     for _ in 0..workers {
         match started.recv() {
             Ok(Ok(())) => {}
@@ -247,8 +249,14 @@ fn probe(descriptors: Descriptors) -> Result<bool, StartError> {
 /// Connections that one worker may hold.
 fn capacity(options: &Options, direct: bool, workers: usize) -> usize {
     let limit = descriptor_limit();
-    let share = if direct { limit } else { limit / workers };
-    let most = share.saturating_sub(limits::DESCRIPTORS_SPARE).max(1);
+    // The ring's table has nothing but connections in it; the process's has all that all workers need.
+    let most = if direct {
+        limit.saturating_sub(limits::DESCRIPTORS_SPARE)
+    } else {
+        let each = limits::WORKER_DESCRIPTORS + options.listen.len() + limits::PLACES_RESERVED;
+        (limit.saturating_sub(limits::DESCRIPTORS_SPARE) / workers).saturating_sub(each)
+    };
+    let most = most.max(1);
     if options.connections == 0 { most } else { options.connections.min(most) }
 }
 
@@ -338,7 +346,8 @@ impl Worker {
     }
 
     async fn serve(self, make: &MakeService, ready: &Ready) -> Result<(), StartError> {
-        let slots = self.direct.then_some((self.capacity + limits::DESCRIPTORS_SPARE / 2) as u32);
+        let all = self.capacity + limits::PLACES_RESERVED + limits::DESCRIPTORS_SPARE / 2;
+        let slots = self.direct.then_some(all as u32);
         let (ring, buffers) = Ring::new(slots).map_err(|source| StartError::Ring { source })?;
         let bell = EventFd::new().map_err(|source| StartError::Ring { source })?;
         self.shared.rings[self.index].store(ring.raw_fd(), Ordering::Release);

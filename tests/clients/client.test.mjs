@@ -1,5 +1,5 @@
 // The official client against `conformance_server --profile client`, as the client's own suite uses that server.
-import { assert, run, sleep, test } from "./lib/runner.mjs";
+import { assert, run, sleep, test, until } from "./lib/runner.mjs";
 import { target } from "./lib/target.mjs";
 import { TRANSPORTS, call, clientsOf, collect, next, upgraded } from "./lib/clients.mjs";
 
@@ -14,6 +14,10 @@ for (const [name, transport] of Object.entries(TRANSPORTS)) {
   namespaces(check, clients);
   connections(check, clients, name);
   recovery(check, clients, name);
+  values(check, clients);
+  lives(check, clients, name);
+  handshakes(check, clients);
+  retries(check, clients);
 }
 await run({ parallel: 4, finish: server.stop });
 
@@ -51,7 +55,8 @@ function events(check, clients) {
     const socket = await clients.connect(t);
     const texts = collect(socket, "takeUtf8", 5);
     socket.emit("getUtf8");
-    for (const [text] of await texts) assert.match(text, /[^\x00-\x7f]/);
+    const heard = (await texts).map(([text]) => text);
+    assert.deepEqual(heard, ["てすと", "Я Б Г Д Ж Й", "Ä ä Ü ü ß", "utf8 — string", "utf8 — string"]);
   });
 
   check("a thousand echoes in flight", async (t) => {
@@ -76,9 +81,9 @@ function binaries(check, clients) {
   const sent = [
     ["binary to the server", [["buffa", data]], "buffack"],
     ["binary within JSON", [["jsonbuff", { hello: "lol", message: data, goodbye: "gotcha" }]], "jsonbuff-ack"],
-    ["two binaries in order", [["abuff1", data], ["abuff2", data]], "abuff2-ack"],
+    ["a binary and a text in order", [["abuff1", data], ["abuff2", "please arrive second"]], "abuff2-ack"],
     ["a blob within JSON", [["jsonblob", { hello: "lol", message: data, goodbye: "gotcha" }]], "jsonblob-ack"],
-    ["three blobs in order", [["blob1", data], ["blob2", data], ["blob3", data]], "blob3-ack"],
+    ["blobs and a text in order", [["blob1", data], ["blob2", "second"], ["blob3", data]], "blob3-ack"],
   ];
   for (const [title, emits, answer] of sent) {
     check(title, async (t) => {
@@ -170,5 +175,187 @@ function recovery(check, clients, name) {
     assert.equal(socket.id, id);
     await Promise.race([ack, sleep(300)]);
     assert.deepEqual(await call(socket, "echo", 1), [1]);
+  });
+}
+
+/** What is emitted comes back as it was. */
+function values(check, clients) {
+  check("every kind of value in an argument and in an answer", async (t) => {
+    const socket = await clients.connect(t);
+    const all = [null, true, false, 0, -1, 1.5, 1e21, "", "\u2028\ud83d\ude00", [], {}, [null, [1, ["2"]]], { a: { b: null } }];
+    for (const value of all) assert.deepEqual(await call(socket, "echo", value), [value]);
+  });
+
+  check("binary in an argument and in an answer", async (t) => {
+    const socket = await clients.connect(t);
+    const all = [Buffer.alloc(0), Buffer.from([1]), Buffer.alloc(70_000, 7)];
+    for (const data of all) assert.deepEqual(await call(socket, "echo", data), [data]);
+    const mixed = { a: all[1], b: [all[0], { c: all[1] }], d: "text" };
+    assert.deepEqual(await call(socket, "echo", mixed), [mixed]);
+  });
+
+  check("binary of a client that writes it as base64", async (t) => {
+    const socket = await clients.connect(t, "/", { forceBase64: true });
+    assert.deepEqual(await call(socket, "echo", Buffer.from("howdy")), [Buffer.from("howdy")]);
+  });
+
+  check("a volatile packet of a client that is connected", async (t) => {
+    const socket = await clients.connect(t);
+    const hi = next(socket, "hi");
+    socket.volatile.emit("hi");
+    await hi;
+  });
+
+  check("events emitted before the connection stands arrive in order", async (t) => {
+    const socket = clients.open(t, "/");
+    const answers = [1, 2, 3].map((i) => call(socket, "echo", i));
+    assert.deepEqual((await Promise.all(answers)).flat(), [1, 2, 3]);
+  });
+
+  check("an answer in time, and one that does not come", async (t) => {
+    const socket = await clients.connect(t);
+    assert.equal(await socket.timeout(5_000).emitWithAck("echo", 42), 42);
+    await assert.rejects(socket.timeout(100).emitWithAck("unknown"), /timed out/);
+    assert.equal(await socket.timeout(5_000).emitWithAck("echo", 43), 43);
+  });
+}
+
+/** Sockets that come, go and come again. */
+function lives(check, clients, name) {
+  check("the id goes with the connection", async (t) => {
+    const socket = await clients.connect(t);
+    assert.equal(typeof socket.id, "string");
+    assert.notEqual(socket.id, socket.io.engine.id);
+    socket.disconnect();
+    assert.equal(socket.id, undefined);
+  });
+
+  check("a client that has nothing to recover comes back with another id", async (t) => {
+    const socket = await clients.connect(t, "/", { reconnection: true, reconnectionDelay: 10 });
+    if (name === "upgrade") await upgraded(socket);
+    const { id } = socket;
+    const again = next(socket.io, "reconnect");
+    const gone = next(socket, "disconnect");
+    socket.io.engine.close();
+    await gone;
+    assert.equal(socket.id, undefined);
+    await again;
+    await until(() => socket.connected, "connected again");
+    assert.notEqual(socket.id, id);
+    assert.deepEqual(await call(socket, "getId"), [socket.id]);
+  });
+
+  check("a namespace is opened again after it was closed", async (t) => {
+    const root = await clients.connect(t, "/");
+    const foo = await clients.connect(t, "/foo", { manager: root.io });
+    const first = foo.id;
+    foo.disconnect();
+    assert.equal(foo.id, undefined);
+    // The reference closes the connection if both come in one read.
+    await sleep(50);
+    foo.connect();
+    await next(foo, "connect");
+    assert.notEqual(foo.id, first);
+    assert.deepEqual(await call(foo, "getId"), [foo.id]);
+    assert.deepEqual(await call(root, "getId"), [root.id]);
+  });
+
+  check("the last namespace that closes closes the connection", async (t) => {
+    const root = await clients.connect(t, "/");
+    const foo = await clients.connect(t, "/foo", { manager: root.io });
+    const { engine } = root.io;
+    root.disconnect();
+    assert.deepEqual(await call(foo, "getId"), [foo.id]);
+    assert.equal(engine.readyState, "open");
+    foo.disconnect();
+    await until(() => engine.readyState === "closed", "closed");
+  });
+
+  check("the manager hears the server's pings", async (t) => {
+    const socket = await clients.connect(t);
+    await next(socket.io, "ping");
+    assert.deepEqual(await call(socket, "echo", 1), [1]);
+  });
+
+  check("sockets of one page do not share what is theirs", async (t) => {
+    const all = await Promise.all(Array.from({ length: 5 }, () => clients.connect(t)));
+    const ids = await Promise.all(all.map((socket) => call(socket, "getId")));
+    assert.deepEqual(ids.flat(), all.map((socket) => socket.id));
+    assert.equal(new Set(ids.flat()).size, 5);
+  });
+}
+
+/** What a client says when it connects. */
+function handshakes(check, clients) {
+  check("a query in the URL and in the options, of the main and of a custom namespace", async (t) => {
+    const inUrl = await clients.connect(t, "/?c=d&e=f%26");
+    const { query } = (await call(inUrl, "getHandshake"))[0];
+    assert.deepEqual([query.c, query.e], ["d", "f&"]);
+    const abc = clients.open(t, "/abc?b=c&d=e");
+    const [handshake] = await next(abc, "handshake");
+    assert.deepEqual([handshake.query.b, handshake.query.d], ["c", "e"]);
+  });
+
+  check("a query is encoded and decoded", async (t) => {
+    const socket = await clients.connect(t, "/", { query: { "&a": "&=?a", "+": "+ %", é: "€" } });
+    const { query } = (await call(socket, "getHandshake"))[0];
+    assert.deepEqual([query["&a"], query["+"], query["é"]], ["&=?a", "+ %", "€"]);
+  });
+
+  check("auth from a function", async (t) => {
+    const socket = await clients.connect(t, "/", { auth: (give) => give({ token: "abcd" }) });
+    assert.deepEqual((await call(socket, "getHandshake"))[0].auth, { token: "abcd" });
+    const none = await clients.connect(t);
+    assert.deepEqual((await call(none, "getHandshake"))[0].auth, {});
+  });
+
+  check("the fields of a handshake", async (t) => {
+    const socket = await clients.connect(t);
+    const [handshake] = await call(socket, "getHandshake");
+    const fields = ["headers", "time", "address", "xdomain", "secure", "issued", "url", "query", "auth"];
+    assert.deepEqual(Object.keys(handshake).sort(), fields.sort());
+    assert.equal(handshake.query.EIO, "4");
+    assert.ok(!Number.isNaN(Date.parse(handshake.time)), handshake.time);
+    assert.ok(Math.abs(Date.now() - handshake.issued) < 60_000);
+    assert.ok(handshake.url.startsWith("/socket.io/?"), handshake.url);
+  });
+
+  check("a long query and many headers", async (t) => {
+    const token = "t".repeat(9_000);
+    const extraHeaders = Object.fromEntries(Array.from({ length: 120 }, (_, i) => [`x-h${i}`, String(i)]));
+    const socket = await clients.connect(t, "/", { query: { token }, extraHeaders });
+    const [handshake] = await call(socket, "getHandshake");
+    assert.equal(handshake.query.token, token);
+    assert.equal(handshake.headers["x-h119"], "119");
+  });
+}
+
+/** The option `retries`: one packet after the other, each until it is acknowledged. */
+function retries(check, clients) {
+  const options = { retries: 1, ackTimeout: 2_000 };
+
+  check("retried packets keep their order", async (t) => {
+    const socket = clients.open(t, "/", options);
+    const answers = [];
+    const all = [1, 2, 3].map((i) => socket.emitWithAck("echo", i).then((value) => answers.push(value)));
+    await Promise.all(all);
+    assert.deepEqual(answers, [1, 2, 3]);
+  });
+
+  check("a packet that is never acknowledged fails, and the next one goes on", async (t) => {
+    const socket = await clients.connect(t, "/", { ...options, ackTimeout: 500 });
+    const failed = assert.rejects(socket.emitWithAck("unknown"), /timed out/);
+    const after = socket.emitWithAck("getId");
+    await failed;
+    assert.equal(await after, socket.id);
+  });
+
+  check("a packet emitted on connect is not sent twice", async (t) => {
+    const socket = clients.open(t, "/", options);
+    let answers = 0;
+    socket.on("connect", () => socket.emit("echo", 1, () => answers++));
+    await until(() => answers > 0, "an answer");
+    assert.deepEqual(await socket.emitWithAck("echo", 2), 2);
+    assert.equal(answers, 1);
   });
 }

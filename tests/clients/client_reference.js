@@ -10,7 +10,7 @@ const io = new Server(httpServer, {
   allowRequest: (_, answer) => setTimeout(() => answer(null, true), 10),
 });
 const BINARY = Buffer.from("asdfasdf");
-const TEXTS = ["テスト", "てすと", "漢字", "Äöü ßéñ", "utf8 — проверка"];
+const TEXTS = ["てすと", "Я Б Г Д Ж Й", "Ä ä Ü ü ß", "utf8 — string", "utf8 — string"];
 
 io.use((socket, next) => next(socket.handshake.query.fail ? new Error("Auth failed (main namespace)") : undefined));
 
@@ -34,17 +34,19 @@ io.on("connection", (socket) => {
     getId: (ack) => ack(socket.id),
   };
   for (const [event, answer] of Object.entries(answers)) socket.on(event, answer);
-  inOrder(socket, ["abuff1", "abuff2"], "abuff2-ack");
-  inOrder(socket, ["blob1", "blob2", "blob3"], "blob3-ack");
+  const binary = (data) => Buffer.isBuffer(data);
+  const text = (expected) => (data) => data === expected;
+  inOrder(socket, { abuff1: binary, abuff2: text("please arrive second") }, "abuff2-ack");
+  inOrder(socket, { blob1: binary, blob2: text("second"), blob3: binary }, "blob3-ack");
 });
 
-/** Emits `answer` once the events, each with binary, have come in this order. */
+/** Emits `answer` once the events, each with the right data, have come in this order. */
 function inOrder(socket, events, answer) {
   let next = 0;
-  events.forEach((event, i) => {
-    socket.on(event, () => {
-      next = i === next ? i + 1 : 0;
-      if (next === events.length) socket.emit(answer);
+  Object.entries(events).forEach(([event, isRight], i) => {
+    socket.on(event, (data) => {
+      next = i === next && isRight(data) ? i + 1 : 0;
+      if (next === Object.keys(events).length) socket.emit(answer);
     });
   });
 }

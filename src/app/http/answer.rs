@@ -62,7 +62,8 @@ impl Inner {
 
     /// Takes a request that has its answer, or is about to get it, out of its connection.
     pub(super) fn finish(&self, id: ConnectionId, sequence: u32) -> Option<Finished> {
-        let stopping = self.core.is_stopping();
+        // One for which there is no place is served for one request.
+        let stopping = self.core.is_stopping() || self.core.is_in_reserve(id);
         let (finished, waker) = self
             .entry(id, |entry| {
                 let State::Http(http) = &mut entry.state else { return None };

@@ -9,7 +9,8 @@ use super::Http;
 use super::answer::PLAIN;
 use crate::app::routes::{BodyEnd, Hooks, Refusal, Refused, Route, Target};
 use crate::app::service::{Inner, State};
-use crate::protocol::http::{Glimpse, HttpError, MAX_HEAD_BYTES, reason};
+use crate::limits;
+use crate::protocol::http::{Glimpse, Head, HttpError, MAX_HEAD_BYTES, reason};
 use crate::runtime::{ConnectionId, guarded};
 use crate::time::Millis;
 
@@ -17,6 +18,10 @@ use crate::time::Millis;
 /// it are looked at: a browser sends all of a request at once.
 pub(super) const REFUSAL_MS: Millis = 1000;
 const SHOWN_BYTES: usize = MAX_HEAD_BYTES;
+
+/// A client that is refused for want of a place may come again.
+const RETRY_AFTER: (Cow<'static, str>, Cow<'static, str>) =
+    (Cow::Borrowed("Retry-After"), Cow::Borrowed(limits::RETRY_AFTER));
 
 impl Http {
     /// Whether a head that is refused is read on for a moment. Fields that decide about the headers of the
@@ -56,6 +61,9 @@ impl Inner {
             return http.aborted(end);
         }
         let mut refusal = self.refusal(&http, status);
+        if status == 503 {
+            refusal.headers.push(RETRY_AFTER);
+        }
         let body = if refusal.text { Bytes::from_static(reason(status).as_bytes()) } else { Bytes::new() };
         if refusal.text {
             refusal.headers.push(PLAIN);
@@ -67,6 +75,22 @@ impl Inner {
         self.write_response(id, status, &refusal.headers, &body, false, false);
         self.core.linger(id);
         http.aborted(end);
+    }
+
+    /// Answers a request for which there is no place. The connection closes with the answer.
+    pub(super) fn refuse_full(&self, id: ConnectionId, sequence: u32, head: &Head, route: Option<&Route>) {
+        let mut refusal = Refusal { headers: Vec::new(), text: true };
+        if let Some(Route { target: Target::Http { hooks: Some(hooks), .. }, .. }) = route {
+            guarded("the headers of an answer that refuses a request", || {
+                refusal = (hooks.refused)(&Refused::head(503, head));
+            });
+        }
+        refusal.headers.push(RETRY_AFTER);
+        if refusal.text {
+            refusal.headers.push(PLAIN);
+        }
+        let body = if refusal.text { Bytes::from_static(reason(503).as_bytes()) } else { Bytes::new() };
+        self.respond(id, sequence, 503, &refusal.headers, &body);
     }
 
     /// The answer that refuses what a connection has sent: the route may have its say, even if the head

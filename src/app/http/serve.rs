@@ -86,6 +86,10 @@ impl Inner {
 
     /// Asks a route about a request whose body is on its way; whether to read that here.
     fn begin_body(&self, id: ConnectionId, begun: &OnBegun, head: &Head) -> bool {
+        if self.core.is_in_reserve(id) {
+            self.refuse_and_close(id, 503);
+            return false;
+        }
         match begun(head, id) {
             Begun::Read(on_end) => {
                 self.entry(id, |entry| {
@@ -158,6 +162,9 @@ impl Inner {
         let Complete { head, body, route, sequence, on_end, incoming } = complete;
         if let Some(on_end) = on_end {
             on_end(BodyEnd::Complete);
+        }
+        if self.core.is_in_reserve(id) && !route.as_ref().is_some_and(|(route, _)| route.when_full) {
+            return self.refuse_full(id, sequence, &head, route.as_ref().map(|(route, _)| &**route));
         }
         let Some((route, params)) = route else { return self.no_route(id, sequence, &head) };
         let Some(app) = crate::app::current() else { return };
