@@ -76,10 +76,6 @@ pub const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
 /// of its arenas in turn for it.
 pub const MEMORY_TRIM_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Bytes of a body or message that is refused while the process is over its bound: what is smaller is what
-/// clients say while they are served, and a receive buffer holds it at once.
-pub const SMALL_BODY_BYTES: usize = 64 * 1024;
-
 /// How long a proxy may take to send its header of the PROXY protocol: as long as a request's head by
 /// default. A proxy sends it before anything else, so all that this bounds is who connects and says nothing.
 pub const PREFACE: Duration = Duration::from_secs(10);
@@ -151,8 +147,8 @@ pub const MAILBOX_BYTES: usize = 256 << 20;
 /// that names what it wants could fill the memory with them.
 pub const TOPIC_BYTES: usize = 256;
 
-/// Bytes of a body that count as large while the process is short of memory (`runtime::Options::max_memory`):
-/// what clients send all the time, the POSTs of polling sessions among it, is smaller.
+/// Bytes of a body, or of a WebSocket's message, that count as large while the process is short of memory
+/// (`runtime::Options::max_memory`): what clients send all the time is smaller.
 pub const LARGE_BODY_BYTES: usize = 64 * 1024;
 
 /// Entries for which the tables of a core have room from the start, if that many connections are possible:

@@ -53,6 +53,8 @@ both!(
     a_unix_socket_comes_and_goes_with_the_server,
     the_proxy_protocol_tells_the_client,
     the_proxy_protocol_is_required,
+    an_address_may_have_so_many_connections,
+    addresses_are_those_of_the_proxys_clients,
     the_kernel_keeps_connections_until_they_speak,
 );
 
@@ -275,4 +277,47 @@ fn sockets_of_a_service_manager() {
     assert!(server.wait().unwrap().success());
     // The sockets are the service manager's: they outlive the server.
     assert!(path.exists() && UnixStream::connect(&path).is_ok());
+}
+
+fn crowded(descriptors: Descriptors) -> runtime::Options {
+    runtime::Options { connections_per_address: 2, ..options(descriptors, 1) }
+}
+
+fn an_address_may_have_so_many_connections(descriptors: Descriptors) {
+    let server = start(crowded(descriptors), Listener::tcp("127.0.0.1:0").unwrap());
+    let address = server.addresses()[0];
+    for round in 1..=3 {
+        let mut held: Vec<Client> = (0..2).map(|_| Client::connect(address)).collect();
+        held.iter_mut().for_each(|client| assert_eq!(client.get("/core").text(), "0"));
+        let mut third = Client::connect(address);
+        assert!(third.try_send(get("/core").as_bytes()).is_err() || third.ends());
+        assert_eq!(server.metrics().total("refused_by_address"), round);
+        // Those who are there are served, and their places come back.
+        held.iter_mut().for_each(|client| assert_eq!(client.get("/core").text(), "0"));
+        drop(held);
+        support::eventually("the places are free", || server.metrics().total("connections") == 0);
+    }
+    end(server);
+}
+
+fn addresses_are_those_of_the_proxys_clients(descriptors: Descriptors) {
+    let listener = Listener::tcp("127.0.0.1:0").unwrap().proxy_protocol(true);
+    let server = start(crowded(descriptors), listener);
+    let connect = |client: &str| {
+        let mut connection = Client::connect(server.addresses()[0]);
+        connection.send(format!("PROXY TCP4 {client} 192.0.2.9 5000 443\r\n{}", get("/core")).as_bytes());
+        connection
+    };
+    // Connections that have not said whose they are count for nobody.
+    let _silent: Vec<Client> = (0..5).map(|_| Client::connect(server.addresses()[0])).collect();
+    let mut held: Vec<Client> =
+        ["192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.2"].map(connect).into_iter().collect();
+    held.iter_mut().for_each(|client| assert_eq!(client.answer().unwrap().text(), "0"));
+    assert!(connect("192.0.2.1").ends());
+    assert_eq!(connect("192.0.2.3").answer().unwrap().text(), "0");
+    held.remove(0);
+    support::eventually("the place is free", || {
+        connect("192.0.2.1").answer().is_ok_and(|answer| answer.status == 200)
+    });
+    end(server);
 }

@@ -92,6 +92,14 @@ impl Builder {
         self
     }
 
+    /// Connections of one worker that a single address may have; see
+    /// [`runtime::Options::connections_per_address`].
+    #[must_use]
+    pub fn connections_per_address(mut self, connections: usize) -> Self {
+        self.runtime.connections_per_address = connections;
+        self
+    }
+
     /// Bytes of memory that the process may use before it takes on nothing new; see
     /// [`runtime::Options::max_memory`].
     #[must_use]

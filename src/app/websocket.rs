@@ -12,11 +12,13 @@ use bytes::Bytes;
 use super::behavior::{Behavior, Upgradable, last_data};
 use super::service::{Due, Inner, State, UserData, Whole, with_current};
 use crate::fanout::{Delivery, Frame, OutletId};
+use crate::limits::LARGE_BODY_BYTES;
+use crate::protocol::ws::WsError;
 use crate::protocol::ws::deflate::Inflater;
 use crate::protocol::ws::extensions::Agreed;
 use crate::protocol::ws::frame::{CONTROL_BYTES, OpCode, close_payload, write_frame};
 use crate::protocol::ws::handshake::{Handshake, write_response};
-use crate::protocol::ws::message::{self, Decoder};
+use crate::protocol::ws::message::{self, Decoder, Limits};
 use crate::runtime::{ConnectionId, Ended};
 use crate::time::Millis;
 
@@ -401,6 +403,9 @@ enum Inflation {
     Own,
 }
 
+/// The code for a message that a process short of memory does not take (in IANA's registry of RFC 6455).
+const TRY_AGAIN_LATER: u16 = 1013;
+
 /// How long the peer may take to answer a close frame.
 const CLOSE_TIMEOUT_MS: Millis = 3000;
 
@@ -490,12 +495,25 @@ impl Inner {
         mut inflater: Option<&mut Inflater>,
     ) -> bool {
         let limits = behavior.limits();
+        let short = self.core.is_short_of_memory();
+        let limits = Limits {
+            message_bytes: if short {
+                limits.message_bytes.min(LARGE_BODY_BYTES)
+            } else {
+                limits.message_bytes
+            },
+            ..limits
+        };
         while !input.is_empty() {
             let step = match decoder.decode_extended(input, &limits, inflater.as_deref_mut()) {
                 Ok(step) => step,
                 Err(error) => {
                     tracing::debug!("a WebSocket is closed: {error}");
-                    self.websocket_failed(id, error.close_code(), &error.to_string());
+                    let code = match error {
+                        WsError::TooBig if short => TRY_AGAIN_LATER,
+                        error => error.close_code(),
+                    };
+                    self.websocket_failed(id, code, &error.to_string());
                     return false;
                 }
             };

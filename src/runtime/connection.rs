@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
+use super::addresses::Addresses;
 use super::ring::{GENERATION_MASK, Kind, Tag, Target};
 #[cfg(feature = "tls")]
 use super::secure::Session;
@@ -237,13 +238,16 @@ impl Connection {
 #[derive(Debug)]
 pub(super) struct Connections {
     slots: Slab<Connection>,
+    /// Counts each connection but those that wait for a header of the PROXY protocol, whose client is not
+    /// known yet.
+    addresses: Addresses,
     /// Of the next connection. The kernel's requests carry its lower 24 bits.
     generation: u32,
 }
 
 impl Connections {
-    pub(super) fn with_capacity(capacity: usize) -> Self {
-        Self { slots: Slab::with_capacity(capacity), generation: 0 }
+    pub(super) fn new(capacity: usize, per_address: usize) -> Self {
+        Self { slots: Slab::with_capacity(capacity), addresses: Addresses::new(per_address), generation: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -262,6 +266,7 @@ impl Connections {
         listener: u16,
         outlet: impl FnOnce(ConnectionId) -> OutletId,
     ) -> ConnectionId {
+        self.addresses.enter(peer);
         let entry = self.slots.vacant_entry();
         let id = ConnectionId { slot: entry.key() as u32, generation: self.generation };
         self.generation = self.generation.wrapping_add(1);
@@ -292,7 +297,33 @@ impl Connections {
 
     pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
         self.get(id)?;
-        self.slots.try_remove(id.slot as usize)
+        let connection = self.slots.try_remove(id.slot as usize)?;
+        if !matches!(connection.phase, Phase::Preface { .. }) {
+            self.addresses.leave(connection.peer.into());
+        }
+        Some(connection)
+    }
+
+    /// Whether the address of a connection has more of them than it may have.
+    pub(super) fn is_crowded(&self, id: ConnectionId) -> bool {
+        self.get(id).is_some_and(|connection| self.addresses.are_too_many(connection.peer.into()))
+    }
+
+    /// A header of the PROXY protocol is to say whose connection this is.
+    pub(super) fn begin_preface(&mut self, id: ConnectionId, deadline: Deadline) {
+        let Some(connection) = self.get_mut(id) else { return };
+        connection.phase = Phase::Preface { deadline };
+        let peer = connection.peer;
+        self.addresses.leave(peer.into());
+    }
+
+    /// The header has come; `peer` is the client's address if it says one.
+    pub(super) fn end_preface(&mut self, id: ConnectionId, peer: impl FnOnce(Peer) -> Peer) {
+        let Some(connection) = self.get_mut(id) else { return };
+        connection.phase = Phase::Open;
+        connection.peer = peer(connection.peer);
+        let peer = connection.peer;
+        self.addresses.enter(peer.into());
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
@@ -351,7 +382,7 @@ mod tests {
     #[test]
     fn a_handle_that_is_void_reaches_no_connection() {
         let mut outlets = crate::fanout::Outlets::new(1000, 0);
-        let mut connections = Connections::with_capacity(0);
+        let mut connections = Connections::new(0, 0);
         let mut open = |connections: &mut Connections| {
             connections.insert(Target::Normal(9), None, 0, |id| outlets.open(Via::Connection(id.slot())))
         };

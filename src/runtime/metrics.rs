@@ -270,6 +270,7 @@ pub(super) struct Counters {
     pub(super) refused: Counter,
     pub(super) beyond_capacity: Counter,
     pub(super) moved: Counter,
+    pub(super) crowded: Counter,
     pub(super) received_bytes: Counter,
     pub(super) receives: Counter,
     pub(super) buffers_exhausted: Counter,
@@ -328,6 +329,10 @@ impl Core {
             ),
             counted.accepted.sample("accepted", "Connections that were accepted."),
             counted.refused.sample("accept_failures", "Accepts that found no descriptor or no memory."),
+            counted.crowded.sample(
+                "refused_by_address",
+                "Connections that were closed since their address had as many as it may have.",
+            ),
             counted.moved.sample("moved", "Connections that came from another core."),
             counted.received_bytes.sample("received_bytes", "Bytes that came in, those of TLS included."),
             counted.receives.sample("receives", "Completions of receives with bytes."),

@@ -7,6 +7,7 @@
 //!
 //! A layer above implements [`Service`] and uses the verbs of [`Core`].
 
+mod addresses;
 mod adopt;
 mod buffers;
 mod connection;

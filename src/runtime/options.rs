@@ -45,6 +45,11 @@ pub struct Options {
     pub descriptors: Descriptors,
     /// Connections of one worker; 0 means as many as the limit of descriptors allows.
     pub connections: usize,
+    /// Connections of one worker that a single address may have; one more is closed when it is accepted. The
+    /// kernel spreads an address' connections over the workers. An IPv6 network of 64 bits is one address;
+    /// behind the PROXY protocol it is the one that the header names. 0, the default, is any number: clients
+    /// behind one NAT or one proxy share an address, and only the operator knows how many they are.
+    pub connections_per_address: usize,
     /// Connections that the kernel queues for one worker before it accepts them (`listen(2)`).
     pub backlog: i32,
     /// How long the kernel keeps a new TCP connection to itself while the client sends nothing
@@ -94,6 +99,7 @@ impl Default for Options {
             pin: true,
             descriptors: Descriptors::Auto,
             connections: 0,
+            connections_per_address: 0,
             backlog: 4096,
             defer_accept: Duration::from_secs(1),
             share_port: false,

@@ -20,9 +20,20 @@ impl Core {
         });
         if proxied {
             let deadline = Deadline::after(self.now(), limits::PREFACE);
-            self.with(id, |connection| connection.phase = Phase::Preface { deadline });
+            self.connections.borrow_mut().begin_preface(id, deadline);
             self.work.borrow_mut().deadlines = true;
-        } else if let Some(service) = self.service() {
+        } else {
+            self.open(id);
+        }
+    }
+
+    /// It is known who the client is: the connection is the layer's above, unless its address has too many.
+    fn open(&self, id: ConnectionId) {
+        if self.connections.borrow().is_crowded(id) {
+            self.counters.crowded.add(1);
+            return self.remove(id);
+        }
+        if let Some(service) = self.service() {
             service.opened(id);
         }
     }
@@ -55,17 +66,12 @@ impl Core {
     }
 
     fn end_preface(&self, id: ConnectionId, source: Source) {
-        if let Some(connection) = self.connections.borrow_mut().get_mut(id) {
-            connection.phase = Phase::Open;
-            match source {
-                Source::Address(address) => connection.peer = Some(address).into(),
-                Source::Unix => connection.peer = None.into(),
-                Source::Unknown => {}
-            }
-        }
-        if let Some(service) = self.service() {
-            service.opened(id);
-        }
+        self.connections.borrow_mut().end_preface(id, |peer| match source {
+            Source::Address(address) => Some(address).into(),
+            Source::Unix => None.into(),
+            Source::Unknown => peer,
+        });
+        self.open(id);
     }
 
     /// The server stops: whoever has not said who they are is not waited for.

@@ -359,6 +359,7 @@ impl Worker {
             buffers,
             listeners: self.listeners,
             capacity: self.capacity,
+            connections_per_address: self.options.connections_per_address,
             direct: self.direct,
             backpressure_bytes: self.options.backpressure_bytes,
             send_slice: self.options.send_slice,

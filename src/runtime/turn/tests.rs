@@ -22,6 +22,7 @@ fn core(direct: bool) -> Rc<Core> {
         ring,
         buffers,
         capacity: 8,
+        connections_per_address: 0,
         direct,
         backpressure_bytes: 1 << 20,
         send_slice: Duration::ZERO,
