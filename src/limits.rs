@@ -38,6 +38,45 @@ pub const MEASURING: Duration = Duration::from_secs(1);
 /// sending, about: with twice as many, answers piled up faster than they left.
 pub const COMPLETIONS_PER_TURN: usize = 512;
 
+/// Time of one turn for reading what has come: parsing, inflating, decrypting, handlers. What is over it goes
+/// on in the next turn, so that others wait no longer than this, one slice of sending, and one message.
+pub const TURN_INTAKE: Duration = Duration::from_millis(4);
+
+/// The part of [`TURN_INTAKE`] that goes to input which earlier turns had no time for; one connection is read
+/// in any case. The rest is for what has come since.
+pub const TURN_INTAKE_LEFT: Duration = Duration::from_millis(2);
+
+/// Work, in bytes, after which a turn looks at the clock: some 20 µs of parsing.
+pub const WORK_BETWEEN_LOOKS: usize = 32 * 1024;
+
+/// What a message or a completion counts as work beside its bytes: its handler takes some microseconds at
+/// least.
+pub const MESSAGE_WORK: usize = 2 * 1024;
+
+/// What a byte that is compressed counts as work, beside one that is parsed.
+pub const COMPRESSION_WORK: usize = 16;
+
+/// Bytes of one WebSocket that may have come and not be read before no more is received from it. What the
+/// kernel has delivered by then comes on top.
+pub const INPUT_KEPT_BYTES: usize = 64 * 1024;
+
+/// Bytes of the largest answer to a poll that is compressed: some milliseconds of work. A larger one leaves
+/// as it is.
+pub const COMPRESSED_BYTES: usize = 256 * 1024;
+
+/// Bytes that one burst of sends hands to the kernel, or encrypts; one socket gets what it is owed in any
+/// case. Between bursts it is looked whether the slice of sending is over.
+pub const BURST_BYTES: usize = 2 << 20;
+
+/// How many times its limit may wait for a client that goes on taking what it is owed: what others send to it
+/// in one go need not leave as fast as it comes. Of a file that is relayed, for example, to a client that
+/// polls.
+pub const OVERDRAFT: usize = 4;
+
+/// Ticks in which a client that is over its limit must take something: five seconds. One that takes nothing
+/// is closed then, by the next message.
+pub const OVERDRAFT_TICKS: u32 = 250;
+
 /// Receive buffers of one core. All sockets share them; a buffer is free again when its bytes were fed
 /// to the state machine that reads them. One enter delivers at most a few dozen, so this is plenty.
 pub const RECEIVE_BUFFERS: u16 = 256;

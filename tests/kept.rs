@@ -251,14 +251,17 @@ fn a_request_moves_to_another_core_with_its_body() {
     end(server);
 }
 
-/// While the process is short of memory, large bodies are told to come again, and small ones are served.
+/// While the process is short of memory, large bodies and new connections are told to come again, and small
+/// requests of those who are there are served.
 #[test]
-fn large_bodies_are_refused_first_when_memory_is_short() {
+fn large_bodies_and_new_connections_are_refused_first_when_memory_is_short() {
     let _alone = alone();
     let max_memory = resident_bytes() + (64 << 20);
     let runtime = runtime::Options { max_memory, ..options(Descriptors::Auto, 1) };
     let server = builder(runtime).start(|app| {
         app.post("/", |request: Request, response: Response| response.end(request.body().len().to_string()));
+        app.get("/", |_, response| response.end("served"));
+        app.serve_health("/healthz");
     });
     let server = server.unwrap();
     let address = server.addresses()[0];
@@ -274,7 +277,9 @@ fn large_bodies_are_refused_first_when_memory_is_short() {
     eventually("memory is short", || memory() > max_memory);
     std::thread::sleep(Duration::from_millis(300));
     let refused = |answer: Answer| {
-        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{}", answer.head);
+        assert_eq!(answer.status, 503, "{}", answer.head);
+        let head = answer.head.to_ascii_lowercase();
+        assert_eq!(head.matches("\r\nretry-after: ").count(), 1, "{head}");
     };
     length.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n");
     refused(length.answer().unwrap());
@@ -282,10 +287,18 @@ fn large_bodies_are_refused_first_when_memory_is_short() {
     chunks.send(format!("1ffff\r\n{}", "x".repeat(100_000)).as_bytes());
     refused(chunks.answer().unwrap());
     assert_eq!(whole(&mut small, 1000).text(), "1000");
+    // New connections are told so, as many as come; what watches the server is served.
+    for _ in 0..50 {
+        let mut new = Client::connect(address);
+        refused(new.get("/"));
+        assert!(new.ends());
+    }
+    assert_eq!(Client::connect(address).get("/healthz").text(), "ok");
     assert_eq!(ballast.iter().map(|byte| usize::from(*byte)).sum::<usize>(), ballast.len());
     drop(ballast);
     eventually("there is room again", || memory() < max_memory - max_memory / 16);
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(whole(&mut after, 200_000).text(), "200000");
+    assert_eq!(Client::connect(address).get("/").text(), "served");
     end(server);
 }

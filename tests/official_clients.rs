@@ -87,6 +87,9 @@ suites! {
     a_server_that_closes: "feature_server" [], 1 => "close.test.mjs" [];
     a_server_that_closes_on_3_workers: "feature_server" [], 3 => "close.test.mjs" [];
 
+    pressure: "feature_server" [], 1 => "pressure.test.mjs" [];
+    pressure_on_3_workers: "feature_server" [], 3 => "pressure.test.mjs" [];
+    pressure_over_tls: "feature_server" TLS, 3 => "pressure.test.mjs" [];
     versions_of_the_client: "feature_server" [], 1 => "versions.test.mjs" [];
     versions_of_the_client_on_3_workers: "feature_server" [], 3 => "versions.test.mjs" [];
     versions_of_the_client_over_tls: "feature_server" TLS, 3 => "versions.test.mjs" [];

@@ -21,6 +21,8 @@ type Callback<U> = Box<dyn Fn(WebSocket<U>)>;
 type OnMessage<U> = Box<dyn Fn(WebSocket<U>, Message<'_>)>;
 type OnControl<U> = Box<dyn Fn(WebSocket<U>, &[u8])>;
 type OnClose<U> = Box<dyn Fn(WebSocket<U>, Closed<'_>)>;
+/// Bytes that wait for a client in another place than its connection's outlet, by the word that it carries.
+type Elsewhere<U> = Box<dyn Fn(WebSocket<U>, u64) -> usize>;
 type OnUpgrade<U> = Box<dyn Fn(Request, Upgrade<U>)>;
 
 /// What the sockets of a route do. `U` is the data that each socket carries.
@@ -52,6 +54,7 @@ pub struct Behavior<U> {
     deflate: Option<PerMessageDeflate>,
     max_backpressure: Option<usize>,
     close_on_backpressure: bool,
+    elsewhere: Option<Elsewhere<U>>,
     /// Its place among the App's.
     pub(super) number: u16,
 }
@@ -102,6 +105,7 @@ impl<U: 'static> Behavior<U> {
             deflate: None,
             max_backpressure: None,
             close_on_backpressure: true,
+            elsewhere: None,
             number: 0,
         }
     }
@@ -196,6 +200,12 @@ impl<U: 'static> Behavior<U> {
         self
     }
 
+    /// Counts bytes that wait for a client in another place, when it is decided whether to read from it.
+    pub(crate) fn elsewhere(mut self, f: impl Fn(WebSocket<U>, u64) -> usize + 'static) -> Self {
+        self.elsewhere = Some(Box::new(f));
+        self
+    }
+
     /// What is special about the outlet of a socket.
     pub(super) fn class(&self, agreed: Option<&Agreed>) -> Class {
         let deflate = self.deflate.as_ref().zip(agreed);
@@ -228,6 +238,8 @@ pub(super) trait Upgradable {
     fn drain(&self, id: ConnectionId);
     fn close(&self, id: ConnectionId, closed: Closed<'_>, data: &UserData);
     fn limits(&self) -> Limits;
+    /// Bytes that wait for a client beside what its connection is owed.
+    fn elsewhere(&self, id: ConnectionId, word: u64) -> usize;
     fn idle_timeout(&self) -> Millis;
     /// Pongs that may wait; 0 for any number.
     fn pending_pongs(&self) -> u16;
@@ -280,6 +292,10 @@ impl<U: 'static> Upgradable for Behavior<U> {
 
     fn limits(&self) -> Limits {
         self.limits
+    }
+
+    fn elsewhere(&self, id: ConnectionId, word: u64) -> usize {
+        self.elsewhere.as_ref().map_or(0, |f| f(WebSocket::new(id), word))
     }
 
     fn idle_timeout(&self) -> Millis {

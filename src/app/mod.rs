@@ -25,6 +25,7 @@ mod behavior;
 mod body;
 mod builder;
 mod http;
+mod input;
 #[cfg(feature = "prometheus")]
 mod metrics;
 mod options;

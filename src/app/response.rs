@@ -8,7 +8,6 @@ use smallvec::SmallVec;
 
 use super::ResponseStream;
 use super::service::Inner;
-use crate::fanout::Task;
 use crate::runtime::ConnectionId;
 
 /// The answer to one request: made by the server, ended by a handler, now or later.
@@ -96,6 +95,12 @@ impl Response {
         self.app.is_aborted(self.connection, self.sequence)
     }
 
+    /// Goes on with the request when the turn has time, by `f`, which is dropped if the client goes away
+    /// first.
+    pub(crate) fn later(&self, f: impl FnOnce() + 'static) {
+        self.app.later(self.connection, self.sequence, Box::new(f));
+    }
+
     /// Moves the connection, with this request unanswered, to another core, whose routes answer it. `body`:
     /// the request's.
     pub(crate) fn hand_over(mut self, core: usize, body: &[u8]) {
@@ -110,16 +115,10 @@ impl Drop for Response {
             return;
         }
         let (connection, sequence) = (self.connection, self.sequence);
-        if !std::thread::panicking() {
-            return self.app.respond_plain(connection, sequence, 500, Vec::new());
+        if std::thread::panicking() && self.app.dispatching.get() == Some(connection) {
+            // What its handler has left half done is not for further requests.
+            self.app.close_after_answer(connection, sequence);
         }
-        // The answer makes the connection's next request be handled. Not while a panic unwinds: a second
-        // one would end the process.
-        let later = move || {
-            if let Some(app) = super::current() {
-                app.0.respond_plain(connection, sequence, 500, Vec::new());
-            }
-        };
-        let _ = self.app.core.post(self.app.core.index(), Task::new(later));
+        self.app.respond_plain(connection, sequence, 500, Vec::new());
     }
 }

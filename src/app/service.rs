@@ -11,6 +11,7 @@ use hashbrown::HashMap;
 
 use super::behavior::{Behavior, Upgradable};
 use super::http::Http;
+use super::input::Kept;
 use super::request::Params;
 use super::routes::{BodyEnd, Route, Target};
 use super::websocket::Socket;
@@ -65,8 +66,12 @@ pub(crate) struct Inner {
     pub(super) inflater: RefCell<Option<Inflater>>,
     /// Those of the others, by the slot of the connection.
     pub(super) inflaters: RefCell<HashMap<u32, Inflater, RandomState>>,
+    /// What WebSockets have sent that is still to be read, by the slot of the connection.
+    pub(super) kept: RefCell<HashMap<u32, Kept, RandomState>>,
     swept: Cell<Millis>,
     pub(super) requests: Cell<u64>,
+    /// The connection whose request is being given to its handler.
+    pub(super) dispatching: Cell<Option<ConnectionId>>,
     date: RefCell<(Millis, Option<String>)>,
 }
 
@@ -153,8 +158,10 @@ impl Inner {
             layers: RefCell::default(),
             inflater: RefCell::default(),
             inflaters: RefCell::default(),
+            kept: RefCell::default(),
             swept: Cell::new(0),
             requests: Cell::new(0),
+            dispatching: Cell::new(None),
             date: RefCell::default(),
         });
         inner.core.set_close_timeout(inner.options.write_timeout);
@@ -246,6 +253,7 @@ impl Inner {
         let entry = slot.take();
         drop(table);
         self.inflaters.borrow_mut().remove(&id.slot());
+        self.kept.borrow_mut().remove(&id.slot());
         self.unsubscribe_all(id);
         entry
     }
@@ -371,8 +379,18 @@ impl Service for Inner {
             State::WebSocket(_) => false,
         });
         match http {
+            Some(true) if self.core.is_spent() => self.put_off(id),
             Some(true) => self.advance(id),
             Some(false) => self.websocket_received(id, bytes),
+            None => {}
+        }
+    }
+
+    fn ready(&self, id: ConnectionId) {
+        let http = self.entry(id, |entry| matches!(entry.state, State::Http(_)));
+        match http {
+            Some(true) => self.http_ready(id),
+            Some(false) => self.websocket_ready(id),
             None => {}
         }
     }
@@ -396,6 +414,7 @@ impl Service for Inner {
 
     fn drained(&self, id: ConnectionId) {
         self.http_drained(id);
+        self.input_drained(id);
         self.websocket_drained(id);
     }
 
@@ -411,7 +430,7 @@ impl Service for Inner {
         let (kept, on_abort) = self
             .entry(id, |entry| match &mut entry.state {
                 State::Http(http) => http.half_close(),
-                State::WebSocket(_) => (false, None),
+                State::WebSocket(_) => (self.input_ended(id), None),
             })
             .unwrap_or_default();
         if let Some(on_abort) = on_abort {
@@ -421,6 +440,9 @@ impl Service for Inner {
     }
 
     fn ended(&self, id: ConnectionId, why: Ended) {
+        if why == Ended::Eof {
+            self.read_rest(id);
+        }
         match self.forget(id).map(|entry| entry.state) {
             Some(State::Http(http)) => http.aborted(BodyEnd::Aborted),
             Some(State::WebSocket(socket)) => socket.ended(self, id, why),

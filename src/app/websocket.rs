@@ -10,15 +10,14 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::behavior::{Behavior, Upgradable, last_data};
+use super::input::{Reader, Reading};
 use super::service::{Due, Inner, State, UserData, Whole, with_current};
 use crate::fanout::{Delivery, Frame, OutletId};
-use crate::limits::LARGE_BODY_BYTES;
-use crate::protocol::ws::WsError;
 use crate::protocol::ws::deflate::Inflater;
 use crate::protocol::ws::extensions::Agreed;
 use crate::protocol::ws::frame::{CONTROL_BYTES, OpCode, close_payload, write_frame};
 use crate::protocol::ws::handshake::{Handshake, write_response};
-use crate::protocol::ws::message::{self, Decoder, Limits};
+use crate::protocol::ws::message::{self, Decoder};
 use crate::runtime::{ConnectionId, Ended};
 use crate::time::Millis;
 
@@ -160,7 +159,7 @@ impl<U: 'static> Upgrade<U> {
             pongs: 0,
         };
         let (app, id) = (self.app.clone(), self.id);
-        let Some(mut ahead) = app.switch(id, self.sequence, response, socket) else { return };
+        let Some(ahead) = app.switch(id, self.sequence, response, socket) else { return };
         if !app.core.set_class(id, &behavior.class(agreed.as_ref())) {
             // Without a class nothing is compressed, which is always allowed, and the usual limit holds.
             tracing::warn!("too many different limits and compressions on one core");
@@ -168,7 +167,8 @@ impl<U: 'static> Upgrade<U> {
         let whole = Whole::begin(&app, id);
         (behavior.open)(WebSocket::new(id));
         if !ahead.is_empty() {
-            app.websocket_received(id, &mut ahead);
+            // The turn reads it: this may be anybody's stack.
+            app.keep(id, &ahead, Reading::Spent);
         }
         whole.end();
     }
@@ -371,6 +371,13 @@ impl<U: 'static> WebSocket<U> {
         with_current(|app| app.publish(topic, frame, Some(self.id))).unwrap_or(Delivery::Dropped)
     }
 
+    /// Whether it is not the client's fault that nothing was read from it: what it has sent waits for the
+    /// turn's budget, or for the client to take what it is owed, and it has taken some since this was last
+    /// asked.
+    pub(crate) fn is_excused(self) -> bool {
+        with_current(|app| app.is_excused(self.id)).unwrap_or(false)
+    }
+
     /// The outlet through which the socket's bytes leave.
     pub(crate) fn outlet(self) -> Option<OutletId> {
         with_current(|app| app.core.outlet(self.id)).flatten()
@@ -403,11 +410,12 @@ enum Inflation {
     Own,
 }
 
-/// The code for a message that a process short of memory does not take (in IANA's registry of RFC 6455).
-const TRY_AGAIN_LATER: u16 = 1013;
-
 /// How long the peer may take to answer a close frame.
 const CLOSE_TIMEOUT_MS: Millis = 3000;
+
+/// How long a client that is not read from, and takes what it is owed, is let alone before it is looked at
+/// again.
+const EXCUSED_MS: Millis = 5000;
 
 impl Socket {
     pub(super) fn ended(self, app: &Inner, id: ConnectionId, _: Ended) {
@@ -458,7 +466,20 @@ impl Inner {
         open == Some(true)
     }
 
+    /// Bytes came of a WebSocket.
     pub(super) fn websocket_received(&self, id: ConnectionId, input: &mut [u8]) {
+        if self.keep_behind(id, input) {
+            return;
+        }
+        let (used, why) =
+            if self.core.is_spent() { (0, Reading::Spent) } else { self.websocket_read(id, input) };
+        if used < input.len() && why != Reading::Over {
+            self.keep(id, &input[used..], why);
+        }
+    }
+
+    /// Reads messages: how many bytes of the input are used, and why not all.
+    pub(super) fn websocket_read(&self, id: ConnectionId, input: &mut [u8]) -> (usize, Reading) {
         let now = self.core.now();
         let taken = self.entry(id, |entry| {
             let State::WebSocket(socket) = &mut entry.state else { return None };
@@ -467,15 +488,20 @@ impl Inner {
                 socket.pinged = false;
                 entry.deadline = first_deadline(&*behavior, now);
             }
-            Some((mem::take(&mut socket.decoder), behavior, socket.inflation))
+            let word = match socket.data {
+                UserData::Word(word) => word,
+                UserData::Any(_) => 0,
+            };
+            Some((mem::take(&mut socket.decoder), behavior, socket.inflation, word))
         });
-        let Some(Some((mut decoder, behavior, inflation))) = taken else { return };
+        let Some(Some((mut decoder, behavior, inflation, word))) = taken else { return (0, Reading::Over) };
         let mut inflater = self.take_inflater(id, inflation);
-        let whole = self.websocket_read(id, input, &*behavior, &mut decoder, inflater.as_mut());
+        let reader = Reader { app: self, id, behavior: &*behavior, word };
+        let read = reader.read(input, &mut decoder, inflater.as_mut());
         if let Some(inflater) = inflater {
             self.keep_inflater(id, inflater);
         }
-        if whole {
+        if read.1 != Reading::Over {
             decoder.release();
             self.entry(id, |entry| {
                 if let State::WebSocket(socket) = &mut entry.state {
@@ -483,49 +509,7 @@ impl Inner {
                 }
             });
         }
-    }
-
-    /// Reads messages to the end of the input; `false` when the socket reads no more.
-    fn websocket_read(
-        &self,
-        id: ConnectionId,
-        mut input: &mut [u8],
-        behavior: &dyn Upgradable,
-        decoder: &mut Decoder,
-        mut inflater: Option<&mut Inflater>,
-    ) -> bool {
-        let limits = behavior.limits();
-        let short = self.core.is_short_of_memory();
-        let limits = Limits {
-            message_bytes: if short {
-                limits.message_bytes.min(LARGE_BODY_BYTES)
-            } else {
-                limits.message_bytes
-            },
-            ..limits
-        };
-        while !input.is_empty() {
-            let step = match decoder.decode_extended(input, &limits, inflater.as_deref_mut()) {
-                Ok(step) => step,
-                Err(error) => {
-                    tracing::debug!("a WebSocket is closed: {error}");
-                    let code = match error {
-                        WsError::TooBig if short => TRY_AGAIN_LATER,
-                        error => error.close_code(),
-                    };
-                    self.websocket_failed(id, code, &error.to_string());
-                    return false;
-                }
-            };
-            let consumed = step.consumed;
-            if let Some(message) = step.message
-                && !self.websocket_message(id, behavior, message)
-            {
-                return false;
-            }
-            input = &mut input[consumed..];
-        }
-        true
+        read
     }
 
     /// The inflater of a socket, to be given back. A handler that runs meanwhile and reads from another
@@ -554,7 +538,7 @@ impl Inner {
     }
 
     /// Handles one message; `false` when the socket reads no more.
-    fn websocket_message(
+    pub(super) fn websocket_message(
         &self,
         id: ConnectionId,
         behavior: &dyn Upgradable,
@@ -624,7 +608,7 @@ impl Inner {
     }
 
     /// The peer broke the protocol: a close frame says how, and the connection ends.
-    fn websocket_failed(&self, id: ConnectionId, code: u16, reason: &str) {
+    pub(super) fn websocket_failed(&self, id: ConnectionId, code: u16, reason: &str) {
         let Some(State::WebSocket(socket)) = self.forget(id).map(|entry| entry.state) else { return };
         if !socket.closing {
             self.send_close(id, code, reason);
@@ -663,6 +647,10 @@ impl Inner {
 
     /// Nothing has come for a while: ask, then give up.
     pub(super) fn websocket_expired(&self, id: ConnectionId, now: Millis) {
+        if self.is_excused(id) {
+            self.entry(id, |entry| entry.deadline = Due::at(now + EXCUSED_MS));
+            return;
+        }
         let ask = self.entry(id, |entry| {
             let State::WebSocket(socket) = &mut entry.state else { return false };
             if socket.closing || mem::replace(&mut socket.pinged, true) {

@@ -98,6 +98,19 @@ impl Heartbeat {
         }
     }
 
+    /// The client could not be heard: what it has sent is kept and not read yet. It gets its time again.
+    ///
+    /// ```
+    /// use sockring::engine::{Beat, Heartbeat};
+    /// let mut heartbeat = Heartbeat::new(0, 300, 200);
+    /// assert_eq!(heartbeat.handle_timeout(300), Some(Beat::Ping));
+    /// heartbeat.postpone(500);
+    /// assert_eq!((heartbeat.handle_timeout(699), heartbeat.handle_timeout(700)), (None, Some(Beat::Dead)));
+    /// ```
+    pub fn postpone(&mut self, now: Millis) {
+        self.deadline = halves(now + Millis::from(self.timeout));
+    }
+
     /// The deadline has passed, or not yet.
     pub fn handle_timeout(&mut self, now: Millis) -> Option<Beat> {
         if now < self.deadline() {

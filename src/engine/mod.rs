@@ -41,6 +41,7 @@ mod middleware;
 mod options;
 mod payload;
 mod polling;
+mod posted;
 mod server;
 mod session;
 mod sid;

@@ -6,6 +6,7 @@ use super::server::{Inner, Link};
 use super::{Socket, translate};
 use crate::app::{Request, Response};
 use crate::fanout::{Frame, OutletId};
+use crate::limits;
 use crate::protocol::eio::{Dialect, Revision};
 use crate::protocol::http::{Coding, Effort, compress, negotiate};
 
@@ -72,10 +73,20 @@ impl Inner {
         Poll { response, coding, jsonp, packets_max, dialect: self.dialect(socket) }
     }
 
-    /// Whether a body of so many bytes is to be in this coding.
+    /// Whether a body of so many bytes is to be in this coding: one that is large, and any while the turn has
+    /// no more time, leaves as it is. Compression saves bytes; it is not to cost others their time.
     pub(super) fn is_worth(&self, coding: Coding, bytes: usize) -> bool {
         let threshold = self.options.http_compression.map(|options| options.threshold);
-        coding != Coding::Identity && threshold.is_some_and(|threshold| bytes >= threshold)
+        let large = threshold.is_some_and(|threshold| bytes >= threshold);
+        coding != Coding::Identity && large && bytes <= limits::COMPRESSED_BYTES && !self.core.is_spent()
+    }
+
+    /// A body in a coding.
+    pub(super) fn packed(&self, coding: Coding, plain: &[u8]) -> Bytes {
+        // It writes to memory only, which cannot fail.
+        let packed = compress(coding, plain, Effort::Once).map(Bytes::from).unwrap_or_default();
+        self.core.charge(plain.len() * limits::COMPRESSION_WORK);
+        packed
     }
 
     /// Frames as one payload.
@@ -85,13 +96,20 @@ impl Inner {
             && compressible
             && self.is_worth(coding, frame.polling().len())
         {
-            let body = frame.packed(form(coding), |plain| packed(coding, plain)).cloned();
+            let body = frame.packed(form(coding), |plain| self.packed(coding, plain)).cloned();
             return Payload::new(body.unwrap_or_default(), coding, compressible);
         }
+        if let ([frame], Revision::V4) = (frames, poll.dialect.revision)
+            && !(compressible && self.is_worth(coding, frame.polling().len()))
+        {
+            // Shared with all others that are owed it.
+            return Payload::new(frame.polling_bytes(), Coding::Identity, compressible);
+        }
         let joined = translate::payload(poll.dialect, frames.iter());
+        self.core.charge(joined.len());
         let content_type = translate::content_type(&joined);
         let payload = match compressible && self.is_worth(coding, joined.len()) {
-            true => Payload::new(packed(coding, &joined), coding, compressible),
+            true => Payload::new(self.packed(coding, &joined), coding, compressible),
             false => Payload::new(joined.into(), Coding::Identity, compressible),
         };
         Payload { content_type, ..payload }
@@ -124,11 +142,10 @@ impl Inner {
         let payload = if packets == 0 {
             None
         } else if compressible && self.is_worth(coding, plain.len()) {
-            let body = outlets.batch.packed(owed, form(coding), |plain| packed(coding, plain));
+            let body = outlets.batch.packed(owed, form(coding), |plain| self.packed(coding, plain));
             Some(Payload::new(body.unwrap_or_default(), coding, compressible))
         } else {
-            let body = Bytes::copy_from_slice(plain);
-            Some(Payload::new(body, Coding::Identity, compressible))
+            Some(Payload::new(plain, Coding::Identity, compressible))
         };
         let messages = outlets.batch.len(owed);
         outlets.settle(outlet);
@@ -142,10 +159,4 @@ impl Inner {
 /// Where a coding's form is kept.
 fn form(coding: Coding) -> usize {
     OFFERED.iter().position(|offered| *offered == coding).unwrap_or(usize::MAX)
-}
-
-/// A body in a coding.
-pub(super) fn packed(coding: Coding, plain: &[u8]) -> Bytes {
-    // It writes to memory only, which cannot fail.
-    compress(coding, plain, Effort::Once).map(Bytes::from).unwrap_or_default()
 }

@@ -4,15 +4,16 @@ use std::rc::Rc;
 
 use super::headers::Headers;
 use super::ids::Reserved;
-use super::payload::{Payload, Poll, packed};
+use super::payload::{Payload, Poll};
+use super::posted::Posted;
 use super::server::{Inner, Link};
 use super::verify::Refusal;
 use super::websocket::Carrier;
-use super::{CloseReason, Socket, Transport, jsonp, translate};
+use super::{CloseReason, Socket, Transport, jsonp};
 use crate::app::{Begun, BodyEnd, Request, Response, WebSocket};
 use crate::fanout::OutletId;
-use crate::protocol::eio::{EioError, Packet, Revision};
-use crate::runtime::{self, ConnectionId};
+use crate::protocol::eio::Revision;
+use crate::runtime::ConnectionId;
 use crate::time::Millis;
 
 /// A session's polling transport.
@@ -21,6 +22,8 @@ pub(super) struct Polling {
     get: Option<Poll>,
     /// The connection that a POST is coming through.
     post: Option<ConnectionId>,
+    /// A POST that is complete and not read to its end.
+    pub(super) reading: Option<Box<Posted>>,
     /// The WebSocket that is about to take over.
     pub(super) probe: Option<WebSocket<Carrier>>,
     /// The session has ended and waits for one more poll to say so, until this time.
@@ -80,7 +83,7 @@ impl Inner {
             body = jsonp::call(index, &body).into();
             if compressible && self.is_worth(*accepted, body.len()) {
                 coding = *accepted;
-                body = packed(coding, &body);
+                body = self.packed(coding, &body);
             }
         }
         let response = poll.response.header("Content-Type", content_type);
@@ -113,6 +116,7 @@ impl Inner {
         if let Some(payload) = self.take_backlog(outlet, &poll) {
             self.hooks.tell(|hooks| &hooks.flush, socket);
             self.answer(poll, payload);
+            self.resume_posted(socket);
             if self.buffered(socket) == 0 {
                 self.drained(socket);
             }
@@ -137,6 +141,7 @@ impl Inner {
         let payload = self.take_owed(outlet, &poll).unwrap_or_else(|| Payload::digits(&poll, b"6"));
         self.hooks.tell(|hooks| &hooks.flush, socket);
         self.answer(poll, payload);
+        self.resume_posted(socket);
         if !self.hooks.none(|hooks| &hooks.drain) && self.with(socket, |_| ()).is_some() {
             self.hooks.tell(|hooks| &hooks.drain, socket);
         }
@@ -172,7 +177,7 @@ impl Inner {
     /// A POST whose body is on its way.
     pub(super) fn begin_post(self: &Rc<Self>, socket: Socket, connection: ConnectionId) -> Begun {
         let overlap = self.with(socket, |entry| match &mut entry.link {
-            Link::Polling(polling) if polling.post.is_none() => {
+            Link::Polling(polling) if polling.post.is_none() && polling.reading.is_none() => {
                 polling.post = Some(connection);
                 false
             }
@@ -210,7 +215,10 @@ impl Inner {
     /// A POST that is complete.
     pub(super) fn read(&self, socket: Socket, request: &Request, response: Response) {
         let link = self.with(socket, |entry| match &entry.link {
-            Link::Polling(polling) => Some((polling.post.is_some(), polling.jsonp.is_some())),
+            Link::Polling(polling) => {
+                let overlap = polling.post.is_some() || polling.reading.is_some();
+                Some((overlap, polling.jsonp.is_some()))
+            }
             Link::WebSocket(_) => None,
         });
         let Some(Some((overlap, jsonp))) = link else {
@@ -231,65 +239,42 @@ impl Inner {
             return self.close(socket, CloseReason::TransportError, error);
         }
         let response = self.with_headers(request, response, None);
-        self.posted.replace(Some((socket, request.clone())));
-        // A handler that panics ends its session, as over a WebSocket; the connection may carry others.
-        let read = || self.read_body(socket, request.body(), revision, binary, jsonp);
-        let sound = runtime::guarded("a handler of a posted payload", read).is_some();
-        self.posted.take();
-        if !sound {
-            self.close(socket, CloseReason::TransportError, "a handler panicked");
-        }
-        response.header("Content-Type", "text/html").end("ok");
-    }
-
-    fn read_body(&self, socket: Socket, body: &[u8], revision: Revision, binary: bool, jsonp: bool) {
-        let each = |packet: &Packet<'_>| self.packet(socket, packet);
-        let read = if jsonp {
-            // As in the reference, a form without the field is nothing at all.
-            let form = simdutf8::basic::from_utf8(body).map_err(|_| EioError::Utf8);
-            match form.map(jsonp::payload) {
-                Ok(Some(payload)) => translate::read_payload(revision, false, payload.as_bytes(), each),
-                Ok(None) => Ok(()),
-                Err(error) => Err(error),
+        let mut posted = Box::new(Posted::new(request, response, revision, binary));
+        match if jsonp { posted.read_form() } else { Ok(true) } {
+            Ok(true) => self.read_posted(socket, posted, false),
+            Ok(false) => posted.finish(),
+            Err(error) => {
+                self.close(socket, CloseReason::ParseError, &error.to_string());
+                posted.finish();
             }
-        } else {
-            translate::read_payload(revision, binary, body, each)
-        };
-        if let Err(error) = read {
-            tracing::debug!("a polling session is closed: {error}");
-            self.close(socket, CloseReason::ParseError, &error.to_string());
         }
     }
 
-    /// Ends a polling session: a waiting poll is told at once, otherwise the next one is. `false`: the answer
-    /// let a request behind the poll be handled, which has ended the session already.
-    pub(super) fn close_polling(&self, socket: Socket, reason: CloseReason) -> bool {
+    /// Ends a polling session: a waiting poll is told at once, otherwise the next one is.
+    pub(super) fn close_polling(&self, socket: Socket, reason: CloseReason) {
         // A client that said goodbye itself is not told again.
         let packet: &[u8] = if reason == CloseReason::TransportClose { b"6" } else { b"1" };
         let told = self.release_poll_with(socket, packet);
-        if self.with(socket, |_| ()).is_none() {
-            return false;
-        }
         if told || reason != CloseReason::ForcedClose {
             self.take(socket);
-            return true;
+            return;
         }
         let until = self.core.now() + CLOSE_TIMEOUT_MS;
-        let probe = self.with(socket, |entry| {
-            if let Link::Polling(polling) = &mut entry.link {
-                polling.ending = Some(until);
-                self.abort_post(polling);
-                polling.probe.take()
-            } else {
-                None
-            }
+        let left = self.with(socket, |entry| {
+            let Link::Polling(polling) = &mut entry.link else { return (None, None) };
+            polling.ending = Some(until);
+            self.abort_post(polling);
+            (polling.probe.take(), polling.reading.take())
         });
         self.uncount();
-        if let Some(Some(probe)) = probe {
+        let (probe, posted) = left.unwrap_or_default();
+        if let Some(probe) = probe {
             probe.close(1005, "");
         }
+        if let Some(posted) = posted {
+            posted.finish();
+        }
         self.set_deadline(socket.slot, until);
-        true
     }
 
     /// A poll of a session that was closed while none was waiting.

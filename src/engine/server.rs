@@ -549,9 +549,7 @@ impl Inner {
     pub(super) fn close(&self, socket: Socket, reason: CloseReason, details: &str) {
         let Some(polling) = self.with(socket, |entry| matches!(entry.link, Link::Polling(_))) else { return };
         if polling {
-            if !self.close_polling(socket, reason) {
-                return;
-            }
+            self.close_polling(socket, reason);
         } else {
             self.forward_all(socket);
             if let Some(Entry { link: Link::WebSocket(ws), .. }) = self.take(socket) {
@@ -608,8 +606,13 @@ impl Inner {
         if let Some(probe) = entry.take_probe() {
             probe.close(1005, "");
         }
+        let mut posted = None;
         if let Link::Polling(polling) = &mut entry.link {
             self.abort_post(polling);
+            posted = polling.reading.take();
+        }
+        if let Some(posted) = posted {
+            posted.finish();
         }
         if !entry.is_carried() {
             self.pollers.borrow_mut().remove(&entry.outlet);
@@ -660,6 +663,10 @@ impl Inner {
                     if let Some(Some(probe)) = self.with(socket, Entry::take_probe) {
                         probe.close(1005, "");
                     }
+                }
+                // What it has sent is still to be read.
+                Due::Close if self.is_excused(socket) => {
+                    self.with(socket, |entry| entry.session.postpone(now));
                 }
                 Due::Close => return self.close(socket, CloseReason::PingTimeout, ""),
             }

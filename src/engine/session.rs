@@ -175,6 +175,11 @@ impl Session {
         }
     }
 
+    /// The client is not heard because nothing was read from it: it gets its time again.
+    pub fn postpone(&mut self, now: Millis) {
+        self.heartbeat.postpone(now);
+    }
+
     /// What is due at `now`. To be called until it says `None`.
     pub fn handle_timeout(&mut self, now: Millis) -> Option<Due> {
         if let Some(late) = self.upgrade.as_mut().and_then(|upgrade| upgrade.handle_timeout(now)) {

@@ -15,7 +15,7 @@ use crate::app::{Request, WebSocket};
 use crate::fanout::{Backlog, Frame, OutletId};
 use crate::limits;
 use crate::protocol::eio::v3::Mode;
-use crate::protocol::eio::{Dialect, EioError, Packet, Revision, SEPARATOR, decode_payload, v3};
+use crate::protocol::eio::{Dialect, Revision, SEPARATOR};
 
 /// The dialect that a request speaks.
 pub(super) fn dialect(request: &Request) -> Dialect {
@@ -65,35 +65,6 @@ pub(super) fn content_type(body: &[u8]) -> &'static str {
         Some(0 | 1) => "application/octet-stream",
         _ => TEXT,
     }
-}
-
-/// Calls `each` with the packets of a POST until it says `false`. `binary`: what the request says of it.
-pub(super) fn read_payload(
-    revision: Revision,
-    binary: bool,
-    body: &[u8],
-    mut each: impl FnMut(&Packet<'_>) -> bool,
-) -> Result<(), EioError> {
-    if revision == Revision::V3 && binary {
-        return read_packets(v3::decode_binary_payload(body), each);
-    }
-    let text = simdutf8::basic::from_utf8(body).map_err(|_| EioError::Utf8)?;
-    match revision {
-        Revision::V3 => read_packets(v3::decode_payload(text), &mut each),
-        Revision::V4 => read_packets(decode_payload(text), &mut each),
-    }
-}
-
-fn read_packets<'a>(
-    packets: impl Iterator<Item = Result<Packet<'a>, EioError>>,
-    mut each: impl FnMut(&Packet<'_>) -> bool,
-) -> Result<(), EioError> {
-    for packet in packets {
-        if !each(&packet?) {
-            break;
-        }
-    }
-    Ok(())
 }
 
 impl Entry {
@@ -219,23 +190,5 @@ mod tests {
         assert_eq!(body(Dialect::default(), &[text, both]), b"4a\x1e4b\x1ebBw==");
         assert_eq!(digits(OLD, b"61"), b"1:61:1");
         assert_eq!(digits(Dialect::default(), b"61"), b"6\x1e1");
-    }
-
-    #[test]
-    fn a_body_is_read_as_its_request_says() {
-        let read = |revision, binary, body: &[u8]| {
-            let mut packets = 0;
-            let result = read_payload(revision, binary, body, |_| {
-                packets += 1;
-                packets < 2
-            });
-            (packets, result)
-        };
-        assert_eq!(read(Revision::V3, false, b"2:4a1:2"), (2, Ok(())));
-        assert_eq!(read(Revision::V3, true, b"\x00\x01\xff2"), (1, Ok(())));
-        assert_eq!(read(Revision::V3, true, b"2:4a"), (0, Err(EioError::Length)));
-        assert_eq!(read(Revision::V4, false, b"4a\x1e9"), (1, Err(EioError::UnknownType)));
-        assert_eq!(read(Revision::V4, false, b"4a\x1e4b\x1e9"), (2, Ok(())), "it stops when told");
-        assert_eq!(read(Revision::V4, false, b"\xff"), (0, Err(EioError::Utf8)));
     }
 }

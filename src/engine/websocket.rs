@@ -68,7 +68,7 @@ impl Carrier {
 
 pub(super) fn behavior(server: &Rc<Inner>) -> Behavior<Carrier> {
     let on = || server.clone();
-    let (upgrade, open, message, drain, close) = (on(), on(), on(), on(), on());
+    let (upgrade, open, message, drain, close, waiting) = (on(), on(), on(), on(), on(), on());
     let behavior = Behavior::new(move |request, handshake| upgrade.websocket_request(request, handshake))
         .open(move |ws| open.websocket_open(ws))
         .message(move |ws, data| message.websocket_message(ws, data))
@@ -80,6 +80,7 @@ pub(super) fn behavior(server: &Rc<Inner>) -> Behavior<Carrier> {
             }
         })
         .close(move |ws, closed| close.websocket_close(ws, closed))
+        .elsewhere(move |_, word| waiting.waits_untranslated(word))
         .max_message_bytes(server.options.max_http_buffer_size)
         // Sessions have a heartbeat of their own.
         .idle_timeout(Duration::ZERO);
@@ -90,6 +91,18 @@ pub(super) fn behavior(server: &Rc<Inner>) -> Behavior<Carrier> {
 }
 
 impl Inner {
+    /// Bytes that wait in the outlet of a session whose frames are translated.
+    fn waits_untranslated(&self, word: u64) -> usize {
+        let carrier = Carrier::read(word, self.index);
+        match carrier.role {
+            Role::Session(socket) if carrier.dialect != Dialect::default() => {
+                let outlet = self.with(socket, |entry| entry.outlet);
+                outlet.map_or(0, |outlet| self.core.outlets().waiting(outlet))
+            }
+            _ => 0,
+        }
+    }
+
     fn carrier(&self, ws: WebSocket<Carrier>) -> Option<Carrier> {
         ws.word().map(|word| Carrier::read(word, self.index))
     }
@@ -243,6 +256,8 @@ impl Inner {
                 let _ = ws.send(&Frame::message(&[b"3probe"], &[]));
                 self.set_deadline(socket.slot, deadline);
                 self.release_poll(socket);
+                // It does not poll until what it has posted is answered.
+                self.resume_posted(socket);
                 self.hooks.tell(|hooks| &hooks.upgrading, socket);
             }
             Some((Step::Complete, deadline)) => {
@@ -261,13 +276,18 @@ impl Inner {
         let Some(carrier) = self.carrier(ws) else { return };
         let outlet = self.with(socket, |entry| {
             entry.session.handle_upgraded();
+            let mut posted = None;
             if let Link::Polling(mut polling) = std::mem::replace(&mut entry.link, Link::WebSocket(ws)) {
                 self.abort_post(&mut polling);
+                posted = polling.reading.take();
             }
             entry.dialect = carrier.dialect;
-            entry.outlet
+            (entry.outlet, posted)
         });
-        let Some(outlet) = outlet else { return };
+        let Some((outlet, posted)) = outlet else { return };
+        if let Some(posted) = posted {
+            posted.finish();
+        }
         self.set_role(ws, Role::Session(socket));
         if carrier.dialect == Dialect::default() {
             self.pollers.borrow_mut().remove(&outlet);

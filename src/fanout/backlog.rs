@@ -37,6 +37,8 @@ pub struct Backlog {
     bytes: usize,
     /// Bytes that wait for the same client in another place.
     elsewhere: usize,
+    /// Bytes that have left.
+    taken: u64,
     pace: Pace,
     droppable: Option<Box<Droppable>>,
 }
@@ -312,6 +314,7 @@ impl Backlog {
     /// Notes that `sent` bytes of the frames have left.
     pub fn consume(&mut self, sent: usize) {
         debug_assert!(sent <= self.bytes);
+        self.taken += sent as u64;
         let mut sent = self.sent + sent;
         self.bytes += mem::take(&mut self.sent);
         while let Some(Some(first)) = self.frames.front() {
@@ -325,6 +328,19 @@ impl Backlog {
         self.bytes = self.bytes.saturating_sub(sent);
     }
 
+    /// Bytes that have left since there is this backlog, and frames that were taken out as a whole.
+    ///
+    /// ```
+    /// use sockring::fanout::{Backlog, Frame};
+    /// let mut backlog = Backlog::default();
+    /// backlog.push(Frame::raw("hello"));
+    /// backlog.consume(2);
+    /// assert_eq!((backlog.taken(), backlog.bytes()), (2, 3));
+    /// ```
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// Counts bytes that wait for the same client in another place against its limit as well.
     pub fn count_elsewhere(&mut self, bytes: usize) {
         self.elsewhere = bytes;
@@ -333,7 +349,9 @@ impl Backlog {
     /// Takes the first frame out. Only for a backlog of which nothing has left in part.
     pub fn pop(&mut self) -> Option<Frame> {
         debug_assert_eq!(self.sent, 0);
-        self.pop_first()
+        let frame = self.pop_first();
+        self.taken += frame.as_ref().map_or(0, |frame| frame.wire().len() as u64);
+        frame
     }
 
     /// Takes all frames out, of which nothing has left in part.
@@ -351,7 +369,7 @@ impl Backlog {
             if !taken.is_empty() && packets > packets_max {
                 break;
             }
-            taken.extend(self.pop_first());
+            taken.extend(self.pop());
         }
         taken
     }

@@ -64,7 +64,7 @@ struct Node {
     bytes: usize,
     frames: usize,
     joined: Option<Vec<u8>>,
-    polling: Option<Vec<u8>>,
+    polling: Option<Bytes>,
     packed: Option<Box<[Option<Bytes>; PACKED_FORMS]>>,
 }
 
@@ -215,19 +215,24 @@ impl Batch {
     }
 
     /// The sequence as the body of a long-polling response, joined once for all pollers that are owed it.
-    pub fn polling(&mut self, owed: Owed) -> &[u8] {
-        let Some(node) = self.node(owed) else { return &[] };
-        if node.polling.is_none() {
-            let mut out = Vec::new();
-            for frame in self.frames(owed) {
-                if !out.is_empty() {
-                    out.push(crate::protocol::eio::SEPARATOR);
-                }
-                out.extend_from_slice(frame.polling());
-            }
-            self.nodes[owed.0 as usize - 1].polling = Some(out);
+    pub fn polling(&mut self, owed: Owed) -> Bytes {
+        let Some(node) = self.node(owed) else { return Bytes::new() };
+        if node.parent == 0 {
+            return node.frame.polling_bytes();
         }
-        self.node(owed).and_then(|node| node.polling.as_deref()).unwrap_or_default()
+        if let Some(known) = &node.polling {
+            return known.clone();
+        }
+        let mut out = Vec::new();
+        for frame in self.frames(owed) {
+            if !out.is_empty() {
+                out.push(crate::protocol::eio::SEPARATOR);
+            }
+            out.extend_from_slice(frame.polling());
+        }
+        let made = Bytes::from(out);
+        self.nodes[owed.0 as usize - 1].polling = Some(made.clone());
+        made
     }
 
     /// The [polling form](Self::polling) in a coding, of which there are [`PACKED_FORMS`]: made once for all
@@ -242,7 +247,7 @@ impl Batch {
         if known.is_some() || form >= PACKED_FORMS {
             return known;
         }
-        let made = make(self.polling(owed));
+        let made = make(&self.polling(owed));
         self.nodes[owed.0 as usize - 1].packed.get_or_insert_default()[form] = Some(made.clone());
         Some(made)
     }

@@ -163,6 +163,25 @@ impl Frame {
         }
     }
 
+    /// The same bytes as [`polling`](Self::polling), not copied but shared.
+    ///
+    /// ```
+    /// use sockring::fanout::Frame;
+    /// let frame = Frame::message(&[b"4", b"hello"], &[]);
+    /// assert_eq!(frame.polling_bytes().as_ptr(), frame.polling().as_ptr());
+    /// ```
+    pub fn polling_bytes(&self) -> Bytes {
+        match self.0.pieces.as_slice() {
+            [] => self.0.wire.clone(),
+            [Piece { start, end, binary: false }] => self.0.wire.slice(*start..*end),
+            _ => {
+                // It is there now.
+                self.polling();
+                self.0.polling.get().cloned().unwrap_or_default()
+            }
+        }
+    }
+
     /// The same message as one that is not worth compressing over HTTP: the reference's `compress: false`.
     /// Answers to polls with nothing else in them leave as they are. WebSockets do not look at it, as there.
     ///

@@ -185,13 +185,17 @@ pub struct Outlets {
     deflaters: HashMap<u32, Deflater, RandomState>,
     dropped: Dropped,
     queued: u64,
+    /// Clients that are over their limit, with what they had taken when that was last looked at.
+    overdrawn: HashMap<u32, pressure::Overdraft, RandomState>,
+    ticks: u32,
     /// The sequences that this turn's frames make up.
     pub batch: Batch,
 }
 
 impl Outlets {
-    /// `limit`: bytes that may wait for one client before the next message closes it. `reserve`: outlets for
-    /// which there is room from the start.
+    /// `limit`: bytes that may wait for one client before the next message closes it; [`limits::OVERDRAFT`]
+    /// times as many for one that goes on taking some. `reserve`: outlets for which there is room from the
+    /// start.
     pub fn new(limit: usize, reserve: usize) -> Self {
         Self {
             hot: Vec::with_capacity(reserve),
@@ -208,6 +212,8 @@ impl Outlets {
             deflaters: HashMap::default(),
             dropped: Dropped::default(),
             queued: 0,
+            overdrawn: HashMap::default(),
+            ticks: 0,
             batch: Batch::default(),
         }
     }
@@ -247,6 +253,7 @@ impl Outlets {
             self.deflaters.remove(&id.slot);
         }
         self.backlogs[id.slot as usize] = None;
+        self.overdrawn.remove(&id.slot);
         self.free.push(id.slot);
     }
 
@@ -351,6 +358,9 @@ impl Outlets {
             });
         self.dropped.conflated += u64::from(takes_a_place);
         if self.fits(slot, &bounds) {
+            if !self.overdrawn.is_empty() {
+                self.overdrawn.remove(&slot);
+            }
             return true;
         }
         match bounds.policy {
@@ -365,13 +375,13 @@ impl Outlets {
                 }
                 self.overflow(slot);
             }
+            Policy::Close if self.may_overdraw(slot, frame) => return true,
             Policy::Close => self.overflow(slot),
             Policy::DropNewest => self.dropped.newest += 1,
             Policy::DropOldest | Policy::KeepLatest => {
-                if !blocked && self.hot[slot as usize].connection != NO_CONNECTION {
+                if !blocked {
                     // Nothing that is owed can be taken back, what waits can.
-                    self.spill_slot(slot, 0);
-                    self.gathered.push(self.id(slot));
+                    self.gather(slot);
                 }
                 while let Some(backlog) = &mut self.backlogs[slot as usize]
                     && backlog.drop_oldest()
@@ -841,6 +851,8 @@ fn bits(mut word: u64) -> impl Iterator<Item = u32> {
         Some(bit)
     })
 }
+
+mod pressure;
 
 #[cfg(test)]
 mod tests;

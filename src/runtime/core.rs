@@ -21,6 +21,7 @@ use super::connection::{
 };
 use super::doorbell::Bell;
 use super::guard::guarded;
+use super::intake::{Budget, Ready};
 use super::listener::Listening;
 use super::memory::Memory;
 use super::metrics::{Counters, Sample};
@@ -55,6 +56,7 @@ use crate::time::Millis;
 ///     fn opened(&self, _: ConnectionId) {}
 ///     fn arrived(&self, _: ConnectionId, _: Parcel) {}
 ///     fn returned(&self, _: ConnectionId, _: Parcel) {}
+///     fn ready(&self, _: ConnectionId) {}
 ///     fn drained(&self, _: ConnectionId) {}
 ///     fn ended(&self, _: ConnectionId, _: Ended) {}
 ///     fn owed(&self, _: OutletId) {}
@@ -77,6 +79,9 @@ pub trait Service {
     fn arrived(&self, connection: ConnectionId, parcel: Parcel);
     /// A connection that was to move could not: it is here again, with its parcel.
     fn returned(&self, connection: ConnectionId, parcel: Parcel);
+    /// Input of a connection that the layer has kept may be read: see [`Core::read_again`]. Nobody else is to
+    /// read it, so that what one answer leads to never runs inside of what led to it.
+    fn ready(&self, connection: ConnectionId);
     /// Everything that waited for a slow client has left.
     fn drained(&self, connection: ConnectionId);
     /// The peer has closed its side: it sends no more, and may still read. Whether the connection is to stay
@@ -207,6 +212,9 @@ pub struct Core {
     /// Gone once the worker has stopped: the service holds the core, and one of them must let go.
     service: RefCell<Option<Rc<dyn Service>>>,
     pub(super) bell: Bell,
+    pub(super) budget: Budget,
+    /// Connections whose input is to be read although nothing new has come.
+    pub(super) ready: RefCell<Ready>,
     pub(super) inbox: RefCell<VecDeque<Completion>>,
     pub(super) work: RefCell<Work>,
     pub(super) outgoing: RefCell<Vec<Queue>>,
@@ -289,6 +297,8 @@ impl Core {
             outlets: RefCell::new(Outlets::new(setup.backpressure_bytes, reserve)),
             service: RefCell::default(),
             bell: Bell::default(),
+            budget: Budget::new(setup.epoch),
+            ready: RefCell::default(),
             inbox: RefCell::default(),
             work: RefCell::default(),
             outgoing: RefCell::new((0..workers).map(|_| Queue::default()).collect()),
@@ -404,6 +414,14 @@ impl Core {
         }
     }
 
+    /// Owes a connection a large frame, which leaves in pieces from the end of this turn on, as the client
+    /// takes it; see [`Outlets::push_large`].
+    pub fn send_large(&self, id: ConnectionId, frame: &Frame) -> Delivery {
+        let Some(outlet) = self.outlet(id) else { return Delivery::Dropped };
+        self.bell.ring();
+        self.outlets.borrow_mut().push_large(outlet, frame)
+    }
+
     /// Owes an outlet a frame, to leave at the end of this turn.
     pub fn push(&self, outlet: OutletId, frame: &Frame) -> Delivery {
         self.bell.ring();
@@ -428,6 +446,17 @@ impl Core {
     /// Gives the connection's outlet a class, for what it is owed from now on; see [`Outlets::set_class`].
     pub fn set_class(&self, id: ConnectionId, class: &Class) -> bool {
         self.outlet(id).is_some_and(|outlet| self.outlets.borrow_mut().set_class(outlet, class))
+    }
+
+    /// Whether so much waits for a connection that no more should be read from it: more than half of what may
+    /// wait before it is closed. `elsewhere`: bytes that wait for the same client in another place.
+    pub fn is_pressed(&self, id: ConnectionId, elsewhere: usize) -> bool {
+        self.outlet(id).is_some_and(|outlet| self.outlets.borrow().is_pressed(outlet, elsewhere))
+    }
+
+    /// Bytes that a slow client has taken since it began to be slow.
+    pub fn taken_bytes(&self, id: ConnectionId) -> u64 {
+        self.outlet(id).map_or(0, |outlet| self.outlets.borrow().taken(outlet))
     }
 
     /// Bytes that a connection is owed and that have not left.
@@ -625,6 +654,7 @@ impl Core {
     pub(super) fn remove(&self, id: ConnectionId) {
         let Some(connection) = self.connections.borrow_mut().remove(id) else { return };
         self.outlets.borrow_mut().close(connection.outlet);
+        self.ready.borrow_mut().forget(id);
         #[cfg(feature = "tls")]
         self.sessions.borrow_mut().take(id);
         if let Phase::Preface { .. } = connection.phase {

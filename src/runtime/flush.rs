@@ -83,11 +83,9 @@ impl Core {
         let mut left = dirty;
         let large = dirty.len() > limits::SENDS_PER_ENTER && !slice.is_endless();
         if !(large && self.outlets.borrow().has_put_off()) {
-            while let Some((some, rest)) = left.split_at_checked(left.len().min(limits::SENDS_PER_ENTER))
-                && !some.is_empty()
-            {
-                self.send_some(some, scratch)?;
-                left = rest;
+            while !left.is_empty() {
+                let sent = self.send_some(left, slice, scratch)?;
+                left = &left[sent..];
                 if slice.is_over() {
                     break;
                 }
@@ -109,7 +107,8 @@ impl Core {
                 break;
             }
             any = true;
-            self.send_some(&some, scratch)?;
+            let sent = self.send_some(&some, slice, scratch)?;
+            self.outlets.borrow_mut().put_off(&some[sent..]);
             if slice.is_over() {
                 break;
             }
@@ -118,9 +117,26 @@ impl Core {
         Ok(any)
     }
 
-    fn send_some(&self, some: &[OutletId], scratch: &mut Scratch) -> io::Result<()> {
-        self.offer_to_layers(some);
-        self.burst(some, &mut scratch.failed)
+    /// Sends to the first of these outlets, as many as one burst takes: how many those are.
+    fn send_some(&self, all: &[OutletId], slice: &Slice, scratch: &mut Scratch) -> io::Result<usize> {
+        let some = &all[..all.len().min(limits::SENDS_PER_ENTER)];
+        let some = &some[..self.offer_to_layers(some, slice)];
+        let some = &some[..self.fits_burst(some)];
+        self.burst(some, &mut scratch.failed)?;
+        Ok(some.len())
+    }
+
+    /// How many of these outlets one burst is for: as many as are owed so much together.
+    fn fits_burst(&self, some: &[OutletId]) -> usize {
+        let outlets = self.outlets.borrow();
+        let mut bytes = 0;
+        let fit = some.iter().take_while(|outlet| {
+            let before = bytes;
+            // A socket's buffer takes no more at a time.
+            bytes += outlets.batch.bytes(outlets.owed(**outlet)).min(limits::BACKLOG_SEND_BYTES);
+            before < limits::BURST_BYTES
+        });
+        fit.count()
     }
 
     /// Tells layers that asked that nothing is owed to a connection any more.
@@ -178,14 +194,18 @@ impl Core {
         }
     }
 
-    /// Lets layers take what their outlets are owed.
-    fn offer_to_layers(&self, dirty: &[OutletId]) {
-        for outlet in dirty {
+    /// Lets layers take what their outlets are owed, until the slice is over: of how many.
+    fn offer_to_layers(&self, dirty: &[OutletId], slice: &Slice) -> usize {
+        let mut offered = false;
+        for (at, outlet) in dirty.iter().enumerate() {
             let layers = {
                 let outlets = self.outlets.borrow();
                 outlets.owed(*outlet) != Owed::NOTHING && outlets.via(*outlet) == Some(Via::Layer)
             };
             if let (true, Some(service)) = (layers, self.service()) {
+                if mem::replace(&mut offered, true) && slice.is_over() {
+                    return at;
+                }
                 guarded("the answer to a poll", || service.owed(*outlet));
                 // A layer that has panicked has left it. What was owed since then is dirty again.
                 let mut outlets = self.outlets.borrow_mut();
@@ -194,6 +214,7 @@ impl Core {
                 }
             }
         }
+        dirty.len()
     }
 
     /// One burst: at most one send for each of these outlets, in one enter.

@@ -280,6 +280,7 @@ pub(super) struct Counters {
     pub(super) sent_messages: Counter,
     pub(super) put_off: Counter,
     pub(super) tasks: Counter,
+    pub(super) turns_spent: Counter,
     pub(super) panics: Counter,
     pub(super) slow_steps: Counter,
     turns: Cell<Histogram>,
@@ -350,6 +351,10 @@ impl Core {
                 Value::Counter(waited),
             ),
             counted.put_off.sample("sends_put_off", "Sends that were left to a later turn, for the pace."),
+            counted.turns_spent.sample(
+                "turns_over_budget",
+                "Turns that had no time to read all that had come: the rest was left to the next.",
+            ),
             counted.tasks.sample("tasks", "Tasks of other threads that were carried out."),
             Sample::new(
                 "panics",

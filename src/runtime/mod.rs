@@ -18,6 +18,7 @@ mod fence;
 mod flush;
 mod guard;
 mod hangup;
+mod intake;
 mod listener;
 mod memory;
 mod metrics;

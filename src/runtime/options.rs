@@ -70,9 +70,11 @@ pub struct Options {
     /// absorbs 4.3 MB of kernel memory, and some 500 of them exhaust a machine's TCP memory; with 64 KiB
     /// it is about 0.4 MB. 0 leaves the default.
     pub send_buffer: usize,
-    /// Bytes that may wait for one client in this process before the next message closes it. Frames are
-    /// shared, so a stalled room costs its messages once; large enough for a few messages of the
-    /// default `max_http_buffer_size` (1 MB) behind each other.
+    /// Bytes that may wait for one client in this process before the next message closes it; four times as
+    /// many while the client goes on taking some, for at most five seconds without. A client for which more
+    /// than half of them wait is not read from until it has taken them. Frames are shared, so a stalled room
+    /// costs its messages once; large enough for a few messages of the default `max_http_buffer_size` (1 MB)
+    /// behind each other.
     pub backpressure_bytes: usize,
     /// How long a turn sends, or carries out what other threads have asked for, before it looks at what has
     /// come in the meantime: a broadcast to very many sockets is cut in slices, and in between pings,

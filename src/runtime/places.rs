@@ -53,6 +53,16 @@ impl Core {
         self.places.beyond.borrow().iter().any(|(one, _)| *one == id)
     }
 
+    /// How many more connections may be accepted: while memory is short only those that are told so.
+    pub(super) fn free_places(&self) -> usize {
+        let (taken, in_reserve) = (self.places_taken(), self.in_reserve());
+        let free = self.places.all().saturating_sub(taken + in_reserve);
+        match self.is_short_of_memory() {
+            true => free.min(self.places.reserve.saturating_sub(in_reserve)),
+            false => free,
+        }
+    }
+
     /// How many connections are in reserve.
     pub(super) fn in_reserve(&self) -> usize {
         let mut beyond = self.places.beyond.borrow_mut();
@@ -69,7 +79,7 @@ impl Core {
     }
 
     /// A connection was accepted: if there is no place for it, it is one in reserve. `full`: whether all
-    /// places were taken before it came.
+    /// places were taken before it came, or memory is short.
     pub(super) fn give_place(&self, id: ConnectionId, full: bool) {
         if full {
             self.counters.beyond_capacity.add(1);
@@ -81,7 +91,7 @@ impl Core {
     /// that some are free again: not until a sixteenth of them is, or a server at its limit would say so
     /// with every client.
     pub(super) fn look_at_places(&self) {
-        while self.in_reserve() > 0 && !self.is_full() {
+        while self.in_reserve() > 0 && !self.is_full() && !self.is_short_of_memory() {
             self.places.beyond.borrow_mut().pop_front();
         }
         let (taken, capacity) = (self.places_taken(), self.places.capacity);

@@ -375,7 +375,10 @@ impl Core {
             let Some(session) = sessions.get_mut(id) else { return };
             if session.is_handshaking() {
                 self.handshakes.set(self.handshakes.get() + 1);
+                // A signature takes long enough to look at the clock.
+                self.charge(limits::WORK_BETWEEN_LOOKS);
             }
+            self.charge(bytes.len());
             session.receive(bytes, plain, records)
         };
         if records.len > 0 {

@@ -34,11 +34,14 @@ impl Core {
         let now = self.update_now();
         self.bell.hush();
         self.ring.borrow_mut().submit()?;
+        self.begin_intake(begun, scratch)?;
         self.complete_all(scratch)?;
         self.run_tasks(scratch)?;
         if self.ticked.replace(false) {
             self.tick(now);
         }
+        self.read_ready(scratch)?;
+        self.end_intake();
         // Other cores begin with their part of a broadcast before this one sends its own, for a slice.
         self.deliver_tasks();
         self.flush(scratch)?;
@@ -58,6 +61,7 @@ impl Core {
             self.ring.borrow_mut().reap(&mut self.inbox.borrow_mut(), room);
             while let Some(completion) = self.next_completion() {
                 handled += 1;
+                self.charge(limits::MESSAGE_WORK);
                 self.complete(completion);
                 #[cfg(feature = "tls")]
                 (handled += self.handshakes.take() * limits::HANDSHAKE_COMPLETIONS);
@@ -143,7 +147,7 @@ impl Core {
         if mem::take(&mut self.work.borrow_mut().exhausted) {
             tracing::warn!("core {}: accepts succeed again", self.index);
         }
-        let full = self.is_full();
+        let full = self.is_full() || self.is_short_of_memory();
         let id = self.admit(target, peer, listener);
         self.give_place(id, full);
         self.counters.accepted.add(1);
@@ -306,7 +310,7 @@ impl Core {
 
     /// Sends in the middle of a turn once much is owed: the limit of a client counts what waits for it, and
     /// one that takes everything at once must not go over it because nothing was sent meanwhile.
-    fn flush_much(&self, scratch: &mut Scratch) -> io::Result<()> {
+    pub(super) fn flush_much(&self, scratch: &mut Scratch) -> io::Result<()> {
         let much = self.outlets.borrow().batch.is_large();
         if much {
             self.deliver_tasks();
@@ -329,6 +333,7 @@ impl Core {
             self.begin_shutdown(now);
         }
         self.watch_memory(now);
+        self.outlets.borrow_mut().tick();
         if let Some(service) = self.service() {
             guarded("timers", || service.tick(now));
         }
@@ -494,7 +499,7 @@ impl Core {
         }
         self.look_at_places();
         let mut work = self.work.borrow_mut();
-        let free = self.places.all().saturating_sub(self.places_taken() + self.in_reserve());
+        let free = self.free_places();
         if self.ring.borrow().accepts_armed() > free {
             // Others have taken places that accepts wait for: clients wait in the listener's queue instead.
             self.queue(|ring| ring.trim_accepts(free));

@@ -16,6 +16,10 @@ use crate::runtime::ConnectionId;
 pub(super) const PLAIN: (Cow<'static, str>, Cow<'static, str>) =
     (Cow::Borrowed("Content-Type"), Cow::Borrowed("text/plain"));
 
+/// Bytes from which on a piece of an answer is not joined with its head: nothing takes it at once, and many
+/// such answers may leave in one turn.
+const LARGE: usize = 128 * 1024;
+
 /// A request that has its answer.
 pub(super) struct Finished {
     /// Whether another may follow.
@@ -24,7 +28,6 @@ pub(super) struct Finished {
     /// Whether the client may be sending another.
     sending: bool,
     half_closed: bool,
-    advancing: bool,
     pub(super) stream: Option<Box<Streaming>>,
 }
 
@@ -54,7 +57,7 @@ impl Inner {
         let keep_alive = finished.keep_alive;
         self.write_response(id, status, headers, body, finished.head_only, keep_alive);
         if keep_alive {
-            self.go_on(id, &finished);
+            self.go_on(id);
         } else {
             self.close_finished(id, &finished, status >= 400);
         }
@@ -100,16 +103,28 @@ impl Inner {
             // Whoever has not said that this was the last request may have sent another.
             sending: (more || cut_short || !pending.client_closes) && !http.half_closed,
             half_closed: http.half_closed,
-            advancing: http.advancing,
             stream: pending.stream,
         };
         Some((finished, waker))
     }
 
-    /// The next request may be read.
-    pub(super) fn go_on(&self, id: ConnectionId, finished: &Finished) {
-        if !finished.advancing {
-            self.advance(id);
+    /// The next request may be read. The turn does so: this may be anybody's stack, and the answer to that
+    /// request might lead to a further one.
+    pub(super) fn go_on(&self, id: ConnectionId) {
+        let owed = self.core.owed_bytes(id);
+        let queued = self.entry(id, |entry| {
+            let State::Http(http) = &mut entry.state else { return false };
+            if http.unread().is_empty() {
+                http.held = false;
+                self.balance(id, http, self.core.now());
+                self.set_deadline(http, &mut entry.deadline, owed);
+                return false;
+            }
+            http.queued = true;
+            true
+        });
+        if queued == Some(true) {
+            self.core.read_again(id);
         }
     }
 
@@ -173,7 +188,7 @@ impl Inner {
                 http.sent += frame.wire().len() as u64;
             }
         });
-        self.core.send(id, &frame)
+        if frame.wire().len() > LARGE { self.core.send_large(id, &frame) } else { self.core.send(id, &frame) }
     }
 
     pub(in crate::app) fn awaits(&self, id: ConnectionId, sequence: u32) -> bool {
@@ -191,6 +206,19 @@ impl Inner {
             State::WebSocket(_) => false,
         });
         half_closed.unwrap_or(true) || !self.awaits(id, sequence)
+    }
+
+    /// Goes on with a request when the turn has time, by `f`.
+    pub(in crate::app) fn later(&self, id: ConnectionId, sequence: u32, f: Box<dyn FnOnce()>) {
+        let kept = self.entry(id, |entry| match &mut entry.state {
+            State::Http(http) if http.sequence == sequence => {
+                http.pending.as_mut().map(|pending| pending.later = Some(f)).is_some()
+            }
+            _ => false,
+        });
+        if kept == Some(true) {
+            self.core.read_again(id);
+        }
     }
 
     pub(in crate::app) fn on_abort(&self, id: ConnectionId, sequence: u32, f: Box<dyn FnOnce()>) {

@@ -189,10 +189,8 @@ impl Inner {
             if http.sequence != sequence {
                 return false;
             }
-            if !http.advancing {
-                self.balance(id, http, now);
-                self.set_deadline(http, &mut entry.deadline, owed);
-            }
+            self.balance(id, http, now);
+            self.set_deadline(http, &mut entry.deadline, owed);
             // Once the answer has begun, another head would be part of it.
             http.pending.as_ref().is_some_and(|pending| pending.stream.is_none())
         });

@@ -42,8 +42,8 @@ pub(super) struct Http {
     paused: bool,
     /// Whether the next request waits until the client has taken the answers to those before.
     held: bool,
-    /// Whether [`Inner::advance`] is at work further up the stack.
-    advancing: bool,
+    /// Whether the turn will come to the next request: see [`Inner::advance`].
+    queued: bool,
     /// Whether the client has closed its side: what it has asked is still answered.
     half_closed: bool,
     /// Why the head that is being read will be refused, once those of its fields have come that decide about
@@ -87,6 +87,8 @@ struct Pending {
     /// Whether it came with HTTP/1.0.
     old: bool,
     on_abort: Option<OnAbort>,
+    /// What goes on with the request when the turn has time: see [`Response::later`](super::Response::later).
+    later: Option<OnAbort>,
     stream: Option<Box<Streaming>>,
     /// The body, if the handler reads it as it comes.
     receiving: Option<Box<Receiving>>,
@@ -149,7 +151,7 @@ impl Http {
 
     /// Whether nothing that was asked is still to be answered.
     fn is_answered(&self) -> bool {
-        self.pending.is_none() && !self.held
+        self.pending.is_none() && !self.held && !self.queued
     }
 
     /// The client has closed its side. Whether its requests are still to be answered, and what is to be
@@ -307,6 +309,7 @@ impl Http {
             upgrade: matches!(&route, Some((route, _)) if matches!(route.target, Target::WebSocket(_))),
             old: head.version() == Version::Http10,
             on_abort: None,
+            later: None,
             stream: None,
             receiving: None,
         }));

@@ -68,10 +68,6 @@ impl Inner {
         if refusal.text {
             refusal.headers.push(PLAIN);
         }
-        if status == 503 {
-            // A second later there may be room again.
-            refusal.headers.push((Cow::Borrowed("Retry-After"), Cow::Borrowed("1")));
-        }
         self.write_response(id, status, &refusal.headers, &body, false, false);
         self.core.linger(id);
         http.aborted(end);

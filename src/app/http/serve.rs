@@ -9,39 +9,58 @@ use super::incoming::UNTAKEN_BYTES;
 use super::{AHEAD_BYTES, Complete, Http, OWED_BYTES, Progress};
 use crate::app::request::Params;
 use crate::app::routes::{Begun, BodyEnd, HttpHandler, OnBegun, Route, Target};
-use crate::app::service::{Inner, State, Whole};
+use crate::app::service::{Inner, State};
 use crate::app::websocket::{Asked, Socket, first_deadline};
 use crate::app::{Request, RequestStream, Response};
 use crate::fanout::Frame;
+use crate::limits;
 use crate::protocol::http::Head;
 use crate::protocol::ws::handshake;
 use crate::runtime::{ConnectionId, guarded};
 use crate::time::Millis;
 
 impl Inner {
-    /// Reads and dispatches requests until there is nothing to do.
+    /// The turn has come to a connection that waited for it.
+    pub(in crate::app) fn http_ready(&self, id: ConnectionId) {
+        let later = self.entry(id, |entry| match &mut entry.state {
+            State::Http(http) => http.pending.as_mut()?.later.take(),
+            State::WebSocket(_) => None,
+        });
+        match later.flatten() {
+            Some(later) => later(),
+            None => self.advance(id),
+        }
+    }
+
+    /// The turn has no time for what a connection has sent: a later one has.
+    pub(in crate::app) fn put_off(&self, id: ConnectionId) {
+        self.entry(id, |entry| {
+            let State::Http(http) = &mut entry.state else { return };
+            http.queued = true;
+            self.balance(id, http, self.core.now());
+        });
+        self.core.read_again(id);
+    }
+
+    /// Reads what has come of requests, up to the first that is complete, and dispatches that. Only the turn
+    /// calls this, and it calls again for a request behind one that is answered.
     pub(in crate::app) fn advance(&self, id: ConnectionId) {
-        let (mut first, mut over) = (true, false);
-        let whole = Whole::begin(self, id);
+        let mut over = false;
         loop {
             let owed = self.core.owed_bytes(id);
             let progress = self.entry(id, |entry| {
                 let State::Http(http) = &mut entry.state else { return Progress::Wait };
-                if first && std::mem::replace(&mut http.advancing, true) {
-                    return Progress::Wait;
-                }
                 http.held = owed > OWED_BYTES;
+                http.queued = false;
                 let progress = http.step(self, |head| self.route_for(head));
                 let progress = progress.unwrap_or_else(Progress::Failed);
                 if matches!(progress, Progress::Wait) {
-                    http.advancing = false;
                     self.balance(id, http, self.core.now());
                     self.set_deadline(http, &mut entry.deadline, owed);
                     over = http.half_closed && http.is_answered();
                 }
                 progress
             });
-            first = false;
             match progress {
                 None | Some(Progress::Wait) if over => {
                     // What is left is no request, and nothing follows.
@@ -73,15 +92,32 @@ impl Inner {
                 }
                 Some(Progress::Complete(complete)) => {
                     let sequence = complete.sequence;
+                    let work = limits::MESSAGE_WORK + complete.body.len();
+                    self.dispatching.set(Some(id));
                     if guarded("a handler of a request", || self.dispatch(id, complete)).is_none() {
-                        // The response that was dropped answers 500. What the handler has left half done is
-                        // not for further requests.
+                        // The response that was dropped has answered 500, unless it waits elsewhere. What the
+                        // handler has left half done is not for further requests.
                         self.close_after_answer(id, sequence);
                     }
+                    self.dispatching.set(None);
+                    self.core.charge(work);
+                    break self.settle(id);
                 }
             }
         }
-        whole.end();
+    }
+
+    /// Sets what holds while a request waits for its answer.
+    fn settle(&self, id: ConnectionId) {
+        let owed = self.core.owed_bytes(id);
+        self.entry(id, |entry| {
+            if let State::Http(http) = &mut entry.state
+                && http.pending.is_some()
+            {
+                self.balance(id, http, self.core.now());
+                self.set_deadline(http, &mut entry.deadline, owed);
+            }
+        });
     }
 
     /// Asks a route about a request whose body is on its way; whether to read that here.
@@ -111,11 +147,14 @@ impl Inner {
     pub(in crate::app) fn http_drained(&self, id: ConnectionId) {
         self.wake_stream(id);
         let held = self.entry(id, |entry| match &mut entry.state {
-            State::Http(http) => http.held && !http.advancing,
+            State::Http(http) => {
+                http.queued |= http.held;
+                http.held
+            }
             State::WebSocket(_) => false,
         });
         if held == Some(true) {
-            self.advance(id);
+            self.core.read_again(id);
         }
     }
 
@@ -123,7 +162,7 @@ impl Inner {
     pub(super) fn balance(&self, id: ConnectionId, http: &mut Http, now: Millis) {
         let ahead = match &http.pending {
             Some(pending) => http.unread().len() - pending.bytes,
-            None if http.held => http.unread().len(),
+            None if http.held || http.queued => http.unread().len(),
             None => 0,
         };
         if http.held && http.pending.is_none() && !http.unread().is_empty() {

@@ -176,9 +176,10 @@ impl Inner {
         if matches!(framing, Outgoing::Chunked) {
             let _ = self.transmit(id, LAST_CHUNK);
         }
-        // A stream that was dropped may have been by a panic: no handler is to run then.
+        // A stream that was dropped may have been by a panic: what its handler has left half done is not for
+        // further requests.
         if whole && finished.keep_alive && !matches!(framing, Outgoing::UntilClose) {
-            self.go_on(id, &finished);
+            self.go_on(id);
         } else {
             self.close_finished(id, &finished, false);
         }

@@ -26,8 +26,9 @@ fn the_limit_closes_and_control_frames_are_exempt() {
     let mut outlets = Outlets::new(200, 0);
     let id = outlets.open(Via::Connection(0));
     outlets.block(id);
-    for part in ["1", "2"] {
-        assert_eq!(outlets.push(id, &text(part)), Delivery::Queued);
+    // Up to four times the limit, since it may yet take some.
+    for _ in 0..limits::OVERDRAFT * 200 / (limits::FRAME_COST_BYTES + 1) + 1 {
+        assert_eq!(outlets.push(id, &text("1")), Delivery::Queued);
         outlets.begin_turn();
     }
     assert_eq!(outlets.push_control(id, &text("ping")), Delivery::Queued);
@@ -483,7 +484,7 @@ fn a_client_that_does_not_read_is_closed_after_one_large_turn_and_its_limit() {
         outlets.begin_turn();
     }
     assert_eq!(waiting[0], 10 * LIMIT);
-    assert!(waiting[3] <= 11 * LIMIT, "{waiting:?}");
+    assert!(waiting[3] <= (10 + limits::OVERDRAFT) * LIMIT, "{waiting:?}");
     assert_eq!(outlets.dropped().closed, 1);
 }
 
@@ -500,4 +501,44 @@ fn a_turn_has_a_bound_of_its_own() {
     let mut over = Vec::new();
     outlets.take_overflowed(&mut over);
     assert_eq!(over, [http], "a part of a body cannot be left out");
+}
+
+#[test]
+fn a_client_that_goes_on_taking_may_be_over_its_limit_for_a_while() {
+    const LIMIT: usize = 10_000;
+    let frame = text(&"x".repeat(1000));
+    for via in [Via::Layer, Via::Connection(0)] {
+        let mut outlets = Outlets::new(LIMIT, 0);
+        let id = outlets.open(via);
+        outlets.block(id);
+        let owe = |outlets: &mut Outlets| {
+            outlets.begin_turn();
+            outlets.push(id, &frame) == Delivery::Queued
+        };
+        assert!(owe(&mut outlets));
+        while owe(&mut outlets) {}
+        let weight = outlets.backlog(id).unwrap().cost();
+        let most = limits::OVERDRAFT * LIMIT;
+        assert!(weight > most && weight < most + 2200, "{via:?}: {weight} of {most}");
+        assert_eq!(outlets.dropped().closed, 1);
+    }
+    // One that takes nothing in the time that it has is closed by the next message.
+    let mut outlets = Outlets::new(LIMIT, 0);
+    let id = outlets.open(Via::Layer);
+    outlets.block(id);
+    for _ in 0..2 * LIMIT / 1000 {
+        outlets.begin_turn();
+        assert_eq!(outlets.push(id, &frame), Delivery::Queued);
+    }
+    for round in 0..3 {
+        (0..limits::OVERDRAFT_TICKS).for_each(|_| outlets.tick());
+        if round < 2 {
+            assert_eq!(outlets.backlog(id).unwrap().take(1).len(), 1);
+        }
+        outlets.begin_turn();
+        assert_eq!(outlets.push(id, &frame), Delivery::Queued, "it has taken something in time");
+    }
+    outlets.tick();
+    outlets.begin_turn();
+    assert_eq!(outlets.push(id, &frame), Delivery::Dropped);
 }

@@ -22,4 +22,4 @@ pub mod v3;
 pub use dialect::{Dialect, Revision};
 
 pub use packet::{EioError, Open, Packet, PacketType, decode_text, write_base64, write_text};
-pub use payload::{SEPARATOR, decode_payload};
+pub use payload::{SEPARATOR, decode_payload, next_packet};

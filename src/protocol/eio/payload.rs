@@ -19,6 +19,24 @@ pub fn decode_payload(body: &str) -> impl Iterator<Item = Result<Packet<'_>, Eio
     body.split(char::from(SEPARATOR)).map(decode_text)
 }
 
+/// Takes the next packet off what is left of a payload; `None` is left after the last.
+///
+/// ```
+/// use sockring::protocol::eio::next_packet;
+/// let mut rest = Some("4a\u{1e}4b");
+/// assert!(next_packet(&mut rest).is_some_and(|packet| packet.is_ok()));
+/// assert_eq!(rest, Some("4b"));
+/// ```
+pub fn next_packet<'a>(rest: &mut Option<&'a str>) -> Option<Result<Packet<'a>, EioError>> {
+    let body = rest.take()?;
+    let (packet, after) = match body.split_once(char::from(SEPARATOR)) {
+        Some((packet, after)) => (packet, Some(after)),
+        None => (body, None),
+    };
+    *rest = after;
+    Some(decode_text(packet))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

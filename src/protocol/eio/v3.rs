@@ -94,23 +94,32 @@ pub fn decode_binary(data: &[u8]) -> Result<Packet<'_>, EioError> {
 pub fn decode_payload(body: &str) -> impl Iterator<Item = Result<Packet<'_>, EioError>> {
     let first = body.is_empty().then_some(Err(EioError::Empty));
     let mut rest = body;
-    let packets = std::iter::from_fn(move || {
-        while !rest.is_empty() {
-            match split_text(rest) {
-                Ok(("", after)) => rest = after,
-                Ok((packet, after)) => {
-                    rest = after;
-                    return Some(decode_text(packet));
-                }
-                Err(error) => {
-                    rest = "";
-                    return Some(Err(error));
-                }
+    first.into_iter().chain(std::iter::from_fn(move || next_packet(&mut rest)))
+}
+
+/// Takes the next packet off what is left of a payload of text.
+///
+/// ```
+/// use sockring::protocol::eio::v3;
+/// let mut rest = "2:4a2:4b";
+/// assert!(v3::next_packet(&mut rest).is_some_and(|packet| packet.is_ok()));
+/// assert_eq!(rest, "2:4b");
+/// ```
+pub fn next_packet<'a>(rest: &mut &'a str) -> Option<Result<Packet<'a>, EioError>> {
+    while !rest.is_empty() {
+        match split_text(rest) {
+            Ok(("", after)) => *rest = after,
+            Ok((packet, after)) => {
+                *rest = after;
+                return Some(decode_text(packet));
+            }
+            Err(error) => {
+                *rest = "";
+                return Some(Err(error));
             }
         }
-        None
-    });
-    first.into_iter().chain(packets)
+    }
+    None
 }
 
 /// The first packet of a payload of text, and what follows.
@@ -158,19 +167,28 @@ fn utf16_prefix(text: &str, units: usize) -> Option<usize> {
 pub fn decode_binary_payload(body: &[u8]) -> impl Iterator<Item = Result<Packet<'_>, EioError>> {
     let first = body.is_empty().then_some(Err(EioError::Empty));
     let mut rest = body;
-    let packets = std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let (packet, after) = match split_binary(rest) {
-            Ok((Piece::Text(text), after)) => (decode_text(text), after),
-            Ok((Piece::Binary(data), after)) => (decode_binary(data), after),
-            Err(error) => (Err(error), [].as_slice()),
-        };
-        rest = after;
-        Some(packet)
-    });
-    first.into_iter().chain(packets)
+    first.into_iter().chain(std::iter::from_fn(move || next_binary_packet(&mut rest)))
+}
+
+/// Takes the next packet off what is left of a binary payload.
+///
+/// ```
+/// use sockring::protocol::eio::v3;
+/// let mut rest = &[1, 2, 0xff, 4, 7, 1, 1, 0xff, 4][..];
+/// assert!(v3::next_binary_packet(&mut rest).is_some_and(|packet| packet.is_ok()));
+/// assert_eq!(rest, [1, 1, 0xff, 4]);
+/// ```
+pub fn next_binary_packet<'a>(rest: &mut &'a [u8]) -> Option<Result<Packet<'a>, EioError>> {
+    if rest.is_empty() {
+        return None;
+    }
+    let (packet, after) = match split_binary(rest) {
+        Ok((Piece::Text(text), after)) => (decode_text(text), after),
+        Ok((Piece::Binary(data), after)) => (decode_binary(data), after),
+        Err(error) => (Err(error), [].as_slice()),
+    };
+    *rest = after;
+    Some(packet)
 }
 
 enum Piece<'a> {

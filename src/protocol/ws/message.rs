@@ -56,6 +56,27 @@ pub enum Message<'a> {
     Close(Option<(u16, &'a str)>),
 }
 
+impl Message<'_> {
+    /// Bytes of its payload; of a close, those of the reason.
+    ///
+    /// ```
+    /// use sockring::protocol::ws::message::Message;
+    /// assert_eq!((Message::Text("four").len(), Message::Close(None).is_empty()), (4, true));
+    /// ```
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Text(text) | Self::Close(Some((_, text))) => text.len(),
+            Self::Binary(data) | Self::Ping(data) | Self::Pong(data) => data.len(),
+            Self::Close(None) => 0,
+        }
+    }
+
+    /// Whether it has no payload.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// What one call of [`Decoder::decode`] did.
 ///
 /// ```
