@@ -73,7 +73,7 @@ fn handlers_take_what_they_name() {
         );
         io.sockets_on("none", |_: State<String>, ack: Ack| ack.send("there is no such state"));
         io.on_error(|socket, error: &EventError| {
-            let _ = socket.emit("failed", (&error.event, error.failure.message()));
+            let _ = socket.emit("failed", (&error.event, error.failure.to_string()));
         });
     });
     let mut client = join(server.addresses()[0], "/");

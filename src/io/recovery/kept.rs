@@ -16,7 +16,7 @@ use super::restore::{Arrival, Recovery};
 use super::sessions::{Lineage, Moved};
 use super::{Offset, Pid, State};
 use crate::fanout::{Frame, RoomKey, Space, Task};
-use crate::io::broadcast::{Announced, Scope, space_name};
+use crate::io::broadcast::{Announced, Scope};
 use crate::io::namespace::{ALL, NspInner, escape, unescape};
 use crate::io::{Handle, KeptPacket, RestoreAnswer, RestoredSession, Session, Socket, SocketId};
 use crate::limits;
@@ -28,7 +28,9 @@ const OFFSET_BYTES_MAX: usize = 256;
 
 /// Where the directory says on which core a session is that is not where it began.
 pub(super) fn pids(scope: &Scope) -> Space {
-    scope.shared.directory.space(&space_name("pids", &scope.path, &scope.nsp))
+    // A namespace's own space begins with its path: clients may choose its name, NUL included, and no name
+    // may lead to the private ids of another namespace.
+    scope.shared.directory.space(&format!("\0pids{}\0{}", scope.path, scope.nsp))
 }
 
 /// Sockets about which the adapter was asked, by slot.
