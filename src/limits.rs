@@ -163,6 +163,11 @@ pub const JOINED_BUFFERS_KEPT: usize = 64;
 /// See [`JOINED_BUFFERS_KEPT`].
 pub const JOINED_BUFFER_BYTES_KEPT: usize = 64 * 1024;
 
+/// Bytes of one packet on its way out, text and attachments together: what is larger is not sent, and whoever
+/// emits it gets an error. Far beyond what one client may be owed, and no more than what is worth holding in
+/// its several forms at a time: on WebSocket, as base64, compressed, encrypted.
+pub const PACKET_BYTES: usize = 128 << 20;
+
 /// Bytes of the buffer in which a thread writes packets that are kept for the next one: a rare large packet
 /// would otherwise stay in memory with every core.
 pub const PACKET_BUFFER_BYTES_KEPT: usize = 64 * 1024;
@@ -197,6 +202,20 @@ pub const EVENT_COST_BYTES: usize = 1024;
 /// messages, if that is more. Some ten thousand events, more than a client says while somebody waits for a
 /// database. One that goes on is closed: it could fill the memory as fast as it can send.
 pub const UNFINISHED_BYTES: usize = 16 << 20;
+
+/// Bytes of futures of one core that wait although the connections that brought their events have ended,
+/// counted as [`UNFINISHED_BYTES`] are: some 65,000 futures. A handler may finish what it has begun; but
+/// clients that come, leave futures and go must not fill the memory, so beyond this the oldest of them are
+/// dropped.
+pub const ENDED_UNFINISHED_BYTES: usize = 64 << 20;
+
+/// Lines of the log that one core writes in a second about one kind of event that clients can bring about.
+/// Those beyond are counted, and the next line says how many they were.
+pub const LOG_LINES: u32 = 10;
+
+/// Bytes of answers that one broadcast with acknowledgements collects. Clients choose what they answer, and
+/// each may answer with the largest message.
+pub const ANSWERS_BYTES: usize = 64 << 20;
 
 /// How long a client that wants to come back from another server waits for its session: as long as servers
 /// wait for each other. Then it is a new one, which costs it what it has missed.

@@ -8,6 +8,7 @@ use super::namespace::NspInner;
 use super::server::Inner;
 use super::{DisconnectReason, Socket, recovery};
 use crate::engine::{self, CloseReason, Message};
+use crate::protocol::Shown;
 use crate::protocol::query::Query;
 use crate::protocol::sio::{Body, Decoder, Packet, Value};
 use crate::runtime;
@@ -159,6 +160,7 @@ impl Inner {
                 nsp.leave(socket, reason.into(), details);
             }
         }
+        self.unfinished.end(conn);
     }
 
     /// A client has taken everything that waited for it.
@@ -190,7 +192,7 @@ impl Inner {
             }
             Ok(None) => {}
             Err(failure) => {
-                tracing::debug!("a client is closed: {failure}");
+                tracing::debug!("a client is closed: {}", Shown(&failure.to_string()));
                 let sockets = self.client(conn, |client| client.sockets.clone()).unwrap_or_default();
                 for &socket in &*sockets {
                     if let Some(nsp) = self.namespace_at(socket.nsp) {

@@ -170,6 +170,13 @@ impl Shared {
         drop(self.outside.write().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// The [`extension`](Self::extension) of a name, if a core has made it.
+    pub fn known_extension<T: Any + Send + Sync>(&self, name: &str) -> Option<Arc<T>> {
+        let extensions = self.extensions.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = extensions.iter().filter(|(known, _)| known == name);
+        known.filter_map(|(_, any)| any.clone().downcast().ok()).next()
+    }
+
     /// What a layer's cores share beyond this, by a name of the layer's: made when the first core asks.
     pub fn extension<T: Any + Send + Sync + Default>(&self, name: &str) -> Arc<T> {
         let mut extensions = self.extensions.lock().unwrap_or_else(PoisonError::into_inner);
