@@ -342,8 +342,13 @@ impl Core {
         self.now.get()
     }
 
+    /// The time at this moment, for what must not be late by the length of a turn.
+    pub fn clock(&self) -> Millis {
+        self.epoch.elapsed().as_millis() as Millis
+    }
+
     pub(super) fn update_now(&self) -> Millis {
-        let now = self.epoch.elapsed().as_millis() as Millis;
+        let now = self.clock();
         self.now.set(now);
         now
     }
