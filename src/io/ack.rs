@@ -49,12 +49,22 @@ impl Ack {
         self.id.is_some()
     }
 
-    /// Sends it. A tuple is the list of arguments, anything else is one argument. Does nothing if the client
-    /// did not ask for one, or has got it from another handler.
+    /// Sends it. A tuple is the list of arguments, `()` an empty one, anything else is one argument: see
+    /// [`Socket::emit`]. Does nothing if the client did not ask for one, or has got it from another handler.
+    ///
+    /// ```no_run
+    /// # use sockring::io::{Ack, Socket};
+    /// # fn set_up(socket: Socket) {
+    /// socket.on("none", |ack: Ack| ack.send(()).map(drop));
+    /// socket.on("null", |ack: Ack| ack.send(None::<u32>).map(drop));
+    /// socket.on("two", |ack: Ack| ack.send((1, 2)).map(drop));
+    /// socket.on("list", |ack: Ack| ack.send([1, 2]).map(drop));
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// Arguments that cannot be written as JSON.
+    /// Arguments that cannot be written as JSON, or are too large.
     pub fn send<T: Serialize>(self, args: T) -> Result<Delivery, EncodeError> {
         let Some(id) = self.id.filter(|_| !self.sent.get()) else { return Ok(Delivery::Dropped) };
         let sent = with_nsp(self.socket, |nsp| {

@@ -221,8 +221,9 @@ impl BroadcastOperator {
         new
     }
 
-    /// Emits an event. A tuple is the list of arguments, anything else is one argument; what serialises as
-    /// bytes (`bytes::Bytes`) travels as binary.
+    /// Emits an event. A tuple is the list of arguments, `()` an empty one, anything else is one argument:
+    /// see [`Socket::emit`](super::Socket::emit). What serialises as bytes (`bytes::Bytes`) travels as
+    /// binary.
     ///
     /// [`Delivery::Sent`]: it is on its way to every core that has members; [`Delivery::Dropped`]: a core is
     /// stuck and its mailbox is full; [`Delivery::Queued`]: the adapter has it, which
@@ -230,7 +231,7 @@ impl BroadcastOperator {
     ///
     /// # Errors
     ///
-    /// A reserved name, or arguments that cannot be written as JSON.
+    /// A reserved name, or arguments that cannot be written as JSON or are too large.
     pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
         if let Some(keeper) = self.scope.registry.keeper()
             && !self.local

@@ -419,12 +419,29 @@ impl Socket {
         read.flatten().unwrap_or_default()
     }
 
-    /// Emits an event to this client. A tuple is the list of arguments, anything else is one argument; what
+    /// Emits an event to this client. **A tuple is the list of arguments, `()` an empty one, anything else
+    /// is one argument**: an array, a list, a struct of any kind, and `None`, which is `null`. What
     /// serialises as bytes (`bytes::Bytes`) travels as binary.
+    ///
+    /// ```no_run
+    /// # fn greet(socket: sockring::io::Socket) -> Result<(), sockring::io::EncodeError> {
+    /// # #[derive(serde::Serialize)]
+    /// struct Point(f64, f64);
+    /// socket.emit("tick", ())?; // emit("tick")
+    /// socket.emit("name", "ada")?; // emit("name", "ada")
+    /// socket.emit("move", ("ada", 7))?; // emit("move", "ada", 7)
+    /// socket.emit("at", [1.5, 2.5])?; // emit("at", [1.5, 2.5])
+    /// socket.emit("at", Point(1.5, 2.5))?; // emit("at", [1.5, 2.5])
+    /// socket.emit("path", ([1.5, 2.5], vec![3, 4]))?; // emit("path", [1.5, 2.5], [3, 4])
+    /// socket.emit("gone", None::<u32>)?; // emit("gone", null)
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// A reserved name, or arguments that cannot be written as JSON.
+    /// A reserved name, or arguments that cannot be written as JSON or are too large
+    /// ([`limits::PACKET_BYTES`](crate::limits::PACKET_BYTES)).
     pub fn emit<T: Serialize>(self, event: &str, args: T) -> Result<Delivery, EncodeError> {
         self.operator().emit(event, args)
     }

@@ -246,6 +246,7 @@ pub(super) fn weight(value: &Value) -> usize {
         Value::Object(entries) => {
             entries.iter().map(|(key, value)| size_of::<String>() + key.len() + weight(value)).sum()
         }
+        Value::Deep(json) => json.as_str().len(),
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     };
     size_of::<Value>() + inside

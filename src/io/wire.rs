@@ -264,6 +264,13 @@ fn encode(parser: &dyn Parser, packet: &Packet) -> Result<Frame, EncodeError> {
     if messages.is_empty() {
         return Err(EncodeError::Parser("it has made nothing of it".into()));
     }
+    let bytes = |message: &Encoded| match message {
+        Encoded::Text(text) => text.len(),
+        Encoded::Binary(data) => data.len(),
+    };
+    if messages.iter().map(bytes).fold(0, usize::saturating_add) > limits::PACKET_BYTES {
+        return Err(EncodeError::TooLarge);
+    }
     for message in &mut messages {
         if let Encoded::Text(text) = message {
             text.insert(0, '4');
