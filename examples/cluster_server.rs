@@ -75,7 +75,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         first.serve(&Server::attach_app(app, first.options()));
     })?;
     if flags.tick > 0 {
-        let handles = others.iter().chain([&first]).map(|server| Handle::of_server(server, "/socket.io"));
+        let handles = others
+            .iter()
+            .chain([&first])
+            .map(|server| Handle::of_server(server, "/socket.io").expect("each serves the same path"));
         tick(handles.collect(), Duration::from_millis(flags.tick));
     }
     first.run_until_signal()?;

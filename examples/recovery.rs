@@ -51,7 +51,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         board(&Server::attach_app(app, options));
     })?;
     if flags.tick > 0 {
-        let (io, pause) = (Handle::of_server(&running, "/socket.io"), Duration::from_millis(flags.tick));
+        let (io, pause) =
+            (Handle::of_server(&running, "/socket.io").unwrap(), Duration::from_millis(flags.tick));
         thread::spawn(move || {
             for number in 0u64.. {
                 let _ = io.emit("tick", number);

@@ -163,6 +163,11 @@ pub const JOINED_BUFFERS_KEPT: usize = 64;
 /// See [`JOINED_BUFFERS_KEPT`].
 pub const JOINED_BUFFER_BYTES_KEPT: usize = 64 * 1024;
 
+/// Bytes of one packet on its way out, text and attachments together: what is larger is not sent, and whoever
+/// emits it gets an error. Far beyond what one client may be owed, and no more than what is worth holding in
+/// its several forms at a time: on WebSocket, as base64, compressed, encrypted.
+pub const PACKET_BYTES: usize = 128 << 20;
+
 /// Bytes of the buffer in which a thread writes packets that are kept for the next one: a rare large packet
 /// would otherwise stay in memory with every core.
 pub const PACKET_BUFFER_BYTES_KEPT: usize = 64 * 1024;
@@ -198,6 +203,20 @@ pub const EVENT_COST_BYTES: usize = 1024;
 /// database. One that goes on is closed: it could fill the memory as fast as it can send.
 pub const UNFINISHED_BYTES: usize = 16 << 20;
 
+/// Bytes of futures of one core that wait although the connections that brought their events have ended,
+/// counted as [`UNFINISHED_BYTES`] are: some 65,000 futures. A handler may finish what it has begun; but
+/// clients that come, leave futures and go must not fill the memory, so beyond this the oldest of them are
+/// dropped.
+pub const ENDED_UNFINISHED_BYTES: usize = 64 << 20;
+
+/// Lines of the log that one core writes in a second about one kind of event that clients can bring about.
+/// Those beyond are counted, and the next line says how many they were.
+pub const LOG_LINES: u32 = 10;
+
+/// Bytes of answers that one broadcast with acknowledgements collects. Clients choose what they answer, and
+/// each may answer with the largest message.
+pub const ANSWERS_BYTES: usize = 64 << 20;
+
 /// How long a client that wants to come back from another server waits for its session: as long as servers
 /// wait for each other. Then it is a new one, which costs it what it has missed.
 pub const RESTORE: Duration = Duration::from_secs(5);
@@ -210,3 +229,28 @@ pub const RESTORES_MAX: usize = 10_000;
 /// How long a handler, or another step for one client, may keep its core before a warning names it: all
 /// clients of that core wait meanwhile, and a tenth of it is felt already.
 pub const SLOW_STEP: Duration = Duration::from_millis(200);
+
+/// Sessions of one engine, of all cores together, unless its options say otherwise: as many as one machine
+/// can hold sockets. A polling session needs no connection, so no other limit ends them.
+pub const SESSIONS: usize = 1 << 20;
+
+/// Of so many sessions one may have done nothing since its polling handshake. Anybody can shake hands as fast
+/// as requests are read; a client that polls has read an answer. With the default of [`SESSIONS`] these are
+/// 65,536, far more than clients of one server shake hands at the same time, and hold about 130 MB.
+pub const FRESH_SHARE: usize = 16;
+
+/// How long a session may do nothing after its handshake before a new one may have its place, if they have
+/// used up their share. Clients poll at once: this is a dozen round trips by satellite.
+pub const FRESH: Duration = Duration::from_secs(10);
+
+/// Bytes of its opening request for which a session counts as one; one that keeps more counts for several.
+/// Most requests of browsers keep less than twice this for themselves.
+pub const SESSION_HEAD_BYTES: usize = 1024;
+
+/// Bytes of its opening request that a session keeps, unless the engine's options say otherwise: as much as
+/// common proxies let through in one field.
+pub const KEPT_HEAD_BYTES: usize = 8 * 1024;
+
+/// How long a session that its client has closed answers one more poll. The poll may have been sent first,
+/// over another connection, and be on its way from the core that has read it.
+pub const FAREWELL: Duration = Duration::from_secs(2);

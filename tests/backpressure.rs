@@ -158,7 +158,7 @@ fn the_latest_of_a_key_is_known_to_all_servers() {
             witness.send_text("40/prices,");
             assert!(witness.text().starts_with("40/prices,{"));
         });
-        let io = Handle::of_server(&servers[0], "/socket.io").of("/prices");
+        let io = Handle::of_server(&servers[0], "/socket.io").unwrap().of("/prices");
         for n in 0..4 {
             assert!(io.latest(n % 2).emit("price", (n % 2, n)).is_ok());
         }

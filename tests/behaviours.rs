@@ -136,7 +136,7 @@ fn a_child_whose_client_was_refused_stays_by_default() {
 fn without_a_timeout_answers_are_awaited_for_a_while() {
     let _alone = support::alone();
     let server = start(|_, _| ());
-    let io = Handle::of_server(&server, "/socket.io");
+    let io = Handle::of_server(&server, "/socket.io").unwrap();
     let [mut quick, silent] = [(); 2].map(|()| Client::socketio(server.addresses()[0]));
     let answers = io.emit_with_ack::<u32, _>("question", ());
     let text = quick.text();

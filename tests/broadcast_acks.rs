@@ -57,7 +57,7 @@ fn asked(client: &mut Client, event: &str) -> u64 {
 fn another_thread_asks_sockets_of_all_cores() {
     let _alone = support::alone();
     let server = start();
-    let io = Handle::of_server(&server, "/socket.io");
+    let io = Handle::of_server(&server, "/socket.io").unwrap();
     let mut clients: Vec<Client> = (0..9).map(|_| join(server.addresses()[0], "r")).collect();
     let mut outside = join(server.addresses()[0], "elsewhere");
     let answers = io.to("r").timeout(LONG).emit_with_ack::<(i64, String), _>("question", "why");
@@ -83,7 +83,7 @@ fn another_thread_asks_sockets_of_all_cores() {
 fn with_nobody_to_ask_the_answer_is_empty_at_once() {
     let _alone = support::alone();
     let server = start();
-    let io = Handle::of_server(&server, "/socket.io");
+    let io = Handle::of_server(&server, "/socket.io").unwrap();
     assert_eq!(block_on(io.timeout(LONG).emit_with_ack::<Value, _>("question", ())), Ok(vec![]));
     let mut client = join(server.addresses()[0], "r");
     let nobody = io.to("r").except("r").timeout(LONG);
@@ -100,7 +100,7 @@ fn with_nobody_to_ask_the_answer_is_empty_at_once() {
 fn who_leaves_or_says_nonsense_is_missed_and_the_others_are_not() {
     let _alone = support::alone();
     let server = start();
-    let io = Handle::of_server(&server, "/socket.io");
+    let io = Handle::of_server(&server, "/socket.io").unwrap();
     let mut clients: Vec<Client> = (0..3).map(|_| join(server.addresses()[0], "r")).collect();
     let answers = io.timeout(SHORT).emit_with_ack::<i64, _>("question", ());
     let ids: Vec<u64> = clients.iter_mut().map(|client| asked(client, "question")).collect();
@@ -142,7 +142,7 @@ fn a_handler_asks_by_callback() {
 fn a_remote_socket_answers_with_one_value() {
     let _alone = support::alone();
     let server = start();
-    let io = Handle::of_server(&server, "/socket.io");
+    let io = Handle::of_server(&server, "/socket.io").unwrap();
     let mut client = join(server.addresses()[0], "r");
     let found = block_on(io.fetch_sockets()).unwrap().pop().expect("a socket");
     let answer = found.timeout(LONG).emit_with_ack::<i64, _>("question", 1);
@@ -162,7 +162,7 @@ fn a_remote_socket_answers_with_one_value() {
 fn a_server_that_ends_lets_nobody_wait() {
     let _alone = support::alone();
     let server = start();
-    let io = Handle::of_server(&server, "/socket.io");
+    let io = Handle::of_server(&server, "/socket.io").unwrap();
     let mut client = join(server.addresses()[0], "r");
     let answers = io.timeout(LONG).emit_with_ack::<Value, _>("question", ());
     asked(&mut client, "question");

@@ -61,7 +61,7 @@ fn start(hub: &InProcess, number: usize) -> Node {
         chat.sockets_on("shout", move |Data(text): Data<Value>| out.emit("heard", text));
     });
     let server = server.expect("a server starts");
-    let io = Handle::of_server(&server, "/socket.io");
+    let io = Handle::of_server(&server, "/socket.io").unwrap();
     Node { server, io, adapter }
 }
 
@@ -362,7 +362,7 @@ fn an_adapter_that_forgets_a_question_has_answered_it() {
         Server::attach_app(app, options);
     });
     let server = server.unwrap();
-    let io = Handle::of_server(&server, "/socket.io");
+    let io = Handle::of_server(&server, "/socket.io").unwrap();
     let error = block_on(io.server_side_emit_with_ack::<Value, _>("event", ())).unwrap_err();
     assert_eq!(error.message, "the adapter does not answer");
     assert!(block_on(io.fetch_sockets()).is_err());
@@ -393,7 +393,7 @@ fn children_of_a_parent_hear_other_servers() {
         client.send_text("40/room-7,");
         assert!(client.text().starts_with("40/room-7,{"));
     }
-    let room = Handle::of_server(&nodes[0], "/socket.io").of("/room-7");
+    let room = Handle::of_server(&nodes[0], "/socket.io").unwrap().of("/room-7");
     let ping = || block_on(room.server_side_emit_with_ack::<String, _>("ping", ())).unwrap();
     support::eventually("the other one knows the child", || ping() == ["pong"]);
     assert!(heard.load(Ordering::Relaxed) > 0);
@@ -473,7 +473,8 @@ fn sessions_are_told_of_where_they_are_kept_and_nowhere_else() {
             });
         });
         let server = server.unwrap();
-        let (address, io) = (server.addresses()[0], Handle::of_server(&server, "/socket.io"));
+        let io = Handle::of_server(&server, "/socket.io").unwrap();
+        let address = server.addresses()[0];
         let told = || keeper.told.lock().unwrap().clone();
         let open = |connect: &str| {
             let mut client = Client::websocket(address, "/socket.io/?EIO=4&transport=websocket");
@@ -517,7 +518,7 @@ fn a_server_that_is_alone_has_nobody_to_ask() {
         Server::attach_app(app, Options::default());
     });
     let server = server.unwrap();
-    let io = Handle::of_server(&server, "/socket.io");
+    let io = Handle::of_server(&server, "/socket.io").unwrap();
     assert!(io.server_side_emit("event", (1, 2)).is_ok());
     assert_eq!(block_on(io.server_side_emit_with_ack::<Value, _>("event", ())).unwrap(), Vec::<Value>::new());
     assert!(block_on(io.fetch_sockets()).unwrap().is_empty());

@@ -36,7 +36,7 @@ fn start(descriptors: Descriptors) -> (runtime::Running, Handle) {
             Server::attach_app(app, Options { engine, ..Options::default() });
         })
         .unwrap();
-    let io = Handle::of_server(&server, "/socket.io");
+    let io = Handle::of_server(&server, "/socket.io").unwrap();
     (server, io)
 }
 

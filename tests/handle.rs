@@ -19,7 +19,7 @@ fn start() -> Running {
 fn what_a_thread_does_takes_effect_in_its_order() {
     let _alone = support::alone();
     let server = start();
-    let io = Handle::of_server(&server, "/socket.io");
+    let io = Handle::of_server(&server, "/socket.io").unwrap();
     let mut clients: Vec<Client> = (0..12).map(|_| Client::socketio(server.addresses()[0])).collect();
     for round in 0..20 {
         let room = format!("room {round}");

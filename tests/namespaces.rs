@@ -88,7 +88,7 @@ fn clients_fill_no_table() {
 fn handles_on_names_of_clients_give_their_numbers_back() {
     let _alone = support::alone();
     let server = start(1000, false, |_| ());
-    let io = Handle::of_server(&server, "/socket.io");
+    let io = Handle::of_server(&server, "/socket.io").unwrap();
     let before = server.shared().directory.spaces();
     for i in 0..1000 {
         assert!(io.of(&format!("/{i}")).emit("nobody", ()).is_ok());

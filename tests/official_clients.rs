@@ -107,6 +107,7 @@ suites! {
     engine_v3_on_3_workers: "conformance_server" ENGINE3, 3 => "engine3.test.mjs" [];
     socketio_protocol: "conformance_server" SOCKETIO, 1 => "socketio_protocol.test.mjs" [];
     socketio_protocol_on_3_workers: "conformance_server" SOCKETIO, 3 => "socketio_protocol.test.mjs" [];
+    json_as_the_reference: "conformance_server" SOCKETIO, 1 => "json.test.mjs" [];
     client_profile: "conformance_server" CLIENT, 1 => "client.test.mjs" [];
     client_profile_on_3_workers: "conformance_server" CLIENT, 3 => "client.test.mjs" [];
 

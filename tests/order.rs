@@ -144,7 +144,7 @@ fn each_sender_is_heard_in_order(descriptors: Descriptors) {
             })
         })
         .collect();
-    let io = Handle::of_server(&server, "/socket.io");
+    let io = Handle::of_server(&server, "/socket.io").unwrap();
     for message in 0..MESSAGES {
         let _ = io.emit("n", ("thread", message)).unwrap();
         thread::sleep(Duration::from_micros(500));

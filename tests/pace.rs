@@ -94,7 +94,7 @@ fn many_slow_readers_who_read_again_take_turns() {
         client
     };
     let readers: Vec<Client> = (0..READERS).map(join).collect();
-    let io = Handle::of_server(&server, "/socket.io");
+    let io = Handle::of_server(&server, "/socket.io").unwrap();
     let text = "x".repeat(100_000);
     for n in 0..COUNT {
         assert!(io.emit("tick", (n, &text)).is_ok());

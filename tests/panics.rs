@@ -106,7 +106,7 @@ fn data_that_cannot_be_written(descriptors: Descriptors) {
         let auth = if i % 2 == 0 { "40{\"broken\":1}" } else { "40" };
         assert!(client.ask(auth).starts_with("40"));
     }
-    let io = Handle::of_server(&server, "/socket.io");
+    let io = Handle::of_server(&server, "/socket.io").unwrap();
     let (found, sockets) = mpsc::channel();
     std::thread::spawn(move || found.send(block_on(io.fetch_sockets()).unwrap()));
     let sockets = sockets.recv_timeout(Duration::from_secs(8)).expect("an answer");

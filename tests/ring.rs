@@ -291,7 +291,8 @@ fn upgrades_under_traffic(descriptors: Descriptors) {
         })
         .unwrap();
     let address = server.addresses()[0];
-    let (handle, done) = (sio::Handle::of_server(&server, "/socket.io"), Arc::new(AtomicBool::new(false)));
+    let (handle, done) =
+        (sio::Handle::of_server(&server, "/socket.io").unwrap(), Arc::new(AtomicBool::new(false)));
     let stop = done.clone();
     let emitter = thread::spawn(move || {
         for number in 0u64.. {

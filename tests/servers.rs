@@ -401,7 +401,7 @@ fn a_server_is_closed_from_any_thread() {
         io.sockets_on("disconnect", move |reason: DisconnectReason| told.add(reason.as_str()));
     });
     let mut clients: Vec<Client> = (0..6).map(|_| Client::socketio(address)).collect();
-    let io = sockring::io::Handle::of_server(&server, "/socket.io");
+    let io = sockring::io::Handle::of_server(&server, "/socket.io").unwrap();
     block_on(io.close());
     assert_eq!(log.count("server shutting down"), 6, "when it is ready, all have left");
     clients.iter_mut().for_each(|client| assert!(client.ends()));
@@ -423,7 +423,7 @@ fn who_has_missed_more_than_may_wait_for_it_is_a_new_one_and_not_closed() {
         io.sockets_on("disconnect", move || told.add("left"));
     });
     let server = server.expect("a server starts");
-    let io = sockring::io::Handle::of_server(&server, "/socket.io");
+    let io = sockring::io::Handle::of_server(&server, "/socket.io").unwrap();
     let text = |packet: &str, name: &str| {
         let value: serde_json::Value =
             serde_json::from_str(packet.trim_start_matches(['4', '0', '2'])).unwrap();

@@ -6,9 +6,12 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use serde::{Deserialize, Serialize};
 use sockring::io::{
-    Ack, Data, Description, DisconnectReason, Event, EventError, Namespace, Options, Server, Socket, State,
+    Ack, Args, Data, Description, DisconnectReason, Event, EventError, Namespace, Options, Server, Socket,
+    State, Value,
 };
+use sockring::protocol::ws::frame::OpCode;
 use sockring::runtime::{Descriptors, Running};
 use support::Client;
 
@@ -70,7 +73,7 @@ fn handlers_take_what_they_name() {
         );
         io.sockets_on("none", |_: State<String>, ack: Ack| ack.send("there is no such state"));
         io.on_error(|socket, error: &EventError| {
-            let _ = socket.emit("failed", (&error.event, error.failure.message()));
+            let _ = socket.emit("failed", (&error.event, error.failure.to_string()));
         });
     });
     let mut client = join(server.addresses()[0], "/");
@@ -103,6 +106,102 @@ fn wrong_data_is_told_with_the_events_name() {
     client.send_text("422[\"move\",1,2]");
     assert_eq!(client.text(), "432[3]");
     drop(client);
+    support::end(server);
+}
+
+#[derive(Serialize, Deserialize)]
+struct Point(f64, f64);
+
+#[derive(Serialize, Deserialize)]
+struct Unit;
+
+/// A tuple is the list of arguments, anything else is one: what is acknowledged, emitted, and read.
+#[test]
+fn arguments_are_what_their_types_say() {
+    let _alone = support::alone();
+    fn both<T: Serialize + Clone + 'static>(io: &Server, event: &str, value: T) {
+        io.sockets_on(event, move |socket: Socket, ack: Ack| {
+            let _ = socket.emit("e", value.clone());
+            ack.send(value.clone())
+        });
+    }
+    let server = start(|io| {
+        both(io, "unit", ());
+        both(io, "value", Value::Null);
+        both(io, "serde", serde_json::Value::Null);
+        both(io, "none", None::<u8>);
+        both(io, "array", [1.5, 2.5]);
+        both(io, "reference", &[1.5, 2.5]);
+        both(io, "vec", vec![1.5, 2.5]);
+        both(io, "tuple", (1.5, 2.5));
+        both(io, "args", Args(vec![Value::Null, 7.into()]));
+        both(io, "no args", Args(vec![]));
+        io.sockets_on("struct", |ack: Ack| ack.send(Point(1.5, 2.5)));
+        io.sockets_on("unit struct", |ack: Ack| ack.send(Unit));
+        io.sockets_on("read array", |Data([x, y]): Data<[f64; 2]>, ack: Ack| ack.send(x + y));
+        io.sockets_on("read struct", |Data(Point(x, y)): Data<Point>, ack: Ack| ack.send(x + y));
+        io.sockets_on("read tuple", |Data((x, y)): Data<(f64, f64)>, ack: Ack| ack.send(x + y));
+        io.sockets_on("read null", |Data(null): Data<Option<u8>>, ack: Ack| ack.send(null.is_none()));
+        io.sockets_on("read unit", |_: Data<()>, ack: Ack| ack.send(true));
+    });
+    let mut client = join(server.addresses()[0], "/");
+    for (event, args) in [
+        ("unit", ""),
+        ("value", "null"),
+        ("serde", "null"),
+        ("none", "null"),
+        ("array", "[1.5,2.5]"),
+        ("reference", "[1.5,2.5]"),
+        ("vec", "[1.5,2.5]"),
+        ("tuple", "1.5,2.5"),
+        ("args", "null,7"),
+        ("no args", ""),
+    ] {
+        client.send_text(&format!("421[\"{event}\"]"));
+        let comma = if args.is_empty() { "" } else { "," };
+        assert_eq!(client.text(), format!("42[\"e\"{comma}{args}]"), "{event}");
+        assert_eq!(client.text(), format!("431[{args}]"), "{event}");
+    }
+    for (event, answer) in [
+        ("\"struct\"", "[1.5,2.5]"),
+        ("\"unit struct\"", "null"),
+        ("\"read array\",[1,2.5]", "3.5"),
+        ("\"read struct\",[1,2.5]", "3.5"),
+        ("\"read tuple\",1,2.5", "3.5"),
+        ("\"read null\",null", "true"),
+        ("\"read null\"", "true"),
+        ("\"read unit\"", "true"),
+        ("\"read unit\",[1],2", "true"),
+    ] {
+        client.send_text(&format!("421[{event}]"));
+        assert_eq!(client.text(), format!("431[{answer}]"), "{event}");
+    }
+    drop(client);
+    support::end(server);
+}
+
+/// A megabyte that is referred to 3,000 times is three gigabytes for who sends it back.
+#[test]
+fn every_reference_to_an_attachment_counts() {
+    let _alone = support::alone();
+    let server = start(|io| {
+        io.sockets_on("echo", |socket: Socket, args: Args| socket.emit("back", args));
+    });
+    let address = server.addresses()[0];
+    let send = |client: &mut Client, references: usize, bytes: usize| {
+        let placeholders = vec![r#"{"_placeholder":true,"num":0}"#; references].join(",");
+        client.send_text(&format!("451-[\"echo\",{placeholders}]"));
+        client.send(&support::masked(OpCode::Binary, &vec![7; bytes]));
+    };
+    let mut client = join(address, "/");
+    send(&mut client, 2, 1000);
+    assert!(client.text().starts_with("452-[\"back\","));
+    for _ in 0..2 {
+        assert_eq!(client.frame().unwrap().payload.len(), 1000);
+    }
+    send(&mut client, 3000, 900_000);
+    assert!(client.ends());
+    drop(join(address, "/"));
     support::end(server);
 }
 

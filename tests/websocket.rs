@@ -16,7 +16,7 @@ use support::{Answer, Client, end, eventually, masked};
 
 const HANDSHAKE: &str = "GET /echo HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-const NO_CONTEXT: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+const NO_CONTEXT: &str = "permessage-deflate; server_no_context_takeover";
 
 fn start(workers: usize, setup: impl Fn(&App) + Send + Sync + 'static) -> Running {
     support::builder(support::options(Descriptors::Auto, workers)).start(setup).unwrap()
@@ -191,7 +191,8 @@ fn compressed(op: OpCode, message: &[u8]) -> Vec<u8> {
 fn hostile_frames_are_closed_with_the_right_code() {
     let _alone = support::alone();
     let server = start(1, |app| {
-        let shared = echo().per_message_deflate(PerMessageDeflate::default());
+        let options = PerMessageDeflate { client_no_context_takeover: true, ..PerMessageDeflate::default() };
+        let shared = echo().per_message_deflate(options);
         app.ws("/shared", shared.max_message_bytes(100_000));
         app.ws("/context", echo().per_message_deflate(with_context()).max_message_bytes(100_000));
         app.ws("/plain", echo());

@@ -54,6 +54,7 @@ pub struct Behavior<U> {
     deflate: Option<PerMessageDeflate>,
     max_backpressure: Option<usize>,
     close_on_backpressure: bool,
+    gives_reasons: bool,
     elsewhere: Option<Elsewhere<U>>,
     /// Its place among the App's.
     pub(super) number: u16,
@@ -105,6 +106,7 @@ impl<U: 'static> Behavior<U> {
             deflate: None,
             max_backpressure: None,
             close_on_backpressure: true,
+            gives_reasons: true,
             elsewhere: None,
             number: 0,
         }
@@ -200,6 +202,13 @@ impl<U: 'static> Behavior<U> {
         self
     }
 
+    /// Leaves the text out of close frames that tell a client what it did wrong: the code says it.
+    #[must_use]
+    pub(crate) fn without_reasons(mut self) -> Self {
+        self.gives_reasons = false;
+        self
+    }
+
     /// Counts bytes that wait for a client in another place, when it is decided whether to read from it.
     pub(crate) fn elsewhere(mut self, f: impl Fn(WebSocket<U>, u64) -> usize + 'static) -> Self {
         self.elsewhere = Some(Box::new(f));
@@ -241,6 +250,8 @@ pub(super) trait Upgradable {
     /// Bytes that wait for a client beside what its connection is owed.
     fn elsewhere(&self, id: ConnectionId, word: u64) -> usize;
     fn idle_timeout(&self) -> Millis;
+    /// Whether the close frame of a client that broke the protocol says why.
+    fn gives_reasons(&self) -> bool;
     /// Pongs that may wait; 0 for any number.
     fn pending_pongs(&self) -> u16;
 }
@@ -300,6 +311,10 @@ impl<U: 'static> Upgradable for Behavior<U> {
 
     fn idle_timeout(&self) -> Millis {
         self.idle_timeout
+    }
+
+    fn gives_reasons(&self) -> bool {
+        self.gives_reasons
     }
 
     fn pending_pongs(&self) -> u16 {

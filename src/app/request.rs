@@ -72,6 +72,23 @@ impl Request {
         Self::new(head, Bytes::new(), None, Params::new(), None)
     }
 
+    /// The request to keep for long: itself, or one whose head is [cut](Head::cut) to so many bytes.
+    pub(crate) fn within(self, bytes: usize) -> Self {
+        if self.0.head.own_bytes() <= bytes {
+            return self;
+        }
+        let more = self.0.more.as_ref().map(|more| {
+            let More { body, params, tls } = &**more;
+            Box::new(More { body: body.clone(), params: params.clone(), tls: tls.clone() })
+        });
+        Self(Rc::new(Inner { head: self.0.head.cut(bytes), peer: self.0.peer, more }))
+    }
+
+    /// Bytes that its head takes for itself.
+    pub(crate) fn own_bytes(&self) -> usize {
+        self.0.head.own_bytes()
+    }
+
     /// The method, in capitals as sent.
     pub fn method(&self) -> &str {
         self.0.head.method()

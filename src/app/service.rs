@@ -20,7 +20,7 @@ use crate::fanout::{Delivery, Frame, Moment, OutletId, RoomKey, Rooms, Space, Ta
 use crate::limits;
 use crate::protocol::http::Shapes;
 use crate::protocol::ws::deflate::Inflater;
-use crate::runtime::{self, ConnectionId, Core, Ended, Parcel, Sample, Service, Value};
+use crate::runtime::{self, ConnectionId, Core, Ended, Parcel, Sample, Service, Value, guarded};
 use crate::time::{Millis, http_date};
 
 thread_local! {
@@ -342,7 +342,8 @@ impl Inner {
     fn sweep(&self, now: Millis) {
         let expired = self.connections(|entry| entry.deadline.millis() <= now);
         for id in expired {
-            self.expire(id, now);
+            // Each in a boundary of its own: one that panics must not keep the others, now and at each tick.
+            self.core.step(id, "the timeout of a connection", || self.expire(id, now));
         }
     }
 
@@ -464,7 +465,7 @@ impl Service for Inner {
 
     fn tick(&self, now: Millis) {
         for layer in self.layers() {
-            layer.tick(now);
+            guarded("the timers of a layer", || layer.tick(now));
         }
         if now >= self.swept.get() + SWEEP_MS {
             self.swept.set(now);
@@ -508,7 +509,7 @@ impl Service for Inner {
 
     fn shutdown(&self) {
         for layer in self.layers() {
-            layer.shutdown();
+            guarded("the shutdown of a layer", || layer.shutdown());
         }
         for id in self.connections(|_| true) {
             let http = self.entry(id, |entry| match &entry.state {

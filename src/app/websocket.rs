@@ -610,11 +610,13 @@ impl Inner {
     /// The peer broke the protocol: a close frame says how, and the connection ends.
     pub(super) fn websocket_failed(&self, id: ConnectionId, code: u16, reason: &str) {
         let Some(State::WebSocket(socket)) = self.forget(id).map(|entry| entry.state) else { return };
+        let behavior = self.behavior(&socket);
         if !socket.closing {
-            self.send_close(id, code, reason);
+            let says = behavior.as_ref().is_none_or(|behavior| behavior.gives_reasons());
+            self.send_close(id, code, if says { reason } else { "" });
         }
         self.core.linger(id);
-        if let (false, Some(behavior)) = (socket.closing, self.behavior(&socket)) {
+        if let (false, Some(behavior)) = (socket.closing, behavior) {
             behavior.close(id, Closed { code, reason }, &socket.data);
         }
     }

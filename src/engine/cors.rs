@@ -27,6 +27,18 @@ pub enum Origins {
     Predicate(Rc<dyn Fn(&str) -> bool>),
 }
 
+impl Origins {
+    /// Whether an origin is one of them.
+    pub(super) fn accept(&self, origin: &str) -> bool {
+        match self {
+            Self::Any | Self::Reflect => true,
+            // A slash at the end of a configured one is a slip, since no browser sends it.
+            Self::List(list) => list.iter().any(|known| known.strip_suffix('/').unwrap_or(known) == origin),
+            Self::Predicate(accepts) => accepts(origin),
+        }
+    }
+}
+
 impl fmt::Debug for Origins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -41,7 +53,7 @@ impl fmt::Debug for Origins {
 /// CORS headers for all requests, with the options of the npm package. Off unless it is set: then no header
 /// is sent. Nothing is refused either way: a browser keeps an answer from scripts that may not read it, and
 /// does not look at these headers when it opens a WebSocket. Use
-/// [`Options::allow_request`](super::Options::allow_request) to refuse.
+/// [`Options::allowed_origins`](super::Options::allowed_origins) to refuse the scripts of other sites.
 ///
 /// ```
 /// use sockring::engine::Cors;

@@ -2,6 +2,10 @@
 
 use crate::time::Millis;
 
+/// How late a ping may be before the client's time to answer counts from the ping and not from when it was
+/// due: two ticks. A server that was held up for longer must not take that time from the client.
+const LATE_MS: Millis = 40;
+
 /// The heartbeat of one session: the server pings, the client answers in time. Before version 4 of the
 /// protocol the client pings instead: see [`listening`](Self::listening). Pure.
 ///
@@ -111,15 +115,17 @@ impl Heartbeat {
         self.deadline = halves(now + Millis::from(self.timeout));
     }
 
-    /// The deadline has passed, or not yet.
+    /// The deadline has passed, or not yet. The next deadline counts from this one, though the clock may be a
+    /// little late: so a client that says nothing is gone after interval and timeout, to the millisecond.
     pub fn handle_timeout(&mut self, now: Millis) -> Option<Beat> {
-        if now < self.deadline() {
+        let due = self.deadline();
+        if now < due {
             return None;
         }
         match self.state {
             State::Resting => {
                 self.state = State::Awaiting { extended: false };
-                self.deadline = halves(now + Millis::from(self.timeout));
+                self.deadline = halves(due.max(now.saturating_sub(LATE_MS)) + Millis::from(self.timeout));
                 Some(Beat::Ping)
             }
             State::Awaiting { .. } | State::Listening => Some(Beat::Dead),
@@ -138,6 +144,23 @@ mod tests {
         assert_eq!(heartbeat.handle_timeout(1300), Some(Beat::Ping));
         assert_eq!(heartbeat.handle_timeout(1499), None);
         assert_eq!(heartbeat.handle_timeout(1500), Some(Beat::Dead));
+    }
+
+    #[test]
+    fn late_ticks_do_not_add_up() {
+        for late in 0..=LATE_MS {
+            let mut heartbeat = Heartbeat::new(1000, 300, 200);
+            assert_eq!(heartbeat.handle_timeout(1300 + late), Some(Beat::Ping));
+            assert_eq!(heartbeat.handle_timeout(1499), None);
+            assert_eq!(heartbeat.handle_timeout(1500), Some(Beat::Dead), "{late} ms late");
+        }
+    }
+
+    #[test]
+    fn a_server_that_was_held_up_gives_the_client_its_time() {
+        let mut heartbeat = Heartbeat::new(1000, 300, 200);
+        assert_eq!(heartbeat.handle_timeout(9000), Some(Beat::Ping));
+        assert_eq!(heartbeat.deadline(), 9200 - LATE_MS);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::ids::Reserved;
 use super::middleware::Way;
 use super::server::{Inner, Place};
 use super::verify::{Asked, BadRequest, Known, Refusal, check_revision, verify};
-use super::{ConnectionError, Socket};
+use super::{ConnectionError, Socket, Transport};
 use crate::app::{Begun, Refusal as Answer, Refused, Request, Response};
 use crate::protocol::eio::Revision;
 use crate::protocol::http::Head;
@@ -18,7 +18,7 @@ impl Inner {
     /// A request below the engine's path that is no WebSocket handshake.
     pub(super) fn request(self: &Rc<Self>, request: Request, response: Response) {
         // Before anything that the application might count.
-        if let Some(core) = self.elsewhere(request.query()) {
+        if let Some(core) = self.find(request.query()) {
             return response.hand_over(core, request.body());
         }
         let mut headers = Headers::default();
@@ -27,12 +27,15 @@ impl Inner {
         {
             return headers.answer(response).status(status).end("");
         }
+        if let Some(refusal) = self.foreign(&request) {
+            return self.refuse(&request, headers.answer(response), &refusal);
+        }
         self.clone().pass(request, Way::Http(response), headers, 0);
     }
 
     /// A request whose body is still on its way.
     pub(super) fn begun(self: &Rc<Self>, head: &Head, connection: ConnectionId) -> Begun {
-        if let Some(core) = self.elsewhere(head.query()) {
+        if let Some(core) = self.find(head.query()) {
             return Begun::Elsewhere(core);
         }
         let asked = asked(head.query(), head.method(), head.header("origin"), false);
@@ -54,21 +57,38 @@ impl Inner {
         Answer { headers: headers.into_list(), text: refused.status() != 413 }
     }
 
-    /// The core of a request's session, if it is not this one.
-    pub(super) fn elsewhere(&self, raw_query: &str) -> Option<usize> {
+    /// The core of a request's session, if it is not this one. What is due for one that is here is done.
+    pub(super) fn find(&self, raw_query: &str) -> Option<usize> {
         match self.place(&query::find(raw_query, "sid")?) {
-            Place::Elsewhere(core) => Some(core),
-            Place::Here(_) | Place::Nowhere => None,
+            Place::Elsewhere(core) => return Some(core),
+            Place::Here(socket) => self.catch_up(socket),
+            Place::Nowhere => {}
         }
+        None
+    }
+
+    /// Why a request is refused for where it comes from, if it is.
+    pub(super) fn foreign(&self, request: &Request) -> Option<Refusal> {
+        let allowed = self.options.allowed_origins.as_ref()?;
+        let origin = request.header("origin");
+        let fits = match origin {
+            Some(origin) => allowed.accept(origin),
+            None => request.query_param("j").is_none(),
+        };
+        (!fits).then(|| Refusal::ForeignOrigin { origin: origin.map(str::to_owned) })
     }
 
     /// What the reference's checks say of a request.
     fn verify(&self, asked: &Asked<'_>) -> Result<Option<Socket>, Refusal> {
         verify(asked, &self.options.transports, |sid| {
             let Place::Here(session) = self.place(sid) else { return None };
-            let sessions = self.sessions.borrow();
-            let entry = &sessions.get(session.slot as usize)?.session;
-            Some(Known { session, transport: entry.transport(), revision: entry.revision() })
+            self.with_any(session, |entry| {
+                // Of one that its client has closed, nothing is left but the answer to a poll.
+                let gone = entry.ending().is_some_and(|ending| ending.by_client);
+                let poll = asked.method == "GET" && !asked.upgrade;
+                let (transport, revision) = (entry.session.transport(), entry.session.revision());
+                (!gone || poll).then_some(Known { session, transport, revision })
+            })?
         })
     }
 
@@ -80,6 +100,7 @@ impl Inner {
     pub(super) fn serve(self: &Rc<Self>, request: Request, response: Response) {
         match self.verify_request(&request, false) {
             Err(refusal) => self.refuse(&request, response, &refusal),
+            Ok(None) if !self.has_place(Transport::Polling) => self.refuse_for_now(response),
             Ok(None) => {
                 let server = self.clone();
                 self.admit(request.clone(), move |admitted| match admitted {

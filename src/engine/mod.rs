@@ -26,6 +26,7 @@
 //!     .unwrap();
 //! ```
 
+mod admission;
 mod closing;
 mod cookie;
 mod cors;
@@ -60,7 +61,7 @@ pub use events::{ConnectionError, Events, Handlers};
 pub use headers::Headers;
 pub use heartbeat::{Beat, Heartbeat};
 pub use middleware::Next;
-pub use options::{AllowRequest, GenerateId, HttpCompression, Options};
+pub use options::{AllowRequest, GenerateId, HandleProtocols, HttpCompression, Options};
 pub use server::Server;
 pub use session::{Due, Heard, Session, Transport};
 pub use sid::SocketSid;

@@ -5,15 +5,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::decide::{Decide, Decision};
-use super::{Cookie, Cors, Transport};
+use super::{Cookie, Cors, Origins, Transport};
 use crate::app::{PerMessageDeflate, Request};
 use crate::fanout::Frame;
+use crate::limits;
 
 /// Decides about handshakes: `Ok` lets the client in, `Err` is the message of the refusal.
 pub type AllowRequest = Rc<dyn Fn(Request) -> Decision<()>>;
 
 /// Makes the ids of sessions.
 pub type GenerateId = Rc<dyn Fn(Request) -> Decision<String>>;
+
+/// Chooses one of the subprotocols that a WebSocket's client offers, or none.
+pub type HandleProtocols = Rc<dyn Fn(&[&str], &Request) -> Option<String>>;
 
 /// Compression of long-polling answers.
 ///
@@ -69,8 +73,28 @@ pub struct Options {
     /// Whether clients of Engine.IO v3, which those of Socket.IO v2 are, are let in (the reference's
     /// `allowEIO3`); no by default.
     pub allow_eio3: bool,
+    /// The sessions of all cores that there may be at a time: 1,048,576 by default, 0 for any number. A
+    /// session counts once for each 1,024 bytes of its opening request that it keeps, at least once, and
+    /// until its place is free again: one that was closed may wait for one more poll. A handshake beyond
+    /// it is answered with 503 and `Retry-After`.
+    ///
+    /// A sixteenth of it is for polling sessions that have done nothing since their handshake, so that a
+    /// flood of handshakes cannot take the place of clients. If all of that is used, the oldest of them
+    /// that has done nothing for ten seconds gives way; if there is none, the handshake is answered with 503.
+    pub max_sessions: usize,
+    /// Bytes of its opening request that a session keeps, beside what it shares with others: 8,192 by
+    /// default. Of a larger one, the largest header fields and query parameters are left out first, whole:
+    /// [`Socket::request`](super::Socket::request) and what is made of it do not have them.
+    /// [`allow_request`](Self::allow_request), middlewares and the hooks for headers see the whole request.
+    pub kept_head_bytes: usize,
+    /// The origins whose scripts may use the engine; any by default, as with the reference. See
+    /// [`allowed_origins`](Self::allowed_origins).
+    pub allowed_origins: Option<Origins>,
+    /// Chooses the subprotocol of a WebSocket; by default the first one that the client offers. See
+    /// [`handle_protocols`](Self::handle_protocols).
+    pub handle_protocols: Option<HandleProtocols>,
     /// permessage-deflate for WebSockets that offer it; none by default. Unlike the reference's, its own
-    /// defaults keep no context: see [`PerMessageDeflate`].
+    /// defaults keep no context of what is sent: see [`PerMessageDeflate`].
     pub per_message_deflate: Option<PerMessageDeflate>,
     /// Compression of polling answers; on by default, from 1024 bytes on.
     pub http_compression: Option<HttpCompression>,
@@ -99,6 +123,10 @@ impl Default for Options {
             transports: vec![Transport::Polling, Transport::WebSocket],
             allow_upgrades: true,
             allow_eio3: false,
+            max_sessions: limits::SESSIONS,
+            kept_head_bytes: limits::KEPT_HEAD_BYTES,
+            allowed_origins: None,
+            handle_protocols: None,
             per_message_deflate: None,
             http_compression: Some(HttpCompression::default()),
             initial_packet: None,
@@ -146,6 +174,48 @@ impl Options {
         R: Decide<String, M>,
     {
         self.generate_id = Some(Rc::new(move |request| generate(request).decide()));
+        self
+    }
+
+    /// Lets in only requests from scripts of these origins, such as `https://example.com`, over every
+    /// transport. A request with another `Origin` is answered with 403 and the reference's code 4,
+    /// `Forbidden`.
+    ///
+    /// Without it a page of any site can open a WebSocket here in its visitor's name: browsers send their
+    /// cookies along and do not apply [`cors`](Self::cors) to WebSockets. Set it wherever a session is
+    /// trusted because of a cookie, a client certificate, or the network that it comes from.
+    ///
+    /// A request without `Origin` comes from no script of another site and is let in, as programs and
+    /// same-origin polls send it; one for JSONP is refused, since the script element that sends it says
+    /// nothing of its site. For anything but a list, set the field to an [`Origins`].
+    ///
+    /// ```
+    /// use sockring::engine::Options;
+    /// let options = Options::default().allowed_origins(["https://example.com", "https://example.org"]);
+    /// ```
+    #[must_use]
+    pub fn allowed_origins<S: Into<String>>(mut self, origins: impl IntoIterator<Item = S>) -> Self {
+        self.allowed_origins = Some(Origins::List(origins.into_iter().map(Into::into).collect()));
+        self
+    }
+
+    /// Sets what chooses the subprotocol of a WebSocket (RFC 6455 section 1.9), by the name that `ws` has
+    /// for it: a closure that is given those that the client offers, in its order, and the request. It runs
+    /// for handshakes that offer any. `None`, or one that was not offered: the answer names none, and a
+    /// browser gives up.
+    ///
+    /// ```
+    /// use sockring::engine::Options;
+    /// let options = Options::default().handle_protocols(|offered, _| {
+    ///     offered.contains(&"chat.v2").then(|| "chat.v2".to_owned())
+    /// });
+    /// ```
+    #[must_use]
+    pub fn handle_protocols(
+        mut self,
+        choose: impl Fn(&[&str], &Request) -> Option<String> + 'static,
+    ) -> Self {
+        self.handle_protocols = Some(Rc::new(choose));
         self
     }
 

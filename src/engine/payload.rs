@@ -52,10 +52,11 @@ const OFFERED: [Coding; 3] = [Coding::Gzip, Coding::Deflate, Coding::Brotli];
 impl Inner {
     /// A poll of a session that is known, whether it is open or not.
     pub(super) fn new_poll(&self, socket: Socket, request: &Request, response: Response) -> Poll {
-        let index = match self.sessions.borrow().get(socket.slot as usize).map(|entry| &entry.link) {
-            Some(Link::Polling(polling)) => polling.jsonp.clone(),
-            _ => None,
-        };
+        let index = self.with_any(socket, |entry| match &entry.link {
+            Link::Polling(polling) => polling.jsonp.clone(),
+            Link::WebSocket(_) => None,
+        });
+        let index = index.flatten();
         let coding = match self.options.http_compression {
             Some(_) => negotiate(request.header("accept-encoding"), &OFFERED),
             None => Coding::Identity,

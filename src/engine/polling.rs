@@ -2,16 +2,17 @@
 
 use std::rc::Rc;
 
+use super::admission::RETRY_AFTER;
 use super::headers::Headers;
 use super::ids::Reserved;
 use super::payload::{Payload, Poll};
 use super::posted::Posted;
 use super::server::{Inner, Link};
 use super::verify::Refusal;
-use super::websocket::Carrier;
 use super::{CloseReason, Socket, Transport, jsonp};
-use crate::app::{Begun, BodyEnd, Request, Response, WebSocket};
+use crate::app::{Begun, BodyEnd, Request, Response};
 use crate::fanout::OutletId;
+use crate::limits;
 use crate::protocol::eio::Revision;
 use crate::runtime::ConnectionId;
 use crate::time::Millis;
@@ -24,12 +25,20 @@ pub(super) struct Polling {
     post: Option<ConnectionId>,
     /// A POST that is complete and not read to its end.
     pub(super) reading: Option<Box<Posted>>,
-    /// The WebSocket that is about to take over.
-    pub(super) probe: Option<WebSocket<Carrier>>,
-    /// The session has ended and waits for one more poll to say so, until this time.
-    pub(super) ending: Option<Millis>,
+    /// The client has done nothing since its handshake.
+    pub(super) fresh: bool,
+    /// The session has ended and waits for one more poll.
+    pub(super) ending: Option<Ending>,
     /// Answers are calls with this number: the handshake had a `j`.
     pub(super) jsonp: Option<Box<str>>,
+}
+
+/// A session that has ended and waits for one more poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ending {
+    pub(super) until: Millis,
+    /// The client has closed it, and need not be told.
+    pub(super) by_client: bool,
 }
 
 /// How long a session that was closed without a waiting poll is kept, so that the next poll can be told.
@@ -41,13 +50,16 @@ impl Inner {
         if response.is_aborted() {
             return;
         }
+        if !self.make_place(Transport::Polling) {
+            return self.refuse_for_now(response);
+        }
         let outlet = self.core.open_outlet();
         self.core.outlets().block(outlet);
         let jsonp = request.query_param("j").map(|j| jsonp::index(&j));
-        let link = Link::Polling(Box::new(Polling { jsonp, ..Polling::default() }));
+        let link = Link::Polling(Box::new(Polling { jsonp, fresh: true, ..Polling::default() }));
         let Some(socket) = self.open(request.clone(), Transport::Polling, link, outlet, name) else {
             self.core.close_outlet(outlet);
-            return response.status(503).end("");
+            return self.refuse_for_now(response);
         };
         let frames = self.first_frames(socket);
         let poll = self.new_poll(socket, &request, self.with_headers(&request, response, Some(socket)));
@@ -56,6 +68,12 @@ impl Inner {
         self.answer(poll, payload);
         self.hooks.tell(|hooks| &hooks.drain, socket);
         self.opened(socket);
+    }
+
+    /// Answers a handshake for which there is no place.
+    pub(super) fn refuse_for_now(&self, response: Response) {
+        let (name, value) = RETRY_AFTER;
+        response.status(503).header(name, value).end("");
     }
 
     /// The headers that every answer of the transport has, and those that hooks add.
@@ -98,6 +116,7 @@ impl Inner {
         if self.with(socket, |_| ()).is_none() {
             return self.say_goodbye(socket, request, response);
         }
+        self.goes_on(socket);
         let waiting = self.with(socket, |entry| match &entry.link {
             Link::Polling(polling) => polling.get.is_some(),
             Link::WebSocket(_) => true,
@@ -148,34 +167,37 @@ impl Inner {
     }
 
     fn take_poll(&self, socket: Socket) -> Option<Poll> {
-        match self.sessions.borrow_mut().get_mut(socket.slot as usize).map(|entry| &mut entry.link) {
-            Some(Link::Polling(polling)) => polling.get.take(),
-            _ => None,
-        }
+        let get = self.with_any(socket, |entry| match &mut entry.link {
+            Link::Polling(polling) => polling.get.take(),
+            Link::WebSocket(_) => None,
+        });
+        get.flatten()
     }
 
     /// Answers a waiting poll with what is owed, or with a noop, so that a client that is changing over can
     /// stop polling.
     pub(super) fn release_poll(&self, socket: Socket) {
-        self.release_poll_with(socket, b"6");
+        let _ = self.release_poll_with(socket, b"6");
     }
 
-    /// Answers a waiting poll with what is owed, or with a packet if nothing is. Whether the packet left.
+    /// Answers a waiting poll with what is owed, or with a packet if nothing is. Whether the packet left;
+    /// `None` if no poll was waiting.
     ///
     /// Not with both: the official client handles the packets of one payload in the same tick as a close
     /// behind them, and would see the close first.
-    pub(super) fn release_poll_with(&self, socket: Socket, packet: &[u8]) -> bool {
-        let Some(outlet) = self.with(socket, |entry| entry.outlet) else { return false };
-        let Some(poll) = self.take_poll(socket) else { return false };
+    pub(super) fn release_poll_with(&self, socket: Socket, packet: &[u8]) -> Option<bool> {
+        let outlet = self.with(socket, |entry| entry.outlet)?;
+        let poll = self.take_poll(socket)?;
         let owed = self.take_owed(outlet, &poll);
         let nothing = owed.is_none();
         let payload = owed.unwrap_or_else(|| Payload::digits(&poll, packet));
         self.answer(poll, payload);
-        nothing
+        Some(nothing)
     }
 
     /// A POST whose body is on its way.
     pub(super) fn begin_post(self: &Rc<Self>, socket: Socket, connection: ConnectionId) -> Begun {
+        self.goes_on(socket);
         let overlap = self.with(socket, |entry| match &mut entry.link {
             Link::Polling(polling) if polling.post.is_none() && polling.reading.is_none() => {
                 polling.post = Some(connection);
@@ -214,6 +236,7 @@ impl Inner {
 
     /// A POST that is complete.
     pub(super) fn read(&self, socket: Socket, request: &Request, response: Response) {
+        self.goes_on(socket);
         let link = self.with(socket, |entry| match &entry.link {
             Link::Polling(polling) => {
                 let overlap = polling.post.is_some() || polling.reading.is_some();
@@ -255,23 +278,29 @@ impl Inner {
         // A client that said goodbye itself is not told again.
         let packet: &[u8] = if reason == CloseReason::TransportClose { b"6" } else { b"1" };
         let told = self.release_poll_with(socket, packet);
-        if told || reason != CloseReason::ForcedClose {
-            self.take(socket);
-            return;
-        }
-        let until = self.core.now() + CLOSE_TIMEOUT_MS;
-        let left = self.with(socket, |entry| {
-            let Link::Polling(polling) = &mut entry.link else { return (None, None) };
-            polling.ending = Some(until);
+        let now = self.core.now();
+        let until = match (reason, told) {
+            // A poll of its client may be on its way from another core. Where the application makes the ids,
+            // the next session may have the same one at once.
+            (CloseReason::TransportClose, None) if self.options.generate_id.is_none() => {
+                now + limits::FAREWELL.as_millis() as Millis
+            }
+            (CloseReason::ForcedClose, None | Some(false)) => now + CLOSE_TIMEOUT_MS,
+            _ => {
+                self.take(socket);
+                return;
+            }
+        };
+        let by_client = reason == CloseReason::TransportClose;
+        let posted = self.with(socket, |entry| {
+            let Link::Polling(polling) = &mut entry.link else { return None };
+            polling.ending = Some(Ending { until, by_client });
             self.abort_post(polling);
-            (polling.probe.take(), polling.reading.take())
+            polling.reading.take()
         });
         self.uncount();
-        let (probe, posted) = left.unwrap_or_default();
-        if let Some(probe) = probe {
-            probe.close(1005, "");
-        }
-        if let Some(posted) = posted {
+        self.close_probe(socket);
+        if let Some(Some(posted)) = posted {
             posted.finish();
         }
         self.set_deadline(socket.slot, until);
@@ -280,14 +309,18 @@ impl Inner {
     /// A poll of a session that was closed while none was waiting.
     fn say_goodbye(&self, socket: Socket, request: &Request, response: Response) {
         let poll = self.new_poll(socket, request, self.with_headers(request, response, None));
-        let outlet = self.sessions.borrow().get(socket.slot as usize).map(|entry| entry.outlet);
-        let Some(outlet) = outlet else { return poll.response.status(400).end("") };
-        if let Some(payload) = self.take_backlog(outlet, &poll) {
+        let found = self.with_any(socket, |entry| Some((entry.outlet, entry.ending()?))).flatten();
+        let Some((outlet, ending)) = found else { return poll.response.status(400).end("") };
+        if ending.by_client {
+            let payload = Payload::digits(&poll, b"6");
+            self.answer(poll, payload);
+        } else if let Some(payload) = self.take_backlog(outlet, &poll) {
             // The close follows with the next poll, as in `release_poll_with`.
             return self.answer(poll, payload);
+        } else {
+            let payload = Payload::digits(&poll, b"61");
+            self.answer(poll, payload);
         }
-        let payload = Payload::digits(&poll, b"61");
-        self.answer(poll, payload);
         self.take(socket);
     }
 }

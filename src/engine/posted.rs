@@ -170,7 +170,7 @@ impl Inner {
     }
 
     /// Goes on with a POST.
-    fn read_on(&self, socket: Socket, whole: bool) {
+    pub(super) fn read_on(&self, socket: Socket, whole: bool) {
         let posted = self.with(socket, |entry| entry.reading()?.take()).flatten();
         if let Some(posted) = posted {
             self.read_posted(socket, posted, whole);
@@ -192,11 +192,9 @@ impl Inner {
     /// Whether so much waits for the client of a polling session that no more is read from it. One that
     /// changes over does not poll until its POST is answered.
     fn is_pressed(&self, socket: Socket) -> bool {
-        let outlet = self.with(socket, |entry| {
-            let upgrading = entry.probe().is_some_and(|probe| probe.is_some());
-            (!upgrading).then_some(entry.outlet)
-        });
-        outlet.flatten().is_some_and(|outlet| self.core.outlets().is_pressed(outlet, 0))
+        let upgrading = self.probes.borrow().contains_key(&socket);
+        let outlet = self.with(socket, |entry| entry.outlet).filter(|_| !upgrading);
+        outlet.is_some_and(|outlet| self.core.outlets().is_pressed(outlet, 0))
     }
 
     /// Whether it is not the client's fault that nothing was heard of it: what it has sent is still to be

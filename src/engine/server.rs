@@ -11,10 +11,11 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use slab::Slab;
 
+use super::admission::{self, Admission};
 use super::hooks;
 use super::ids::{Ids, Reserved};
 use super::middleware::Middleware;
-use super::polling::Polling;
+use super::polling::{Ending, Polling};
 use super::session::{Due, Heard, Session};
 use super::sid::{Pool, SocketSid};
 use super::taken::Taken;
@@ -55,6 +56,7 @@ impl Server {
             core: app.core().clone(),
             ids: shared.extension(&format!("engine ids {path}")),
             counts: shared.extension(&format!("engine counts {path}")),
+            admission: Admission::new(shared.extension(&format!("engine places {path}"))),
             prefix: path,
             options,
             events: Box::new(events),
@@ -71,6 +73,7 @@ impl Server {
             deadlines: RefCell::new(Vec::with_capacity(app.core().table_reserve())),
             next: Cell::new(Millis::MAX),
             pollers: RefCell::default(),
+            probes: RefCell::default(),
             ping: Frame::message(&[b"2"], &[]),
             pong: Frame::message(&[b"3"], &[]),
         });
@@ -194,6 +197,7 @@ pub(crate) struct Inner {
     pub(super) ids: Arc<Ids>,
     named: RefCell<Named>,
     counts: Arc<Counts>,
+    pub(super) admission: Admission,
     pub(super) hooks: hooks::Hooks,
     pub(super) middlewares: RefCell<Vec<Middleware>>,
     /// The POST whose packets are being handled, and its session.
@@ -205,6 +209,8 @@ pub(crate) struct Inner {
     next: Cell<Millis>,
     /// The sessions whose outlets no connection carries.
     pub(super) pollers: RefCell<HashMap<OutletId, u32, RandomState>>,
+    /// The WebSockets that are about to take sessions over, whatever carries those now.
+    pub(super) probes: RefCell<HashMap<Socket, WebSocket<Carrier>, RandomState>>,
     ping: Frame,
     pong: Frame,
 }
@@ -217,6 +223,8 @@ pub(super) struct Entry {
     pub(super) outlet: OutletId,
     pub(super) link: Link,
     pub(super) dialect: Dialect,
+    /// The places of [`Options::max_sessions`] that it takes.
+    pub(super) weight: u8,
     pub(super) request: Request,
 }
 
@@ -224,24 +232,17 @@ pub(super) struct Entry {
 const _: () = assert!(size_of::<Entry>() <= 88);
 
 impl Entry {
-    /// The session has ended and waits for one more poll to say so, until this time.
-    fn ending(&self) -> Option<Millis> {
+    /// The session has ended and waits for one more poll.
+    pub(super) fn ending(&self) -> Option<Ending> {
         match &self.link {
             Link::Polling(polling) => polling.ending,
             Link::WebSocket(_) => None,
         }
     }
 
-    /// The WebSocket that is about to take over, if there may be one.
-    pub(super) fn probe(&mut self) -> Option<&mut Option<WebSocket<Carrier>>> {
-        match &mut self.link {
-            Link::Polling(polling) => Some(&mut polling.probe),
-            Link::WebSocket(_) => None,
-        }
-    }
-
-    pub(super) fn take_probe(&mut self) -> Option<WebSocket<Carrier>> {
-        self.probe()?.take()
+    /// Whether the client has done nothing since its handshake.
+    pub(super) fn is_fresh(&self) -> bool {
+        matches!(&self.link, Link::Polling(polling) if polling.fresh)
     }
 }
 
@@ -263,9 +264,19 @@ impl Inner {
 
     /// Runs `f` on an open session.
     pub(super) fn with<T>(&self, socket: Socket, f: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        self.with_any(socket, |entry| entry.ending().is_none().then(|| f(entry))).flatten()
+    }
+
+    /// Runs `f` on a session that is open, or has ended and waits for one more poll.
+    pub(super) fn with_any<T>(&self, socket: Socket, f: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let mut sessions = self.sessions.borrow_mut();
         let entry = sessions.get_mut(socket.slot as usize)?;
-        (entry.generation == socket.generation && entry.ending().is_none()).then(|| f(entry))
+        (entry.generation == socket.generation).then(|| f(entry))
+    }
+
+    /// The path below which requests are the engine's.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     pub(super) fn ready_state(&self, socket: Socket) -> ReadyState {
@@ -338,9 +349,12 @@ impl Inner {
     ) -> Option<Socket> {
         /// The slot has 24 bits of the id.
         const SESSIONS_MAX: usize = 1 << 24;
-        if self.is_closed() {
+        let max = self.options.max_sessions;
+        if self.is_closed() || max > 0 && self.places_taken() >= max {
             return None;
         }
+        let request = request.within(self.options.kept_head_bytes);
+        let weight = admission::weight(&request);
         let random = self.random.borrow_mut().take()?;
         let mut sessions = self.sessions.borrow_mut();
         if sessions.len() >= SESSIONS_MAX {
@@ -367,10 +381,12 @@ impl Inner {
             outlet,
             link,
             dialect,
+            weight,
             request,
         });
-        let carried = entry.is_carried();
+        let (carried, fresh) = (entry.is_carried(), entry.is_fresh());
         drop(sessions);
+        self.take_place(self.socket(slot, generation), weight, fresh);
         self.count().fetch_add(1, Ordering::Relaxed);
         if let Some(name) = name {
             let mut named = self.named.borrow_mut();
@@ -577,7 +593,7 @@ impl Inner {
             outlets.discard(own);
         }
         drop(outlets);
-        self.release_poll_with(socket, b"1");
+        let _ = self.release_poll_with(socket, b"1");
         if let Some(Entry { link: Link::WebSocket(ws), .. }) = self.take(socket) {
             ws.close(1005, "");
         }
@@ -603,9 +619,8 @@ impl Inner {
         if entry.ending().is_none() {
             self.uncount();
         }
-        if let Some(probe) = entry.take_probe() {
-            probe.close(1005, "");
-        }
+        self.leave_place(entry.weight, entry.is_fresh());
+        self.close_probe(socket);
         let mut posted = None;
         if let Link::Polling(polling) = &mut entry.link {
             self.abort_post(polling);
@@ -619,6 +634,24 @@ impl Inner {
             self.core.close_outlet(entry.outlet);
         }
         Some(entry)
+    }
+
+    /// Closes the WebSocket that was about to take a session over.
+    pub(super) fn close_probe(&self, socket: Socket) {
+        let probe = self.probes.borrow_mut().remove(&socket);
+        if let Some(probe) = probe {
+            probe.close(1005, "");
+        }
+    }
+
+    /// Does what is due for a session now, so that it is found as the clock says: ticks come later. To be
+    /// called before a session is looked up for a request.
+    pub(super) fn catch_up(&self, socket: Socket) {
+        let now = self.core.clock();
+        let deadline = self.deadlines.borrow().get(socket.slot as usize).copied();
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            self.due(socket.slot, now);
+        }
     }
 
     fn close_all(&self, reason: CloseReason) {
@@ -642,8 +675,8 @@ impl Inner {
             sessions.get(slot as usize).map(|entry| (self.socket(slot, entry.generation), entry.ending()))
         };
         let Some((socket, ending)) = found else { return self.set_deadline(slot, Millis::MAX) };
-        if let Some(until) = ending {
-            if now >= until {
+        if let Some(ending) = ending {
+            if now >= ending.until {
                 self.take(socket);
             }
             return;
@@ -659,11 +692,7 @@ impl Inner {
                     }
                 }
                 Due::Noop => self.release_poll(socket),
-                Due::AbortUpgrade => {
-                    if let Some(Some(probe)) = self.with(socket, Entry::take_probe) {
-                        probe.close(1005, "");
-                    }
-                }
+                Due::AbortUpgrade => self.close_probe(socket),
                 // What it has sent is still to be read.
                 Due::Close if self.is_excused(socket) => {
                     self.with(socket, |entry| entry.session.postpone(now));
@@ -690,6 +719,8 @@ impl Layer for Inner {
         samples.push(Sample::new("engine_sessions_opened", "Engine.IO sessions since the start.", opened));
         let help = "Engine.IO messages that clients have sent, attachments included.";
         samples.push(Sample::new("engine_messages_received", help, Value::Counter(self.messages.get())));
+        drop(sessions);
+        self.measure_places(samples);
     }
 
     fn owed(&self, outlet: OutletId) {
@@ -716,7 +747,8 @@ impl Layer for Inner {
             due.map(|(slot, _)| slot as u32).collect()
         };
         for slot in due {
-            self.due(slot, now);
+            // Each in a boundary of its own: one that panics must not keep the others.
+            runtime::guarded("the heartbeat of a session", || self.due(slot, now));
         }
         self.next.set(self.deadlines.borrow().iter().copied().min().unwrap_or(Millis::MAX));
     }
@@ -728,6 +760,8 @@ impl Layer for Inner {
     fn stopped(&self) {
         self.sessions.take();
         self.named.take();
+        self.probes.take();
+        self.clear_places();
         self.count().store(0, Ordering::Relaxed);
         self.hooks.clear();
         self.taken.clear();

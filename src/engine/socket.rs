@@ -213,6 +213,11 @@ impl Socket {
         with_server(self, |server| server.close(self, CloseReason::ForcedClose, ""));
     }
 
+    /// Ends the session because its client has brought about what must not go on.
+    pub(crate) fn fail(self, details: &str) {
+        with_server(self, |server| server.close(self, CloseReason::TransportError, details));
+    }
+
     /// Ends the session at once, and drops what waits for the client: the reference's `close(true)`. A
     /// session that polls is not kept until the next poll.
     pub fn discard(self) {

@@ -85,7 +85,7 @@ impl Entry {
 impl Inner {
     /// How the packets of a session are written. One that has ended may still be told so.
     pub(super) fn dialect(&self, socket: Socket) -> Dialect {
-        self.sessions.borrow().get(socket.slot as usize).map(|entry| entry.dialect).unwrap_or_default()
+        self.with_any(socket, |entry| entry.dialect).unwrap_or_default()
     }
 
     /// The outlet of a connection that is not that of its session.

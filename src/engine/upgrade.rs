@@ -75,14 +75,18 @@ impl Upgrade {
         idle
     }
 
-    /// A packet came on the new transport.
+    /// A packet came on the new transport. As with the reference, a client may probe again, and may move
+    /// without a probe.
     pub fn handle_packet(&mut self, now: Millis, packet: &Packet<'_>) -> Step {
         match (*self, packet) {
-            (Self::Opened { deadline }, Packet::Text { kind: PacketType::Ping, data: "probe" }) => {
+            (
+                Self::Opened { deadline } | Self::Probed { deadline, .. },
+                Packet::Text { kind: PacketType::Ping, data: "probe" },
+            ) => {
                 *self = Self::Probed { deadline, noop: now + NOOP_MS };
                 Step::AnswerProbe
             }
-            (Self::Probed { .. }, Packet::Text { kind: PacketType::Upgrade, .. }) => {
+            (Self::Opened { .. } | Self::Probed { .. }, Packet::Text { kind: PacketType::Upgrade, .. }) => {
                 *self = Self::Done;
                 Step::Complete
             }
@@ -116,7 +120,7 @@ impl Upgrade {
                 Some(Late::Abort)
             }
             Self::Probed { noop, .. } if now >= *noop => {
-                *noop = now + NOOP_MS;
+                *noop = (*noop + NOOP_MS).max(now + 1);
                 Some(Late::Noop)
             }
             _ => None,
@@ -136,9 +140,14 @@ mod tests {
     #[test]
     fn anything_but_the_probe_aborts_and_another_try_may_follow() {
         let mut upgrade = Upgrade::default();
-        for wrong in ["5", "2", "4hello", "2probeX", "3probe"] {
-            assert!(upgrade.begin(0, 100));
-            assert_eq!(hear(&mut upgrade, 1, wrong), Step::Abort, "{wrong}");
+        for wrong in ["2", "4hello", "2probeX", "3probe", "6", "0", "1", "bAQID"] {
+            for probe in ["", "2probe"] {
+                assert!(upgrade.begin(0, 100));
+                if !probe.is_empty() {
+                    assert_eq!(hear(&mut upgrade, 1, probe), Step::AnswerProbe);
+                }
+                assert_eq!(hear(&mut upgrade, 1, wrong), Step::Abort, "{probe} {wrong}");
+            }
         }
         assert!(upgrade.begin(0, 100));
         assert!(!upgrade.begin(0, 100), "one at a time");
@@ -156,6 +165,26 @@ mod tests {
         assert_eq!(hear(&mut upgrade, 220, "5"), Step::Complete);
         assert_eq!(upgrade.deadline(), Millis::MAX);
         assert!(!upgrade.begin(300, 1000), "a session moves once");
+    }
+
+    #[test]
+    fn a_client_probes_as_often_as_it_likes() {
+        for probes in 0..4 {
+            let mut upgrade = Upgrade::default();
+            assert!(upgrade.begin(0, 1000));
+            for at in 0..probes {
+                assert_eq!(hear(&mut upgrade, at * 10, "2probe"), Step::AnswerProbe);
+            }
+            assert_eq!(hear(&mut upgrade, 900, "5"), Step::Complete);
+        }
+    }
+
+    #[test]
+    fn a_probe_buys_no_time() {
+        let mut upgrade = Upgrade::default();
+        upgrade.begin(0, 1000);
+        assert_eq!(hear(&mut upgrade, 999, "2probe"), Step::AnswerProbe);
+        assert_eq!(upgrade.handle_timeout(1000), Some(Late::Abort));
     }
 
     #[test]

@@ -41,6 +41,12 @@ pub enum Refusal {
         /// What the client is told instead of `Forbidden`.
         message: Option<Cow<'static, str>>,
     },
+    /// Code 4: scripts of this origin may not use the engine: see
+    /// [`Options::allowed_origins`](super::Options::allowed_origins).
+    ForeignOrigin {
+        /// What the request says; a request for JSONP may say nothing.
+        origin: Option<String>,
+    },
     /// Code 5: not a version of the protocol that is served.
     UnsupportedProtocol {
         /// The version that was asked for.
@@ -132,7 +138,7 @@ impl Refusal {
             Self::UnknownSid { .. } => 1,
             Self::BadHandshakeMethod { .. } => 2,
             Self::BadRequest(_) => 3,
-            Self::Forbidden { .. } => 4,
+            Self::Forbidden { .. } | Self::ForeignOrigin { .. } => 4,
             Self::UnsupportedProtocol { .. } => 5,
         }
     }
@@ -144,7 +150,7 @@ impl Refusal {
             Self::UnknownSid { .. } => "Session ID unknown",
             Self::BadHandshakeMethod { .. } => "Bad handshake method",
             Self::BadRequest(_) => "Bad request",
-            Self::Forbidden { .. } => "Forbidden",
+            Self::Forbidden { .. } | Self::ForeignOrigin { .. } => "Forbidden",
             Self::UnsupportedProtocol { .. } => "Unsupported protocol version",
         }
     }
@@ -157,9 +163,15 @@ impl Refusal {
         }
     }
 
-    /// The status of the answer to a polling request; a WebSocket handshake is always refused with 400.
+    /// The status of the answer to a polling request.
     pub fn status(&self) -> u16 {
-        if matches!(self, Self::Forbidden { .. }) { 403 } else { 400 }
+        if matches!(self, Self::Forbidden { .. } | Self::ForeignOrigin { .. }) { 403 } else { 400 }
+    }
+
+    /// The status of the answer to a WebSocket handshake: 400 for all that the reference refuses, 403 for an
+    /// origin that is not allowed (RFC 6455 section 4.2.2).
+    pub fn upgrade_status(&self) -> u16 {
+        if matches!(self, Self::ForeignOrigin { .. }) { 403 } else { 400 }
     }
 
     /// The JSON body of the answer to a polling request.
@@ -175,6 +187,7 @@ impl Refusal {
             Self::BadHandshakeMethod { method } => json!({ "method": method }),
             Self::BadRequest(what) => what.context(),
             Self::Forbidden { message } => json!({ "message": message }),
+            Self::ForeignOrigin { origin } => json!({ "name": "FOREIGN_ORIGIN", "origin": origin }),
             Self::UnsupportedProtocol { protocol } => json!({ "protocol": protocol }),
         }
     }

@@ -5,9 +5,10 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::admission::RETRY_AFTER;
 use super::headers::Headers;
 use super::middleware::Way;
-use super::server::{Entry, Inner, Link};
+use super::server::{Inner, Link};
 use super::translate;
 use super::upgrade::Step;
 use super::verify::{BadRequest, Refusal};
@@ -15,6 +16,7 @@ use super::{CloseReason, Socket, Transport};
 use crate::app::{self, Behavior, Closed, Request, Upgrade, WebSocket};
 use crate::fanout::Frame;
 use crate::protocol::eio::{Dialect, EioError, Packet, Revision, decode_text, v3};
+use crate::protocol::ws::handshake::offered_protocols;
 
 /// What a WebSocket of the engine carries: its word, which costs a session no allocation.
 #[derive(Clone, Copy)]
@@ -83,7 +85,9 @@ pub(super) fn behavior(server: &Rc<Inner>) -> Behavior<Carrier> {
         .elsewhere(move |_, word| waiting.waits_untranslated(word))
         .max_message_bytes(server.options.max_http_buffer_size)
         // Sessions have a heartbeat of their own.
-        .idle_timeout(Duration::ZERO);
+        .idle_timeout(Duration::ZERO)
+        // As the reference, whose close frames have a code alone.
+        .without_reasons();
     match server.options.per_message_deflate {
         Some(deflate) => behavior.per_message_deflate(deflate),
         None => behavior,
@@ -118,13 +122,16 @@ impl Inner {
     }
 
     fn websocket_request(self: &Rc<Self>, request: Request, handshake: Upgrade<Carrier>) {
-        if let Some(core) = self.elsewhere(request.query()) {
+        if let Some(core) = self.find(request.query()) {
             return handshake.hand_over(core);
         }
         let mut headers = Headers::default();
         if let Some(cors) = &self.options.cors {
             // As the reference does, though no browser looks at them. A preflight is no handshake.
             let _ = cors.answer(&request, &mut headers);
+        }
+        if let Some(refusal) = self.foreign(&request) {
+            return self.refuse_upgrade(&request, headers.upgrade(handshake), &refusal);
         }
         self.clone().pass(request, Way::WebSocket(handshake), headers, 0);
     }
@@ -137,6 +144,7 @@ impl Inner {
         headers: Headers,
     ) {
         let dialect = translate::dialect(&request);
+        let handshake = self.with_protocol(&request, handshake);
         match self.verify_request(&request, true) {
             Err(refusal) => self.refuse_upgrade(&request, headers.upgrade(handshake), &refusal),
             Ok(Some(socket)) if self.options.allow_upgrades => {
@@ -148,9 +156,15 @@ impl Inner {
                 self.refuse_upgrade(&request, headers.upgrade(handshake), &refusal);
             }
             Ok(None) if self.is_closed() => headers.upgrade(handshake).refuse(503, ""),
+            Ok(None) if !self.has_place(Transport::WebSocket) => {
+                headers.upgrade(handshake).header(RETRY_AFTER.0, RETRY_AFTER.1).refuse(503, "");
+            }
             Ok(None) => {
                 let server = self.clone();
                 self.admit(request.clone(), move |admitted| match admitted {
+                    Ok(_) if !server.make_place(Transport::WebSocket) => {
+                        headers.upgrade(handshake).header(RETRY_AFTER.0, RETRY_AFTER.1).refuse(503, "");
+                    }
                     Ok(name) => {
                         let handshake = server.with_upgrade_headers(&request, handshake, headers, true);
                         server.opening.replace(Some((request, name)));
@@ -163,6 +177,22 @@ impl Inner {
                     }
                 });
             }
+        }
+    }
+
+    /// Chooses the subprotocol of a WebSocket. Without one a client that offers any gives up.
+    fn with_protocol(&self, request: &Request, handshake: Upgrade<Carrier>) -> Upgrade<Carrier> {
+        let mut offered = offered_protocols(request.headers()).peekable();
+        let chosen = match &self.options.handle_protocols {
+            Some(choose) if offered.peek().is_some() => {
+                let offered: Vec<&str> = offered.collect();
+                choose(&offered, request).filter(|chosen| offered.contains(&chosen.as_str()))
+            }
+            _ => offered.next().map(str::to_owned),
+        };
+        match chosen {
+            Some(chosen) => handshake.protocol(chosen),
+            None => handshake,
         }
     }
 
@@ -183,7 +213,7 @@ impl Inner {
 
     pub(super) fn refuse_upgrade(&self, request: &Request, handshake: Upgrade<Carrier>, refusal: &Refusal) {
         self.refused(request, refusal);
-        handshake.refuse(400, refusal.answer().to_owned());
+        handshake.refuse(refusal.upgrade_status(), refusal.answer().to_owned());
     }
 
     fn websocket_open(&self, ws: WebSocket<Carrier>) {
@@ -210,15 +240,15 @@ impl Inner {
             Role::Probe(socket) => {
                 let timeout = self.options.upgrade_timeout.as_millis() as u64;
                 let now = self.core.now();
+                self.goes_on(socket);
                 let begun = self.with(socket, |entry| {
-                    let begun = entry.session.upgrade().begin(now, timeout);
-                    if let (true, Some(probe)) = (begun, entry.probe()) {
-                        *probe = Some(ws);
-                    }
-                    (begun, entry.session.deadline())
+                    (entry.session.upgrade().begin(now, timeout), entry.session.deadline())
                 });
                 match begun {
-                    Some((true, deadline)) => self.set_deadline(socket.slot, deadline),
+                    Some((true, deadline)) => {
+                        self.probes.borrow_mut().insert(socket, ws);
+                        self.set_deadline(socket.slot, deadline);
+                    }
                     _ => {
                         self.set_role(ws, Role::Spent);
                         ws.close(1005, "");
@@ -246,6 +276,8 @@ impl Inner {
     }
 
     fn probe_packet(&self, ws: WebSocket<Carrier>, socket: Socket, packet: &Packet<'_>) {
+        // The time for it may be over.
+        self.catch_up(socket);
         let now = self.core.now();
         let step = self.with(socket, |entry| {
             let step = entry.session.upgrade().handle_packet(now, packet);
@@ -272,22 +304,23 @@ impl Inner {
     fn complete_upgrade(&self, ws: WebSocket<Carrier>, socket: Socket) {
         // A client polls no more before it says so. One that does is told as in the reference, whose polling
         // transport closes.
-        self.release_poll_with(socket, b"1");
+        let _ = self.release_poll_with(socket, b"1");
+        // What it has posted comes before what it says here.
+        self.read_on(socket, true);
         let Some(carrier) = self.carrier(ws) else { return };
+        if !self.leave_websocket(socket) {
+            return;
+        }
+        self.probes.borrow_mut().remove(&socket);
         let outlet = self.with(socket, |entry| {
             entry.session.handle_upgraded();
-            let mut posted = None;
             if let Link::Polling(mut polling) = std::mem::replace(&mut entry.link, Link::WebSocket(ws)) {
                 self.abort_post(&mut polling);
-                posted = polling.reading.take();
             }
             entry.dialect = carrier.dialect;
-            (entry.outlet, posted)
+            entry.outlet
         });
-        let Some((outlet, posted)) = outlet else { return };
-        if let Some(posted) = posted {
-            posted.finish();
-        }
+        let Some(outlet) = outlet else { return };
         self.set_role(ws, Role::Session(socket));
         if carrier.dialect == Dialect::default() {
             self.pollers.borrow_mut().remove(&outlet);
@@ -298,10 +331,43 @@ impl Inner {
         self.hooks.tell(|hooks| &hooks.upgrade, socket);
     }
 
+    /// A session that is carried by a WebSocket leaves it, which is closed: as with the reference, another
+    /// may take over from the one that it began on. What the session is owed by now leaves through the old
+    /// one. `false`: the old one is gone, and the session with it.
+    fn leave_websocket(&self, socket: Socket) -> bool {
+        let old = self.with(socket, |entry| match entry.link {
+            Link::WebSocket(old) => Some((old, entry.outlet, entry.is_carried())),
+            Link::Polling(_) => None,
+        });
+        let Some(old) = old else { return false };
+        let Some((old, outlet, carried)) = old else { return true };
+        if carried {
+            if self.core.detach(old.connection()) != Some(outlet) {
+                self.lost(socket, CloseReason::TransportClose, "");
+                return false;
+            }
+            // It is the engine's until the other connection has it.
+            self.pollers.borrow_mut().insert(outlet, socket.slot);
+        }
+        self.set_role(old, Role::Spent);
+        old.close(1005, "");
+        true
+    }
+
     fn abort_upgrade(&self, ws: WebSocket<Carrier>, socket: Socket) {
         self.set_role(ws, Role::Spent);
-        self.with(socket, |entry| forget_probe(entry, ws));
+        self.forget_probe(socket, ws);
         ws.close(1005, "");
+    }
+
+    /// The WebSocket that was to take over will not.
+    fn forget_probe(&self, socket: Socket, ws: WebSocket<Carrier>) {
+        let mut probes = self.probes.borrow_mut();
+        if probes.get(&socket) == Some(&ws) {
+            probes.remove(&socket);
+            drop(probes);
+            self.with(socket, |entry| entry.session.upgrade().abort());
+        }
     }
 
     fn websocket_close(&self, ws: WebSocket<Carrier>, closed: Closed<'_>) {
@@ -313,7 +379,7 @@ impl Inner {
                 self.lost(socket, reason, closed.reason);
             }
             Some(Role::Probe(socket)) => {
-                self.with(socket, |entry| forget_probe(entry, ws));
+                self.forget_probe(socket, ws);
             }
             _ => {}
         }
@@ -327,14 +393,6 @@ fn decode(revision: Revision, message: app::Message<'_>) -> Result<Packet<'_>, E
         (Revision::V4, app::Message::Binary(data)) => Ok(Packet::Binary(Cow::Borrowed(data))),
         (Revision::V3, app::Message::Text(text)) => v3::decode_text(text),
         (Revision::V3, app::Message::Binary(data)) => v3::decode_binary(data),
-    }
-}
-
-/// The WebSocket that was to take over will not.
-fn forget_probe(entry: &mut Entry, ws: WebSocket<Carrier>) {
-    let probe = entry.probe().filter(|probe| **probe == Some(ws));
-    if probe.is_some_and(|probe| probe.take().is_some()) {
-        entry.session.upgrade().abort();
     }
 }
 

@@ -231,6 +231,12 @@ impl Frame {
         })
     }
 
+    /// The same message as another one waits and is compressed: it stands in for that.
+    pub(crate) fn waiting_as(self, other: &Self) -> Self {
+        let (waiting, compress) = (other.0.waiting.clone(), other.0.compress);
+        self.changed(|inner| (inner.waiting, inner.compress) = (waiting, compress))
+    }
+
     /// A frame that nobody shares is changed where it is, another one is made anew: forms that exist already
     /// are made again when they are needed.
     fn changed(self, change: impl FnOnce(&mut Inner)) -> Self {
@@ -255,7 +261,7 @@ impl Frame {
     }
 
     /// Of which key it is the latest message.
-    pub(super) fn key(&self) -> Option<Key> {
+    pub(crate) fn key(&self) -> Option<Key> {
         self.0.waiting.as_ref()?.key
     }
 

@@ -18,6 +18,7 @@ use super::socket::with_nsp;
 use super::{Socket, SocketOperator};
 use crate::fanout::Delivery;
 use crate::protocol::sio::{ArgsError, EncodeError, Value, from_args};
+use crate::time::Millis;
 
 /// The acknowledgement that a client waits for; an extractor of event handlers. It can be sent now or later.
 /// Where several handlers take it, the first to send it answers the client.
@@ -48,12 +49,22 @@ impl Ack {
         self.id.is_some()
     }
 
-    /// Sends it. A tuple is the list of arguments, anything else is one argument. Does nothing if the client
-    /// did not ask for one, or has got it from another handler.
+    /// Sends it. A tuple is the list of arguments, `()` an empty one, anything else is one argument: see
+    /// [`Socket::emit`]. Does nothing if the client did not ask for one, or has got it from another handler.
+    ///
+    /// ```no_run
+    /// # use sockring::io::{Ack, Socket};
+    /// # fn set_up(socket: Socket) {
+    /// socket.on("none", |ack: Ack| ack.send(()).map(drop));
+    /// socket.on("null", |ack: Ack| ack.send(None::<u32>).map(drop));
+    /// socket.on("two", |ack: Ack| ack.send((1, 2)).map(drop));
+    /// socket.on("list", |ack: Ack| ack.send([1, 2]).map(drop));
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// Arguments that cannot be written as JSON.
+    /// Arguments that cannot be written as JSON, or are too large.
     pub fn send<T: Serialize>(self, args: T) -> Result<Delivery, EncodeError> {
         let Some(id) = self.id.filter(|_| !self.sent.get()) else { return Ok(Delivery::Dropped) };
         let sent = with_nsp(self.socket, |nsp| {
@@ -76,9 +87,13 @@ pub enum AckError {
     /// The client did not answer in time.
     #[error("operation has timed out")]
     Timeout,
-    /// The client left without an answer.
+    /// The client left without an answer, or owes 10,000 answers already and was not asked.
     #[error("the socket has been disconnected")]
     Disconnected,
+    /// The event was not sent: too much waits for the client, or the event is volatile and the client was
+    /// busy. Of a broadcast: the answers are too large together.
+    #[error("the event was dropped")]
+    Dropped,
     /// The answer is not of the type that was asked for.
     #[error("the acknowledgement does not fit: {0}")]
     Args(#[from] ArgsError),
@@ -96,6 +111,7 @@ pub(super) type Callback = Box<dyn FnOnce(Result<Vec<Value>, AckError>)>;
 pub(super) struct PendingAck {
     socket: Socket,
     done: Callback,
+    deadline: Option<Millis>,
 }
 
 /// Acknowledgements that one socket may owe. Whoever emits with an acknowledgement and no timeout to a
@@ -114,28 +130,40 @@ impl NspInner {
         let SocketOperator { socket, timeout, volatile, plain, .. } = operator;
         let id = self.next_ack.get();
         let frame = self.scope.event(Some(id), event, args)?;
-        let connected = self.is_connected(socket);
+        let here = self.is_connected(socket) || self.is_connecting(socket);
         let owing = self.with(socket, |entry| {
             let owed = entry.acks_mut().map_or(0, |acks| acks.len());
-            let room = connected && owed < PENDING_PER_SOCKET;
-            if room {
+            let room = owed < PENDING_PER_SOCKET;
+            if here && room {
                 entry.extra_mut().acks.get_or_insert_default().push(id);
             }
             room
         });
-        if owing != Some(true) {
+        if owing != Some(true) || !here {
             done(Err(AckError::Disconnected));
             return Ok(Delivery::Dropped);
         }
         self.next_ack.set(id + 2);
-        self.acks.borrow_mut().insert(id, PendingAck { socket, done });
-        if let (Some(timeout), Some(server)) = (timeout, by_index(self.server)) {
-            let deadline = self.core.now().saturating_add(timeout);
+        let deadline = timeout.map(|timeout| self.core.now().saturating_add(timeout));
+        self.acks.borrow_mut().insert(id, PendingAck { socket, done, deadline });
+        if let (Some(deadline), Some(server)) = (deadline, by_index(self.server)) {
             server.await_ack(deadline, self.index, id);
         }
         let frame = if plain { frame.uncompressed() } else { frame };
         self.tell_outgoing_of(socket, &frame);
-        Ok(self.send_watched(socket, &frame, volatile))
+        let delivery = self.send_watched(socket, &frame, volatile);
+        if delivery == Delivery::Dropped {
+            // The client has not got it, so it will not answer.
+            self.settle_ack(id, Err(AckError::Dropped));
+        }
+        Ok(delivery)
+    }
+
+    /// The deadlines of all acknowledgements that are awaited, each with its id.
+    pub(super) fn ack_deadlines(&self) -> Vec<(Millis, u64)> {
+        let acks = self.acks.borrow();
+        let own = acks.iter().filter_map(|(id, pending)| Some((pending.deadline?, *id)));
+        own.chain(self.asked.borrow().iter().map(|(id, asked)| (asked.deadline(), *id))).collect()
     }
 
     /// A client has answered. Late, repeated and foreign answers are ignored.
@@ -162,6 +190,9 @@ impl NspInner {
 
     fn settle_ack(&self, id: u64, result: Result<Vec<Value>, AckError>) {
         let Some(pending) = self.acks.borrow_mut().remove(&id) else { return };
+        if let (Some(deadline), Some(server)) = (pending.deadline, by_index(self.server)) {
+            server.forget_ack(deadline, self.index, id);
+        }
         self.with(pending.socket, |entry| {
             if let Some(acks) = entry.acks_mut() {
                 acks.retain(|owed| *owed != id);

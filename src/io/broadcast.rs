@@ -32,6 +32,7 @@ pub(super) struct Scope {
 
 impl Scope {
     pub(super) fn new(shared: Arc<Shared>, path: Arc<str>, registry: Arc<Registry>, nsp: NspName) -> Self {
+        // Paths have no NUL, names of namespaces may: what is before the first one is the path.
         let space = shared.directory.space(&format!("{path}\0{nsp}"));
         Self { shared, path, nsp, space, registry }
     }
@@ -220,8 +221,9 @@ impl BroadcastOperator {
         new
     }
 
-    /// Emits an event. A tuple is the list of arguments, anything else is one argument; what serialises as
-    /// bytes (`bytes::Bytes`) travels as binary.
+    /// Emits an event. A tuple is the list of arguments, `()` an empty one, anything else is one argument:
+    /// see [`Socket::emit`](super::Socket::emit). What serialises as bytes (`bytes::Bytes`) travels as
+    /// binary.
     ///
     /// [`Delivery::Sent`]: it is on its way to every core that has members; [`Delivery::Dropped`]: a core is
     /// stuck and its mailbox is full; [`Delivery::Queued`]: the adapter has it, which
@@ -229,7 +231,7 @@ impl BroadcastOperator {
     ///
     /// # Errors
     ///
-    /// A reserved name, or arguments that cannot be written as JSON.
+    /// A reserved name, or arguments that cannot be written as JSON or are too large.
     pub fn emit<T: Serialize>(&self, event: &str, args: T) -> Result<Delivery, EncodeError> {
         if let Some(keeper) = self.scope.registry.keeper()
             && !self.local
@@ -260,7 +262,10 @@ impl BroadcastOperator {
         Ok(Delivery::Queued)
     }
 
-    /// Makes the selected sockets join rooms.
+    /// Makes the selected sockets join rooms. What is beyond the [limits](Socket::join) of a socket is
+    /// refused on its core, which is counted there (`rooms_refused`).
+    ///
+    /// [`Socket::join`]: super::Socket::join
     pub fn sockets_join(&self, rooms: impl RoomNames) {
         let mut names: Vec<String> = Vec::new();
         rooms.each(|room| names.push(room.to_owned()));
@@ -273,7 +278,9 @@ impl BroadcastOperator {
         let arriving = announced.clone();
         let refused = self.on_cores((cores, moment), move |nsp, selection| {
             for socket in nsp.selected(selection) {
-                names.iter().for_each(|room| nsp.join(socket, room));
+                for room in &names {
+                    let _ = nsp.join(socket, room);
+                }
             }
             arrived(&nsp.scope, &arriving, |core| core == nsp.core.index());
         });

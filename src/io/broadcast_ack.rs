@@ -3,7 +3,7 @@
 //! Two sides that know each other only through [`BroadcastAcks`]: the sockets of a server that were asked, on
 //! each core, and the [`Collector`] that waits for all of them, which may be another server's.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::cmp::Ordering as Order;
 use std::collections::BinaryHeap;
 use std::fmt;
@@ -25,8 +25,10 @@ use super::broadcast::{BroadcastOperator, Selection};
 use super::namespace::NspInner;
 use super::server::{by_index, by_path};
 use super::server_side::named;
+use super::unfinished::weight_of;
 use super::{AckError, Socket};
 use crate::fanout::{Delivery, Frame, Task};
+use crate::limits;
 use crate::protocol::sio::{EncodeError, Value, from_args};
 use crate::runtime;
 use crate::time::Millis;
@@ -90,6 +92,8 @@ struct Collected {
     /// Sockets that were asked so far.
     clients: usize,
     answers: Vec<Vec<Value>>,
+    /// The memory of the answers, about.
+    bytes: usize,
     result: Option<Answers>,
     ended: bool,
     waker: Option<Waker>,
@@ -122,6 +126,10 @@ impl Collector {
             collected.waker.take()
         };
         waker.into_iter().for_each(Waker::wake);
+    }
+
+    fn has_ended(&self) -> bool {
+        self.lock().ended
     }
 
     /// Gives up: what has come so far is all.
@@ -160,6 +168,10 @@ impl BroadcastAcks for Collector {
 
     fn answer(&self, args: Vec<Value>) {
         self.change(|collected| {
+            collected.bytes += weight_of(&args);
+            if collected.bytes > limits::ANSWERS_BYTES {
+                return Some(AckError::Dropped);
+            }
             collected.answers.push(args);
             None
         });
@@ -175,9 +187,16 @@ impl Drop for Watch {
     }
 }
 
-/// The deadlines of broadcasts, on the core that emitted them.
+/// The deadlines of broadcasts, on the core that emitted them. Some have all their answers.
 #[derive(Default)]
-pub(super) struct Watches(RefCell<BinaryHeap<Watched>>);
+pub(super) struct Watches {
+    all: RefCell<BinaryHeap<Watched>>,
+    /// How many those may be before those that have ended are taken out.
+    max: Cell<usize>,
+}
+
+/// Broadcasts of which it is not looked whether they have all their answers.
+const WATCHED_MIN: usize = 64;
 
 struct Watched {
     deadline: Millis,
@@ -185,11 +204,25 @@ struct Watched {
 }
 
 impl Watches {
+    fn add(&self, watched: Watched) {
+        let mut all = self.all.borrow_mut();
+        let mut ended = Vec::new();
+        if all.len() >= self.max.get().max(WATCHED_MIN) {
+            let (over, open): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut *all).into_vec().into_iter().partition(|one| one.watch.0.has_ended());
+            (ended, *all) = (over, open.into());
+            self.max.set(2 * all.len());
+        }
+        all.push(watched);
+        drop(all);
+        drop(ended);
+    }
+
     /// Gives up whatever has not ended by now.
     pub(super) fn expire(&self, now: Millis) {
         loop {
             let due = {
-                let mut watches = self.0.borrow_mut();
+                let mut watches = self.all.borrow_mut();
                 if watches.peek().is_none_or(|first| first.deadline > now) {
                     return;
                 }
@@ -201,7 +234,7 @@ impl Watches {
 
     /// Gives up everything.
     pub(super) fn clear(&self) {
-        drop(self.0.take());
+        drop(self.all.take());
     }
 }
 
@@ -244,6 +277,13 @@ pub(super) struct Asked {
     /// Slot and generation of those who have not answered.
     owing: HashMap<u32, u32, RandomState>,
     acks: Arc<dyn BroadcastAcks>,
+    deadline: Millis,
+}
+
+impl Asked {
+    pub(super) fn deadline(&self) -> Millis {
+        self.deadline
+    }
 }
 
 /// What a core knows of the broadcasts that its sockets are to answer, by the acknowledgement's id.
@@ -277,9 +317,11 @@ impl NspInner {
             let sockets = self.sockets.borrow();
             let generation = |slot: u32| Some((slot, sockets.get(slot as usize)?.generation));
             let owing = slots.into_iter().filter_map(generation).collect();
-            self.asked.borrow_mut().insert(id, Asked { owing, acks: acks.clone() });
+            let deadline = self.core.now().saturating_add(timeout);
+            drop(sockets);
+            self.asked.borrow_mut().insert(id, Asked { owing, acks: acks.clone(), deadline });
             if let Some(server) = by_index(self.server) {
-                server.await_ack(self.core.now().saturating_add(timeout), self.index, id);
+                server.await_ack(deadline, self.index, id);
             }
         }
         count
@@ -294,9 +336,12 @@ impl NspInner {
                 return;
             }
             broadcast.owing.remove(&socket.slot);
-            let acks = broadcast.acks.clone();
+            let (acks, deadline) = (broadcast.acks.clone(), broadcast.deadline);
             if broadcast.owing.is_empty() {
                 asked.remove(&id);
+                if let Some(server) = by_index(self.server) {
+                    server.forget_ack(deadline, self.index, id);
+                }
             }
             acks
         };
@@ -433,7 +478,7 @@ impl BroadcastOperator {
         let mut keep = Task::new(move || {
             if let (Some(server), Some(core)) = (by_path(&path), runtime::current()) {
                 let deadline = core.now().saturating_add(timeout);
-                server.watches.0.borrow_mut().push(Watched { deadline, watch });
+                server.watches.add(Watched { deadline, watch });
             }
         });
         if runtime::current().is_some_and(|core| Arc::ptr_eq(core.shared(), &self.scope.shared)) {
@@ -520,5 +565,45 @@ pub(super) async fn single<T: DeserializeOwned>(answers: BroadcastAckFuture<T>) 
     match answers.await {
         Ok(mut answers) => answers.pop().ok_or(AckError::Disconnected),
         Err(error) => Err(error.reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Polls once.
+    fn answers(collector: &Collector) -> Option<Answers> {
+        match collector.poll(&Context::from_waker(Waker::noop())) {
+            Poll::Ready(answers) => Some(answers),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn answers_are_bounded_together() {
+        let collector = Collector::new();
+        collector.clients(1000);
+        let large = "x".repeat(1 << 20);
+        for _ in 0..limits::ANSWERS_BYTES / (1 << 20) {
+            assert!(answers(&collector).is_none());
+            collector.answer(vec![Value::from(large.as_str())]);
+        }
+        let (came, error) = answers(&collector).unwrap();
+        assert_eq!(error, Some(AckError::Dropped));
+        assert_eq!(came.len(), limits::ANSWERS_BYTES / (1 << 20) - 1, "those that came are there");
+    }
+
+    #[test]
+    fn broadcasts_that_are_answered_do_not_stay_until_their_deadlines() {
+        let watches = Watches::default();
+        for number in 0..10_000 {
+            let collector = Collector::new();
+            watches.add(Watched { deadline: Millis::MAX, watch: Watch(collector.clone()) });
+            if number % 100 > 0 {
+                collector.clients(0);
+            }
+        }
+        assert!(watches.all.borrow().len() <= 2 * 100 + WATCHED_MIN, "{}", watches.all.borrow().len());
     }
 }

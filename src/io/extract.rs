@@ -8,9 +8,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use serde::de::DeserializeOwned;
-use serde::ser::{Serialize, SerializeTuple, Serializer};
+use serde::ser::{Serialize, SerializeTupleStruct, Serializer};
 
 use super::{Ack, DisconnectReason, Failure, Socket};
+use crate::protocol::sio::args::ARGS;
 use crate::protocol::sio::{ArgsError, Value, from_args};
 
 /// What an event offers to the extractors of its handlers.
@@ -84,14 +85,19 @@ impl FromEvent for Socket {
 
 /// The typed arguments of an event; of a connection, its auth payload.
 ///
-/// A tuple takes all arguments, any other type the first one: `Data<(String, u32)>` reads
-/// `emit("e", "a", 1)`, and `Data<Vec<u32>>` reads `emit("e", [1, 2])`. Binary is read by `bytes::Bytes`,
-/// at any depth.
+/// **A tuple takes all arguments, `()` takes anything, any other type the first argument**, as
+/// [`Socket::emit`] sends them: `Data<(String, u32)>` reads what a client sends by `emit("e", "a", 1)`;
+/// `Data<Vec<u32>>`, `Data<[u32; 2]>` and a `struct Pair(u32, u32)` read `emit("e", [1, 2])`. An `Option`
+/// reads `null`, and an argument that is not there, as `None`. Binary is read by `bytes::Bytes`, at any
+/// depth.
 ///
 /// ```no_run
 /// # fn set_up(socket: sockring::io::Socket) {
 /// use sockring::io::Data;
-/// socket.on("move", |Data((piece, x, y)): Data<(String, u8, u8)>| println!("{piece} to {x}, {y}"));
+/// socket.on("move", |Data((piece, to)): Data<(String, [u8; 2])>| println!("{piece} to {to:?}"));
+/// # #[derive(serde::Deserialize)]
+/// struct Point(f64, f64);
+/// socket.on("point", |Data(Point(x, y)): Data<Point>| println!("{x}, {y}"));
 /// # }
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -136,10 +142,10 @@ pub struct Args(pub Vec<Value>);
 
 impl Serialize for Args {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // As a tuple, which is what a list of arguments is to `emit`.
-        let mut tuple = serializer.serialize_tuple(self.0.len())?;
-        self.0.iter().try_for_each(|arg| tuple.serialize_element(arg))?;
-        tuple.end()
+        // The name says that this is a list of arguments, as a tuple is.
+        let mut list = serializer.serialize_tuple_struct(ARGS, self.0.len())?;
+        self.0.iter().try_for_each(|arg| list.serialize_field(arg))?;
+        list.end()
     }
 }
 

@@ -12,6 +12,23 @@ use crate::fanout::{Delivery, Frame, Key};
 use crate::protocol::sio::{EncodeError, NspName, Value};
 use crate::runtime::Running;
 
+/// No server has this path: see [`Handle::of_server`].
+///
+/// ```no_run
+/// # fn f(server: &sockring::runtime::Running) {
+/// use sockring::io::Handle;
+/// let error = Handle::of_server(server, "/typo").unwrap_err();
+/// assert_eq!(error.to_string(), "no Socket.IO server has the path /typo/");
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no Socket.IO server has the path {path}")]
+#[non_exhaustive]
+pub struct NotServed {
+    /// The path that was asked for, with its slashes.
+    pub path: Arc<str>,
+}
+
 /// A namespace of a running server, usable from any thread: a tokio application, a cron thread, a test.
 /// What one thread does with it takes effect on each core in the order in which it was done.
 ///
@@ -21,7 +38,7 @@ use crate::runtime::Running;
 /// let server = App::builder().listen("127.0.0.1:3000").start(|app| {
 ///     Server::attach_app(app, Options::default());
 /// })?;
-/// let io = Handle::of_server(&server, "/socket.io");
+/// let io = Handle::of_server(&server, "/socket.io").expect("the path that is served above");
 /// std::thread::spawn(move || {
 ///     loop {
 ///         std::thread::sleep(std::time::Duration::from_secs(1));
@@ -47,11 +64,15 @@ impl Handle {
     }
 
     /// The main namespace of the server with a path.
-    pub fn of_server(running: &Running, path: &str) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// No server of the process was attached with this path.
+    pub fn of_server(running: &Running, path: &str) -> Result<Self, NotServed> {
         let path: Arc<str> = format!("/{}/", path.trim_matches('/')).into();
         let shared = running.shared().clone();
-        let registry = Registry::of(&shared, &path);
-        Self::new(Arc::new(Scope::new(shared, path, registry, NspName::default())))
+        let Some(registry) = Registry::known(&shared, &path) else { return Err(NotServed { path }) };
+        Ok(Self::new(Arc::new(Scope::new(shared, path, registry, NspName::default()))))
     }
 
     /// Another namespace of the same server. It need not be there: what is emitted then reaches nobody. What

@@ -236,6 +236,7 @@ mod extract;
 mod handle;
 mod handshake;
 mod listeners;
+mod middlewares;
 mod namespace;
 mod options;
 mod parent;
@@ -249,6 +250,7 @@ mod server;
 mod server_side;
 mod socket;
 mod state;
+mod told;
 mod unfinished;
 mod wire;
 
@@ -266,7 +268,7 @@ pub use extract::{
     Args, AsyncFn, Called, Data, Description, Event, EventContext, FromEvent, Handler, Outcome, SyncFn,
     TryData,
 };
-pub use handle::Handle;
+pub use handle::{Handle, NotServed};
 pub use handshake::Handshake;
 pub use listeners::{HandlerId, Off};
 pub use namespace::Namespace;
@@ -281,7 +283,7 @@ pub use remote::{RemoteOperator, RemoteSocket};
 pub use room_events::RoomEvent;
 pub use server::Server;
 pub use server_side::{ClusterFuture, ServerAck, ServerEvent};
-pub use socket::{Socket, SocketData, SocketId, SocketOperator};
+pub use socket::{Joined, Socket, SocketData, SocketId, SocketOperator};
 pub use state::State;
 
 pub use crate::fanout::{Backpressure, Delivery, Policy};

@@ -3,9 +3,7 @@
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::future::Future;
 use std::marker::PhantomData;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,7 +17,7 @@ use super::ack::PendingAck;
 use super::broadcast::{BroadcastOperator, Scope, Selection, broadcasts};
 use super::broadcast_ack::AskedById;
 use super::entry::{Entry, Extra, Stamp, State};
-use super::extract::{BoxedHandler, Called, EventContext, Handler, boxed};
+use super::extract::{BoxedHandler, EventContext, Handler, boxed};
 use super::listeners::{Listeners, Place};
 use super::parent::Parent;
 use super::recovery::{self, Recovery};
@@ -27,7 +25,7 @@ use super::room_events::RoomListeners;
 use super::server::{Inner, by_index};
 use super::server_side::ServerListeners;
 use super::{
-    DisconnectReason, EventError, ExpiredSession, Failure, Handle, Handshake, Socket, SocketData, SocketId,
+    DisconnectReason, EventError, ExpiredSession, Handle, Handshake, Joined, Socket, SocketData, SocketId,
 };
 use crate::app::Request;
 use crate::engine::{self, SocketSid};
@@ -88,8 +86,9 @@ impl Namespace {
         self
     }
 
-    /// Runs when a handler of an event fails: its arguments were not what it takes, or it returned an
-    /// error. Without it, failures are logged at debug level.
+    /// Runs when a handler of an event fails: its arguments were not what it takes, or it returned an error;
+    /// and when a middleware does because of an error that the client may not read ([`Failure::cause`]). All
+    /// of these are logged at WARN as well, and counted (`handler_failures`).
     pub fn on_error(&self, handler: impl Fn(Socket, &EventError) + 'static) -> &Self {
         self.0.on_error.replace(Some(Rc::new(handler)));
         self
@@ -198,7 +197,7 @@ pub(super) struct NspInner {
     pub(super) next_ack: Cell<u64>,
     pub(super) asked: AskedById,
     connection: RefCell<Vec<BoxedHandler>>,
-    middlewares: RefCell<Vec<BoxedHandler>>,
+    pub(super) middlewares: RefCell<Vec<BoxedHandler>>,
     pub(super) listeners: RefCell<Listeners>,
     pub(super) on_error: RefCell<Option<OnError>>,
     pub(super) on_drain: RefCell<Vec<OnDrain>>,
@@ -214,6 +213,10 @@ pub(super) struct NspInner {
     /// What the first socket's handle could have been told apart by.
     born: u32,
     pub(super) recovery: Option<Recovery>,
+    /// Rooms of one socket, and bytes of the name of one, at most.
+    room_limits: (usize, usize),
+    /// Whether it stands in the server's list of those that nobody is in.
+    pub(super) idle: Cell<bool>,
     /// The number of the parent, if it has one.
     pub(super) parent: Option<u16>,
     /// Whether it was made because a client asked for it.
@@ -235,6 +238,8 @@ impl NspInner {
             server: server.index,
             index,
             recovery: server.recovery(&scope),
+            room_limits: (server.options.rooms_per_socket, server.options.room_name_bytes),
+            idle: Cell::new(false),
             scope,
             core: server.core.clone(),
             sockets: RefCell::default(),
@@ -280,14 +285,17 @@ impl NspInner {
         self.sockets.borrow().is_empty() && !self.recovery.as_ref().is_some_and(Recovery::is_awaiting)
     }
 
-    /// Lets a child go that no socket is in, if the options say so.
+    /// Lets a child go that no socket is in, if the options say so; otherwise it goes when others need its
+    /// place.
     pub(super) fn tidy(self: &Rc<Self>) {
-        if self.parent.is_some()
-            && self.is_empty()
-            && let Some(server) = by_index(self.server)
-            && server.options.cleanup_empty_child_namespaces
-        {
+        if self.parent.is_none() || !self.is_empty() {
+            return;
+        }
+        let Some(server) = by_index(self.server) else { return };
+        if server.options.cleanup_empty_child_namespaces {
             server.remove(self);
+        } else if self.by_client && !self.idle.replace(true) {
+            server.idle.borrow_mut().push_back(self.index);
         }
     }
 
@@ -379,55 +387,7 @@ impl NspInner {
         Some(self.socket(slot, generation))
     }
 
-    /// Runs the middlewares, then lets the socket in or refuses it. A panic in one refuses.
-    pub(super) fn run_middlewares(self: &Rc<Self>, socket: Socket) {
-        let middlewares: Vec<BoxedHandler> = self.middlewares.borrow().clone();
-        let auth = self.auth(socket);
-        for (i, middleware) in middlewares.iter().enumerate() {
-            let mut called = None;
-            runtime::guarded("a middleware", || {
-                called = Some(middleware(&EventContext::new(socket, "connection", &auth)))
-            });
-            match called {
-                Some(Called::Done(Ok(()))) => {}
-                Some(Called::Done(Err(failure))) => return self.refuse(socket, &failure),
-                None => return self.refuse(socket, &panicked()),
-                Some(Called::Later(first)) => {
-                    let (nsp, rest) = (self.clone(), middlewares[i + 1..].to_vec());
-                    return self.core.spawn(async move {
-                        match runtime::guarded_future("a middleware", nsp.decide(socket, first, &rest, &auth))
-                            .await
-                        {
-                            Some(Ok(())) => nsp.accept(socket),
-                            Some(Err(failure)) => nsp.refuse(socket, &failure),
-                            None => nsp.refuse(socket, &panicked()),
-                        }
-                    });
-                }
-            }
-        }
-        self.accept(socket);
-    }
-
-    /// Waits for a middleware, then runs those behind it.
-    async fn decide(
-        &self,
-        socket: Socket,
-        first: Pin<Box<dyn Future<Output = Result<(), Failure>>>>,
-        rest: &[BoxedHandler],
-        auth: &[Value],
-    ) -> Result<(), Failure> {
-        first.await?;
-        for middleware in rest {
-            match middleware(&EventContext::new(socket, "connection", auth)) {
-                Called::Done(result) => result?,
-                Called::Later(later) => later.await?,
-            }
-        }
-        Ok(())
-    }
-
-    fn auth(&self, socket: Socket) -> Vec<Value> {
+    pub(super) fn auth(&self, socket: Socket) -> Vec<Value> {
         self.with(socket, |entry| vec![entry.auth()]).unwrap_or_default()
     }
 
@@ -451,8 +411,9 @@ impl NspInner {
         }
         let handlers: SmallVec<[BoxedHandler; 2]> = self.connection.borrow().iter().cloned().collect();
         let auth = self.auth(socket);
-        for handler in handlers {
-            self.run(&handler, &EventContext::new(socket, "connection", &auth));
+        let context = EventContext::new(socket, "connection", &auth);
+        if !handlers.iter().all(|handler| self.run(handler, &context)) {
+            self.panicked(socket);
         }
     }
 
@@ -517,19 +478,6 @@ impl NspInner {
         if let (Some(server), Some(conn)) = (by_index(self.server), self.with(socket, |entry| entry.conn)) {
             server.client(conn, |client| client.sockets.remove(socket));
         }
-    }
-
-    fn refuse(self: &Rc<Self>, socket: Socket, failure: &Failure) {
-        let Some((conn, v2)) = self.with(socket, |entry| (entry.conn, entry.v2)) else { return };
-        let refusal = if v2 {
-            self.scope.error_v2(&failure.for_v2())
-        } else {
-            let (message, details) = (failure.message(), failure.details());
-            self.scope.registry.wire.connect_error(&self.scope.nsp, message, details)
-        };
-        let _ = refusal.map(|refusal| conn.send(&refusal));
-        self.drop_client(socket);
-        self.forget(socket);
     }
 
     /// A socket has left, or its connection has ended.
@@ -605,7 +553,7 @@ impl NspInner {
         self.recovery.as_ref()?.held(room)
     }
 
-    fn forget(self: &Rc<Self>, socket: Socket) {
+    pub(super) fn forget(self: &Rc<Self>, socket: Socket) {
         self.leave_rooms(socket);
         let entry = {
             let mut sockets = self.sockets.borrow_mut();
@@ -668,17 +616,45 @@ impl NspInner {
     }
 
     /// A socket joins a room; in vain once it is leaving.
-    pub(super) fn join(&self, socket: Socket, room: &str) {
+    pub(super) fn join(&self, socket: Socket, room: &str) -> Joined {
         let entry = self.with(socket, |entry| {
             let own = entry.is_own(room);
             let again = own && std::mem::replace(&mut entry.left_own, false);
             (entry.outlet, matches!(entry.state, State::Connecting | State::Connected), own, again)
         });
         match entry {
-            Some((outlet, true, false, _)) => self.join_room(socket, outlet, &escape(room)),
+            Some((outlet, true, false, _)) => {
+                let room = &*escape(room);
+                if !self.may_join(socket, room) {
+                    return Joined::Full;
+                }
+                self.join_room(socket, outlet, room);
+            }
             Some((_, _, true, true)) => self.tell_join(socket, room, true),
-            _ => {}
+            Some((_, _, true, false)) => {}
+            Some((_, false, false, _)) | None => return Joined::Gone,
         }
+        Joined::Yes
+    }
+
+    /// Whether a room's name is not too long, and its socket not in too many.
+    fn may_join(&self, socket: Socket, room: &str) -> bool {
+        let (most, longest) = self.room_limits;
+        let refused = |why: std::fmt::Arguments<'_>| {
+            if let Some(server) = by_index(self.server) {
+                server.told.room_refused(&self.doing("a join of a room", socket, "join"), why);
+            }
+            false
+        };
+        if room.len() > longest {
+            return refused(format_args!("its name has {} bytes, more than {longest}", room.len()));
+        }
+        let rooms = self.rooms.borrow();
+        if rooms.count_of(socket.slot) > most && !rooms.contains(socket.slot, room) {
+            drop(rooms);
+            return refused(format_args!("the socket is in {most} rooms already"));
+        }
+        true
     }
 
     pub(super) fn leave_room(&self, socket: Socket, room: &str) {
@@ -719,8 +695,9 @@ impl NspInner {
 
     /// Owes a frame to the selected sockets of this core.
     pub(super) fn deliver(self: &Rc<Self>, selection: &Selection, frame: &Frame) {
+        let marked = selection.volatile.then(|| self.with_last_offset(frame)).flatten();
         // What a slow socket loses is its own affair: its limit closes it.
-        self.owe(selection, frame, |_, _| ());
+        self.owe(selection, marked.as_ref().unwrap_or(frame), |_, _| ());
     }
 
     /// Owes a frame to the selected sockets of this core; `each` is told the slot and what became of it.
@@ -805,11 +782,6 @@ impl NspInner {
 /// Owes a frame to an outlet, unless it is volatile and the client is busy.
 pub(super) fn push(outlets: &mut Outlets, outlet: u32, frame: &Frame, volatile: bool) -> Delivery {
     if volatile { outlets.push_volatile(outlet, frame) } else { outlets.push_slot(outlet, frame) }
-}
-
-/// What a client is told whose middleware has panicked: nothing of the reason.
-fn panicked() -> Failure {
-    Failure::new("internal server error")
 }
 
 /// Which slots were seen, without clearing anything in between.

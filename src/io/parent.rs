@@ -15,10 +15,12 @@ use super::extract::Handler;
 use super::namespace::{Namespace, NspInner};
 use super::registry::Registry;
 use super::server::{Inner, by_index};
+use super::unfinished::{First, Later, Relay, first_step, weight};
 use super::{EventError, Handshake, ServerEvent, Socket};
 use crate::app::{AsyncFn, SyncFn};
 use crate::engine;
 use crate::fanout::{Backpressure, Delivery};
+use crate::protocol::Shown;
 use crate::protocol::sio::{EncodeError, NspName, Value};
 use crate::runtime;
 
@@ -333,9 +335,7 @@ impl Parent {
             Rule::Pattern(pattern) => Permission::Now(pattern.is_match(name)),
             Rule::Function(function) => {
                 let mut permission = Permission::Now(false);
-                runtime::guarded("the rule of a parent namespace", || {
-                    permission = function(name.to_owned(), handshake.clone())
-                });
+                runtime::guarded(rule_of(name), || permission = function(name.to_owned(), handshake.clone()));
                 permission
             }
         }
@@ -374,24 +374,39 @@ impl Inner {
             match parent.permits(&applicant.name, &applicant.handshake) {
                 Permission::Now(true) => return self.join_child(&parent, applicant),
                 Permission::Now(false) => {}
-                Permission::Later(answer) => {
-                    self.client(applicant.conn, |client| client.asking += 1);
-                    let (server, next) = (self.index, from + i + 1);
-                    return self.core.spawn(async move {
-                        let allowed = runtime::guarded_future("the rule of a parent namespace", answer).await
-                            == Some(true);
-                        let Some(server) = by_index(server) else { return };
-                        server.client(applicant.conn, |client| client.asking -= 1);
-                        if allowed {
-                            server.join_child(&parent, applicant);
-                        } else {
-                            server.ask_parents(applicant, next);
-                        }
-                    });
-                }
+                Permission::Later(mut answer) => match first_step(rule_of(&applicant.name), &mut answer) {
+                    First::Ready(true) => return self.join_child(&parent, applicant),
+                    First::Ready(false) | First::Panicked => {}
+                    First::Waits(relay) => {
+                        return self.wait_for_parent((relay, answer), parent, applicant, from + i + 1);
+                    }
+                },
             }
         }
         self.refuse_namespace(applicant.conn, &applicant.name);
+    }
+
+    /// Goes on when a parent has decided; the parents from `next` on are asked if it says no.
+    fn wait_for_parent(
+        &self,
+        waiting: (Arc<Relay>, Later<bool>),
+        parent: Rc<Parent>,
+        applicant: Applicant,
+        next: usize,
+    ) {
+        self.client(applicant.conn, |client| client.asking += 1);
+        let (server, conn) = (self.index, applicant.conn);
+        let bytes = applicant.name.len() + applicant.auth.as_ref().map_or(0, weight);
+        let doing = rule_of(&applicant.name).to_string();
+        self.go_on(Some(conn), bytes, waiting, doing, move |allowed| {
+            let Some(server) = by_index(server) else { return };
+            server.client(applicant.conn, |client| client.asking -= 1);
+            if allowed == Some(true) {
+                server.join_child(&parent, applicant);
+            } else {
+                server.ask_parents(applicant, next);
+            }
+        });
     }
 
     /// A parent lets a client into a namespace, which may have been made in the meantime.
@@ -405,7 +420,7 @@ impl Inner {
             room.then(|| self.create(name.clone(), Some(parent), true))
         });
         let Some(child) = child else {
-            tracing::warn!("there are too many dynamic namespaces: a client is refused another");
+            self.told.namespace_refused(self.core.now(), &name);
             return self.refuse_namespace(conn, &name);
         };
         if !self.connect(conn, &child, auth) {
@@ -419,21 +434,29 @@ impl Inner {
         let _ = refusal.map(|refusal| conn.send(&refusal));
     }
 
-    /// Whether clients may make one more namespace. At the limit those go that nobody has joined.
+    /// Whether clients may make one more namespace. At the limit those go that nobody is in, the one first
+    /// that was left first.
     fn make_room_for_a_child(&self) -> bool {
-        let full = || self.dynamic.get() >= self.options.dynamic_namespaces;
-        if full() {
-            let empty: Vec<Rc<NspInner>> =
-                self.all_namespaces().into_iter().filter(|nsp| nsp.by_client && nsp.is_empty()).collect();
-            empty.iter().for_each(|nsp| self.remove(nsp));
+        while self.dynamic.get() >= self.options.dynamic_namespaces {
+            let Some(index) = self.idle.borrow_mut().pop_front() else { return false };
+            // Its place may have become that of another since then, and somebody may have joined it.
+            let Some(nsp) = self.namespace_at(index).filter(|nsp| nsp.idle.replace(false)) else { continue };
+            if nsp.is_empty() {
+                self.remove(&nsp);
+            }
         }
-        !full()
+        true
     }
 
     fn children(&self, parent: u16) -> Vec<Namespace> {
         let all = self.all_namespaces().into_iter();
         all.filter(|nsp| nsp.parent == Some(parent)).map(Namespace).collect()
     }
+}
+
+/// What is done where the rule of a parent decides about a name, for the log.
+fn rule_of(name: &str) -> impl fmt::Display {
+    fmt::from_fn(move |f| write!(f, "the rule of a parent namespace, asked for {}", Shown(name)))
 }
 
 /// The longest name of a namespace that a client can bring into being. More than any name means; a name is

@@ -59,6 +59,11 @@ impl Registry {
         shared.extension(&format!("socket.io {path}"))
     }
 
+    /// The same, if there is a server with that path.
+    pub(super) fn known(shared: &Shared, path: &str) -> Option<Arc<Self>> {
+        shared.known_extension(&format!("socket.io {path}"))
+    }
+
     /// Sets the adapter. Each core is set up with one; that of the first counts.
     pub(super) fn set_adapter(&self, adapter: Option<Arc<dyn Adapter>>) {
         let _ = self.adapter.set(adapter);

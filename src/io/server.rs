@@ -3,8 +3,7 @@
 use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
-use std::collections::binary_heap::PeekMut;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,12 +22,14 @@ use super::namespace::{ALL, Namespace, NspInner};
 use super::parent::{Parent, ParentNamespace, Permit, Rule};
 use super::recovery::{Recovery, Usage};
 use super::registry::Registry;
+use super::told::Told;
 use super::unfinished::Unfinished;
 use super::wire::Incoming;
 use super::{Adapter, Handle, Handshake, Options, Parser, Socket, client_files};
 use crate::app::{App, Layer};
 use crate::engine::{self, CloseReason, Closing, Events, IdPool, Message};
 use crate::fanout::{OutletId, Rooms};
+use crate::protocol::Shown;
 use crate::protocol::sio::NspName;
 use crate::runtime::{self, Core, Sample, Value};
 use crate::time::Millis;
@@ -92,6 +93,8 @@ pub(super) struct Inner {
     recovery_usage: Rc<Usage>,
     pub(super) ids: RefCell<IdPool>,
     pub(super) incoming: Incoming,
+    /// Clients that owe attachments of a packet, and until when.
+    pub(super) announced: RefCell<HashMap<engine::Socket, Millis, RandomState>>,
     /// By the slot of the session of this server's own engine.
     pub(super) clients: RefCell<Vec<Option<Client>>>,
     /// Those of other engines.
@@ -105,8 +108,12 @@ pub(super) struct Inner {
     pub(super) unjoined: RefCell<VecDeque<(Millis, engine::Socket)>>,
     /// How many those may be before those that have joined are taken out.
     pub(super) unjoined_max: Cell<usize>,
-    /// Acknowledgements that are awaited, by the time at which they are given up.
-    ack_deadlines: RefCell<BinaryHeap<Reverse<(Millis, u16, u64)>>>,
+    /// Acknowledgements that are awaited, by the time at which they are given up, with their namespace.
+    ack_deadlines: RefCell<BTreeSet<(Millis, u16, u64)>>,
+    /// Namespaces that clients have made and nobody is in, the one first that was left first. Some have been
+    /// joined since then.
+    pub(super) idle: RefCell<VecDeque<u16>>,
+    pub(super) told: Told,
     /// Broadcasts of this core that await answers.
     pub(super) watches: Watches,
     /// What the application shares between handlers, by type.
@@ -168,6 +175,7 @@ impl Server {
             recovery_usage: Rc::default(),
             ids: RefCell::default(),
             incoming: Incoming::default(),
+            announced: RefCell::default(),
             clients: RefCell::default(),
             guests: RefCell::default(),
             own: Cell::new(u16::MAX),
@@ -175,6 +183,8 @@ impl Server {
             unjoined: RefCell::default(),
             unjoined_max: Cell::new(UNJOINED_MIN),
             ack_deadlines: RefCell::default(),
+            idle: RefCell::default(),
+            told: Told::default(),
             watches: Watches::default(),
             state: RefCell::default(),
             engine: RefCell::default(),
@@ -381,7 +391,7 @@ impl Inner {
             }
             let nsp = Rc::new(nsp);
             if full {
-                tracing::error!("there are too many namespaces: nobody can join {name}");
+                tracing::error!("there are too many namespaces: nobody can join {}", Shown(&name));
                 return nsp;
             }
             namespaces.slots.insert(nsp.clone());
@@ -414,6 +424,9 @@ impl Inner {
             namespaces.by_name.remove(&*nsp.scope.nsp);
         }
         self.first_ack.set(self.first_ack.get().max(nsp.next_ack.get()));
+        for (deadline, id) in nsp.ack_deadlines() {
+            self.forget_ack(deadline, nsp.index, id);
+        }
         self.dynamic.set(self.dynamic.get() - usize::from(nsp.by_client));
         self.registry.exit(&nsp.scope.nsp, self.core.index());
         nsp.retire();
@@ -471,7 +484,12 @@ impl Inner {
 
     /// An acknowledgement is given up at a time unless it comes before.
     pub(super) fn await_ack(&self, deadline: Millis, nsp: u16, id: u64) {
-        self.ack_deadlines.borrow_mut().push(Reverse((deadline, nsp, id)));
+        self.ack_deadlines.borrow_mut().insert((deadline, nsp, id));
+    }
+
+    /// An acknowledgement has come.
+    pub(super) fn forget_ack(&self, deadline: Millis, nsp: u16, id: u64) {
+        self.ack_deadlines.borrow_mut().remove(&(deadline, nsp, id));
     }
 
     /// While too many may come back, those are given up who have been gone for longest, in any namespace.
@@ -499,6 +517,9 @@ impl Inner {
             self.all_namespaces().iter().for_each(NspInner::expire_sessions);
             self.limit_sessions();
         }
+        if !self.announced.borrow().is_empty() {
+            self.expire_attachments(now);
+        }
         self.watches.expire(now);
         loop {
             let due = self.unjoined.borrow_mut().pop_front_if(|(deadline, _)| *deadline <= now);
@@ -506,10 +527,14 @@ impl Inner {
             self.connect_timed_out(conn);
         }
         loop {
-            let due = match self.ack_deadlines.borrow_mut().peek_mut() {
-                Some(first) if first.0.0 <= now => PeekMut::pop(first).0,
-                _ => break,
+            let due = {
+                let mut deadlines = self.ack_deadlines.borrow_mut();
+                match deadlines.first() {
+                    Some(first) if first.0 <= now => deadlines.pop_first(),
+                    _ => None,
+                }
             };
+            let Some(due) = due else { break };
             if let Some(nsp) = self.namespace_at(due.1) {
                 nsp.ack_timed_out(due.2);
             }
@@ -566,7 +591,38 @@ impl Layer for Upward {
             gauge("namespaces", "Namespaces.", namespaces.len()),
             gauge("sockets", "Sockets that have joined a namespace.", sockets),
             gauge("rooms", "Rooms with members, those of the sockets' own ids left out.", rooms),
+            gauge(
+                "pending_attachments",
+                "Clients that have announced attachments and not sent all of them.",
+                self.0.announced.borrow().len(),
+            ),
             gauge("pending_acks", "Acknowledgements that clients still owe.", acks),
+            gauge(
+                "ack_deadlines",
+                "Times at which acknowledgements are given up.",
+                self.0.ack_deadlines.borrow().len(),
+            ),
+            gauge(
+                "unfinished_bytes",
+                "What events and connections take that wait for async handlers.",
+                self.0.unfinished.bytes(),
+            ),
+        ]);
+        let counter = |name, help, value: u64| Sample::new(name, help, Value::Counter(value));
+        let told = &self.0.told;
+        samples.extend([
+            counter("handler_failures", "Handlers of events that have failed.", told.failures()),
+            counter("rooms_refused", "Joins of rooms beyond a socket's limits.", told.rooms_refused()),
+            counter(
+                "namespaces_refused",
+                "Namespaces that clients were refused because there were too many.",
+                told.namespaces_refused(),
+            ),
+            counter(
+                "futures_given_up",
+                "Futures of handlers that were dropped after their clients had gone.",
+                self.0.unfinished.given_up(),
+            ),
         ]);
     }
 

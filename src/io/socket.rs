@@ -15,16 +15,16 @@ use serde::{Serialize, Serializer};
 use super::ack::AckFuture;
 use super::broadcast::{BroadcastOperator, RoomNames};
 use super::entry::Entry;
-use super::extract::{BoxedHandler, Handler, boxed};
+use super::extract::{BoxedHandler, Handler, Outcome, boxed};
 use super::listeners::{General, HandlerId, Listeners, Off, Place};
 use super::namespace::{NspInner, push};
 use super::server::by_index;
-use super::{AckError, ArgsError, Client, Handshake, Namespace, Server};
+use super::{AckError, ArgsError, Client, Failure, Handshake, Namespace, Server};
 use crate::app::Request;
 use crate::engine::{self, SocketSid};
 use crate::fanout::{Delivery, Key};
 use crate::protocol::sio::{self, EncodeError, Value};
-use crate::time::Millis;
+use crate::time::{Millis, millis};
 
 /// The public id of a socket. It differs from the engine's session id, which is a secret, but for clients of
 /// Socket.IO v2: theirs is the session's id, behind the name of the namespace if that is not `/`.
@@ -249,9 +249,18 @@ impl Socket {
         Some(sio::from_args::<(T,)>(&[(*data).clone()]).map(|(data,)| data))
     }
 
-    /// Joins rooms.
-    pub fn join(self, rooms: impl RoomNames) {
-        with_nsp(self, |nsp| rooms.each(|room| nsp.join(self, room)));
+    /// Joins rooms: those that the limits allow ([`rooms_per_socket`](super::Options::rooms_per_socket),
+    /// [`room_name_bytes`](super::Options::room_name_bytes)). The result says whether that were all of them.
+    pub fn join(self, rooms: impl RoomNames) -> Joined {
+        let mut joined = Joined::Gone;
+        with_nsp(self, |nsp| {
+            joined = Joined::Yes;
+            rooms.each(|room| match nsp.join(self, room) {
+                Joined::Yes => {}
+                other => joined = other,
+            });
+        });
+        joined
     }
 
     /// Leaves rooms.
@@ -410,12 +419,29 @@ impl Socket {
         read.flatten().unwrap_or_default()
     }
 
-    /// Emits an event to this client. A tuple is the list of arguments, anything else is one argument; what
+    /// Emits an event to this client. **A tuple is the list of arguments, `()` an empty one, anything else
+    /// is one argument**: an array, a list, a struct of any kind, and `None`, which is `null`. What
     /// serialises as bytes (`bytes::Bytes`) travels as binary.
+    ///
+    /// ```no_run
+    /// # fn greet(socket: sockring::io::Socket) -> Result<(), sockring::io::EncodeError> {
+    /// # #[derive(serde::Serialize)]
+    /// struct Point(f64, f64);
+    /// socket.emit("tick", ())?; // emit("tick")
+    /// socket.emit("name", "ada")?; // emit("name", "ada")
+    /// socket.emit("move", ("ada", 7))?; // emit("move", "ada", 7)
+    /// socket.emit("at", [1.5, 2.5])?; // emit("at", [1.5, 2.5])
+    /// socket.emit("at", Point(1.5, 2.5))?; // emit("at", [1.5, 2.5])
+    /// socket.emit("path", ([1.5, 2.5], vec![3, 4]))?; // emit("path", [1.5, 2.5], [3, 4])
+    /// socket.emit("gone", None::<u32>)?; // emit("gone", null)
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// A reserved name, or arguments that cannot be written as JSON.
+    /// A reserved name, or arguments that cannot be written as JSON or are too large
+    /// ([`limits::PACKET_BYTES`](crate::limits::PACKET_BYTES)).
     pub fn emit<T: Serialize>(self, event: &str, args: T) -> Result<Delivery, EncodeError> {
         self.operator().emit(event, args)
     }
@@ -456,7 +482,7 @@ impl Socket {
 
     /// Limits the time for acknowledgements of what is emitted through the result.
     pub fn timeout(self, timeout: Duration) -> SocketOperator {
-        SocketOperator { timeout: Some(timeout.as_millis() as Millis), ..self.operator() }
+        SocketOperator { timeout: Some(millis(timeout)), ..self.operator() }
     }
 
     /// What is emitted through the result is dropped unless the client can take it at once: nothing waits
@@ -529,6 +555,36 @@ impl Socket {
     }
 }
 
+/// What became of joining rooms. A handler that returns [`Full`](Self::Full) has failed.
+///
+/// ```no_run
+/// # use sockring::io::{Data, Failure, Joined, Socket};
+/// # fn set_up(socket: Socket) {
+/// socket.on("watch", |socket: Socket, Data(topic): Data<String>| match socket.join(topic) {
+///     Joined::Full => Err(Failure::new("you watch too much")),
+///     Joined::Yes | Joined::Gone => Ok(()),
+/// });
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// The socket is in all of the rooms.
+    Yes,
+    /// The socket has left, or is leaving.
+    Gone,
+    /// The socket is in too many rooms, or a name is too long: it is in those rooms that fitted.
+    Full,
+}
+
+impl Outcome for Joined {
+    fn into_result(self) -> Result<(), Failure> {
+        match self {
+            Self::Yes | Self::Gone => Ok(()),
+            Self::Full => Err(Failure::internal("the socket cannot join a room")),
+        }
+    }
+}
+
 /// What is emitted to one socket, with conditions. Made by [`Socket::timeout`] and [`Socket::volatile`].
 ///
 /// ```no_run
@@ -552,7 +608,7 @@ pub struct SocketOperator {
 impl SocketOperator {
     /// See [`Socket::timeout`].
     pub fn timeout(self, timeout: Duration) -> Self {
-        Self { timeout: Some(timeout.as_millis() as Millis), ..self }
+        Self { timeout: Some(millis(timeout)), ..self }
     }
 
     /// See [`Socket::volatile`].
@@ -580,11 +636,16 @@ impl SocketOperator {
             if let Some(operator) = self.kept(nsp) {
                 return operator.emit(event, args);
             }
-            let (frame, offset) = nsp.scope.event_to_keep(event, &args, self.volatile)?;
+            // In a middleware: the packet leaves before CONNECT, and nobody can have missed it.
+            let early = nsp.is_connecting(self.socket);
+            let passing = self.volatile || early;
+            let (frame, offset) = nsp.scope.event_to_keep(event, &args, passing)?;
             let frame = if self.plain { frame.uncompressed() } else { frame };
             let frame = nsp.scope.bounded(frame, event, self.latest);
-            let outlet =
-                nsp.with(self.socket, |entry| entry.outlet).filter(|_| nsp.is_connected(self.socket));
+            let marked = passing.then(|| nsp.with_last_offset(&frame)).flatten();
+            let frame = marked.unwrap_or(frame);
+            let here = early || nsp.is_connected(self.socket);
+            let outlet = nsp.with(self.socket, |entry| entry.outlet).filter(|_| here);
             let Some(outlet) = outlet else { return Ok(Delivery::Dropped) };
             if let (Some(offset), Some(id)) = (offset, nsp.id(self.socket)) {
                 nsp.keep_own(offset, &id, &frame);

@@ -1,6 +1,6 @@
 //! What handlers take beside the event: state of the application, and what their socket belongs to.
 
-use std::any::{Any, type_name};
+use std::any::{Any, TypeId, type_name};
 use std::ops::Deref;
 use std::rc::Rc;
 
@@ -8,7 +8,10 @@ use super::server::by_index;
 use super::socket::with_nsp;
 use super::{EventContext, Failure, FromEvent, Handshake, Namespace, Server};
 
-/// A value of the application that all handlers of a server and core share, given by [`Server::set_state`].
+/// A value of the application that all handlers of a server and core share, given by [`Server::set_state`]. A
+/// handler that takes a state which the server was not given does not run: that is logged at ERROR at the
+/// first event, and `on_error` is told each time.
+///
 /// What cores are to share as well goes in as an `Arc`.
 ///
 /// ```no_run
@@ -60,9 +63,10 @@ impl Server {
 
 impl<T: Any> FromEvent for State<T> {
     fn from_event(context: &EventContext<'_>) -> Result<Self, Failure> {
-        let state = Server::from_event(context)?.state();
-        state.ok_or_else(|| {
-            Failure::new(format!("the server was given no state of type {}", type_name::<T>()))
+        let server = Server::from_event(context)?;
+        server.state().ok_or_else(|| {
+            server.0.told.missing_state(TypeId::of::<T>(), type_name::<T>());
+            Failure::internal(format_args!("the server was given no state of type {}", type_name::<T>()))
         })
     }
 }

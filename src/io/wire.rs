@@ -11,8 +11,9 @@ use hashbrown::HashMap;
 use serde::Serialize;
 
 use super::broadcast::Scope;
+use super::namespace::NspInner;
 use super::recovery::Offset;
-use super::{Encoded, Failure, PacketDecoder, Parser};
+use super::{Args, Encoded, Failure, PacketDecoder, Parser};
 use crate::engine::{self, Message};
 use crate::fanout::Frame;
 use crate::limits;
@@ -70,6 +71,31 @@ impl Wire {
         self.own(nsp, own, || sio::connect_error(nsp, message, data))
     }
 
+    /// The event of a frame with an offset behind its arguments. `None` if the client would not take its last
+    /// argument for one: the official clients do so with any string, also with the name of an event that has
+    /// no arguments.
+    fn with_offset(
+        &self,
+        nsp: &str,
+        frame: &Frame,
+        offset: impl FnOnce() -> Option<String>,
+    ) -> Option<Frame> {
+        if self.parser().is_some() {
+            let (name, mut args) = self.event_of(frame)?;
+            if args.last().is_some_and(|last| last.as_str().is_none()) {
+                return None;
+            }
+            args.push(Value::from(offset()?.as_str()));
+            let (made, _) = self.event(nsp, None, &name, &Args(args), || None).ok()?;
+            return Some(made.waiting_as(frame));
+        }
+        let mut messages: Vec<(bool, &[u8])> = frame.messages().collect();
+        let text = messages.first()?.1.strip_suffix(b"]").filter(|text| text.ends_with(b"\""))?;
+        let text = [text, b",\"", offset()?.as_bytes(), b"\"]"].concat();
+        messages[0].1 = &text;
+        Some(Frame::of_messages(messages).waiting_as(frame))
+    }
+
     /// A packet that the server sends by itself.
     fn own(&self, nsp: &str, body: impl FnOnce() -> Body, text: impl FnOnce() -> Vec<u8>) -> Option<Frame> {
         let Some(parser) = self.parser() else { return Some(Frame::message(&[b"4", &text()], &[])) };
@@ -107,6 +133,26 @@ impl Wire {
             }
         }
         None
+    }
+}
+
+impl NspInner {
+    /// An event that cannot be missed (a volatile one, or one that goes before CONNECT) with the offset of
+    /// the last packet that was logged here: the client takes its last string for one, and would ask for what
+    /// comes behind a text that no packet has as its name. `None` where the event can stay as it is.
+    pub(super) fn with_last_offset(&self, frame: &Frame) -> Option<Frame> {
+        let recovery = self.recovery.as_ref()?;
+        let wire = &self.scope.registry.wire;
+        let named_elsewhere = self.scope.registry.keeper().is_some();
+        let offset = || {
+            if !named_elsewhere {
+                return recovery.last_offset().map(|offset| offset.to_string());
+            }
+            // The adapter's names stand in the packets.
+            let (_, args) = wire.event_of(&recovery.last_packet()?)?;
+            args.last()?.as_str().map(str::to_owned)
+        };
+        wire.with_offset(&self.scope.nsp, frame, offset)
     }
 }
 
@@ -217,6 +263,13 @@ fn encode(parser: &dyn Parser, packet: &Packet) -> Result<Frame, EncodeError> {
     let mut messages = parser.encode(packet).map_err(failed)?;
     if messages.is_empty() {
         return Err(EncodeError::Parser("it has made nothing of it".into()));
+    }
+    let bytes = |message: &Encoded| match message {
+        Encoded::Text(text) => text.len(),
+        Encoded::Binary(data) => data.len(),
+    };
+    if messages.iter().map(bytes).fold(0, usize::saturating_add) > limits::PACKET_BYTES {
+        return Err(EncodeError::TooLarge);
     }
     for message in &mut messages {
         if let Encoded::Text(text) = message {

@@ -30,5 +30,8 @@ pub mod eio;
 pub mod http;
 pub mod proxy;
 pub mod query;
+mod shown;
 pub mod sio;
 pub mod ws;
+
+pub(crate) use shown::Shown;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::current;
 use crate::limits;
+use crate::protocol::Shown;
 
 thread_local! {
     /// The place of the thread's last panic. Only the panic hook is told it.
@@ -34,7 +35,7 @@ pub(crate) struct Panic {
 
 impl fmt::Display for Panic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.message)?;
+        write!(f, "{}", Shown(&self.message))?;
         match &self.place {
             Some(place) => write!(f, " at {place}"),
             None => Ok(()),

@@ -9,7 +9,7 @@ import { Ws } from "./lib/raw.mjs";
 import { target } from "./lib/target.mjs";
 
 const server = await target("fanout_reference.js", ["--deflate"]);
-const SHARED = { server_no_context_takeover: true, client_no_context_takeover: true };
+const SHARED = { server_no_context_takeover: true };
 const text = (bytes) => "In the beginning was the word, and the word was repeated. ".repeat(bytes / 58 + 1).slice(0, bytes);
 
 async function open(t, path, perMessageDeflate = true) {

@@ -124,6 +124,18 @@ function onTheWire() {
     assert.equal(text, "6:b4AQID2:4a");
   });
 
+  test("base64 with line breaks after 76 characters and at the end, with - and _, with surplus padding", async () => {
+    const session = await open("&b64=1");
+    const data = Buffer.from(Array.from({ length: 200 }, (_, i) => 255 - i));
+    const base64 = data.toString("base64");
+    for (const dressed of [`${base64.replace(/.{76}/g, "$&\n")}\n`, base64.replaceAll("+", "-").replaceAll("/", "_"), `${base64}==`]) {
+      await post(session, utf16(`b4${dressed}`));
+      let text = "";
+      while (!text.includes("b4")) text = (await poll(session)).text;
+      assert.ok(text.includes(utf16(`b4${base64}`)), text);
+    }
+  });
+
   test("JSONP: answers are calls, POSTs are forms, binary is base64", async () => {
     const script = (response, j) => {
       const [, index, argument] = /^___eio\[(\d*)\]\((".*")\);$/s.exec(response.text);

@@ -30,7 +30,7 @@ io.on("connection", (socket) => {
 
 const topics = new Map();
 const paths = {
-  "/ws": { serverNoContextTakeover: true, clientNoContextTakeover: true },
+  "/ws": { serverNoContextTakeover: true },
   "/ws-context": {},
   "/ws-limited": { serverMaxWindowBits: 10, clientMaxWindowBits: 10 },
 };

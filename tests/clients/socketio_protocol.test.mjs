@@ -140,6 +140,9 @@ function namespaces(check, Link, joined) {
     const link = await Link.open(t);
     await link.send("40/random");
     assert.equal(await link.next(), '44/random,{"message":"Invalid namespace"}');
+    // NUL is a character like any other.
+    await link.send("40/a\0pids,");
+    assert.equal(await link.next(), '44/a\0pids,{"message":"Invalid namespace"}');
     await link.send("40");
     sid(await link.next(), "40");
   });

@@ -1,10 +1,14 @@
 //! What the server says through `tracing`, for tests of what it must say.
 
 use std::fmt::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber, span};
+
+/// Whether lines below INFO are kept, too.
+static ALL: AtomicBool = AtomicBool::new(false);
 
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -23,7 +27,8 @@ impl Visit for Line {
 
 impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::INFO
+        let all = ALL.load(Ordering::Relaxed) && metadata.target().starts_with("sockring");
+        all || *metadata.level() <= Level::INFO
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
@@ -54,6 +59,12 @@ pub fn keep() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| tracing::subscriber::set_global_default(Lines).expect("the first"));
     lines().clear();
+}
+
+/// The same with all lines of the server's own.
+pub fn keep_all() {
+    ALL.store(true, Ordering::Relaxed);
+    keep();
 }
 
 /// The lines that were said since [`keep`] and contain each of the parts, level and fields included.

@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         });
         bridge::mount(app, &router, &handle);
     })?;
-    let _ = sockets.set(Handle::of_server(&running, "/socket.io"));
+    let _ = sockets.set(Handle::of_server(&running, "/socket.io")?);
     for endpoint in running.endpoints() {
         println!("listening on {endpoint}");
     }

@@ -28,7 +28,9 @@ const OFFSET_BYTES_MAX: usize = 256;
 
 /// Where the directory says on which core a session is that is not where it began.
 pub(super) fn pids(scope: &Scope) -> Space {
-    scope.shared.directory.space(&format!("{}\0{}\0pids", scope.path, scope.nsp))
+    // A namespace's own space begins with its path: clients may choose its name, NUL included, and no name
+    // may lead to the private ids of another namespace.
+    scope.shared.directory.space(&format!("\0pids{}\0{}", scope.path, scope.nsp))
 }
 
 /// Sockets about which the adapter was asked, by slot.

@@ -169,6 +169,25 @@ impl Log {
         self.places.get(&offset).copied()
     }
 
+    /// The offset of the last packet. Where there was none, one that stands for the beginning.
+    pub(super) fn last_offset(&mut self) -> Option<Offset> {
+        let last = self.entries.back().map(|entry| entry.offset).or(self.forgotten.back().copied());
+        last.or_else(|| {
+            // As if a packet of this name had been forgotten for its age.
+            let beginning = Offset::next()?;
+            self.places.insert(beginning, self.first);
+            self.forgotten.push_back(beginning);
+            self.usage.offsets.set(self.usage.offsets.get() + 1);
+            self.first += 1;
+            Some(beginning)
+        })
+    }
+
+    /// The last packet, if it is there still.
+    pub(super) fn last_packet(&self) -> Option<&Frame> {
+        self.entries.back().map(|entry| &entry.frame)
+    }
+
     pub(super) fn push(&mut self, packet: Emitted) {
         let now = packet.at;
         self.account(self.bytes + packet.cost());

@@ -73,6 +73,16 @@ impl Recovery {
         self.sessions.borrow_mut().emitted(packet);
     }
 
+    /// The offset of the last packet that was logged here, or of the beginning.
+    pub(in crate::io) fn last_offset(&self) -> Option<Offset> {
+        self.sessions.borrow_mut().last_offset()
+    }
+
+    /// The last packet that was logged here, if it is there still.
+    pub(in crate::io) fn last_packet(&self) -> Option<Frame> {
+        self.sessions.borrow().last_packet()
+    }
+
     /// Since when broadcasts find a room here for the sake of sockets that are gone.
     pub(in crate::io) fn held(&self, room: &str) -> Option<Moment> {
         self.sessions.borrow().held(room)

@@ -8,7 +8,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::log::{Bounds, Counted, Emitted, Log, Usage, cost};
 use super::{Offset, Pid};
-use crate::fanout::{Frame, Moment};
+use crate::fanout::{Frame, Key, Moment};
 use crate::io::SocketId;
 use crate::io::unfinished::weight;
 use crate::protocol::sio::Value;
@@ -132,6 +132,16 @@ impl Sessions {
         self.log.push(packet);
     }
 
+    /// The offset of the last packet, or of the beginning.
+    pub(in crate::io) fn last_offset(&mut self) -> Option<Offset> {
+        self.log.last_offset()
+    }
+
+    /// The last packet, if it is there still.
+    pub(in crate::io) fn last_packet(&self) -> Option<Frame> {
+        self.log.last_packet().cloned()
+    }
+
     /// Where the next packet will stand.
     pub(in crate::io) fn end(&self) -> u64 {
         self.log.end()
@@ -244,7 +254,7 @@ impl Sessions {
         let rooms: HashSet<&str, RandomState> = state.rooms.iter().map(|room| &**room).collect();
         let here = self.log.since(from, lineage.moment..until, |room| rooms.contains(room));
         let here = here.map(|(offset, frame)| (offset, frame.clone()));
-        Some(before.iter().cloned().chain(here).collect())
+        Some(latest(before.iter().cloned().chain(here).collect()))
     }
 
     /// The rooms of a parked session whose client can be told what it has missed behind a packet.
@@ -284,7 +294,8 @@ impl Sessions {
         } else if let Some(at) = position() {
             (&lineage.before[at + 1..], lineage.from)
         } else {
-            (&[][..], self.log.place(offset).filter(|place| *place >= lineage.from)? + 1)
+            // The packet before its beginning is what a volatile event may have named.
+            (&[][..], self.log.place(offset).filter(|place| *place + 1 >= lineage.from)? + 1)
         };
         self.log.is_whole(from).then_some((before, from))
     }
@@ -415,6 +426,17 @@ impl Sessions {
     }
 }
 
+/// Of packets that are the latest of a key, only the last: as where they wait for a client that is slow.
+fn latest(mut packets: Vec<(Offset, Frame)>) -> Vec<(Offset, Frame)> {
+    if packets.iter().any(|(_, frame)| frame.key().is_some()) {
+        let mut seen: HashSet<Key, RandomState> = HashSet::default();
+        packets.reverse();
+        packets.retain(|(_, frame)| frame.key().is_none_or(|key| seen.insert(key)));
+        packets.reverse();
+    }
+    packets
+}
+
 impl Drop for Sessions {
     fn drop(&mut self) {
         self.set_parked(0, 0);
@@ -508,6 +530,7 @@ mod tests {
     fn who_comes_back_gets_what_came_behind_its_last_packet() {
         let mut sessions = sessions();
         let now = Moment::default();
+        emit(&mut sessions, 0, "a", now);
         emit(&mut sessions, 1, "a", now);
         sessions.begin(7, pid(7));
         assert_eq!(sessions.live(pid(7)), Some(7));
@@ -519,7 +542,8 @@ mod tests {
         emit(&mut sessions, 5, "a", now);
         emit(&mut sessions, 6, "b", now);
         assert_eq!(missed(&sessions, 7, 3), Some(vec![4, 5]));
-        assert_eq!(missed(&sessions, 7, 1), None, "that was before its time");
+        assert_eq!(missed(&sessions, 7, 1), Some(vec![2, 3, 4, 5]), "all since its beginning");
+        assert_eq!(missed(&sessions, 7, 0), None, "that was before its time");
         assert_eq!(missed(&sessions, 7, 99), None);
         assert_eq!(missed(&sessions, 8, 3), None);
         assert!(sessions.resume(pid(7), 9).is_some());
@@ -648,6 +672,42 @@ mod tests {
         assert!(y.sessions[&pid(1)].lineage.before.is_empty() && !counted(&y));
         park(&mut y, 2000, 8, &["a"]);
         assert_eq!(missed(&y, 1, 6), Some(vec![]));
-        assert_eq!(missed(&y, 1, 2), None);
+        assert_eq!(missed(&y, 1, 2), Some(vec![]), "it was the last here before the session came");
+        assert_eq!(missed(&y, 1, 1), None);
+    }
+
+    #[test]
+    fn a_volatile_event_names_the_last_packet_or_the_beginning() {
+        let mut sessions = sessions();
+        sessions.begin(7, pid(7));
+        let beginning = sessions.last_offset().unwrap();
+        assert_eq!(sessions.last_offset(), Some(beginning));
+        emit(&mut sessions, 1, "a", Moment::default());
+        sessions.begin(8, pid(8));
+        let last = sessions.last_offset().unwrap();
+        assert_eq!(last, Offset(1));
+        emit(&mut sessions, 2, "a", Moment::default());
+        for number in [7, 8] {
+            park(&mut sessions, 0, number, &["a"]);
+        }
+        let all = |number, offset: Offset| missed(&sessions, number, offset.0);
+        assert_eq!(all(7, beginning), Some(vec![1, 2]));
+        assert_eq!((all(7, last), all(8, last)), (Some(vec![2]), Some(vec![2])));
+        assert_eq!(all(8, beginning), None, "that was before its time");
+    }
+
+    #[test]
+    fn of_a_key_the_last_packet_is_missed() {
+        let mut sessions = sessions();
+        sessions.begin(7, pid(7));
+        let room = || Audience { rooms: ["a".into()].into(), ..Audience::default() };
+        for offset in 1..10 {
+            let frame = Frame::message(&[b"4x"], &[]);
+            let frame = if offset % 3 == 0 { frame } else { frame.latest(Key::of(&(offset % 3))) };
+            let (offset, audience, moment) = (Offset(offset), room(), Moment::default());
+            sessions.emitted(Emitted { offset, audience, frame, moment, at: 0 });
+        }
+        park(&mut sessions, 0, 7, &["a"]);
+        assert_eq!(missed(&sessions, 7, 1), Some(vec![3, 6, 7, 8, 9]));
     }
 }

@@ -7,7 +7,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use thiserror::Error;
 
-/// Standard base64. Missing padding and stray bits at the end are let through, as they are by Node.
+/// Standard base64, as encoders write it. [`lenient_base64`] reads the rest.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
@@ -35,9 +35,6 @@ pub enum EioError {
     /// The first character is neither `0` to `6` nor `b`.
     #[error("the client sent a packet of unknown type")]
     UnknownType,
-    /// What follows `b` is not standard base64.
-    #[error("the client sent malformed base64")]
-    Base64,
     /// Only in version 3: the length before a packet is malformed, or not that of what follows.
     #[error("the client sent a packet with a wrong length")]
     Length,
@@ -122,23 +119,60 @@ pub enum Packet<'a> {
 /// Decodes the text of one packet: a WebSocket text frame or a piece of a polling payload. `b` and base64 is
 /// legal in both.
 ///
+/// Base64 is read as Node's `Buffer.from(text, "base64")` reads it, which is what the reference does: `-` and
+/// `_` stand for `+` and `/`, the first `=` ends the data, and any other character is passed over. So it
+/// cannot be malformed. Android's encoder breaks lines after 76 characters and at the end.
+///
+/// ```
+/// use sockring::protocol::eio::{Packet, decode_text};
+///
+/// assert_eq!(decode_text("bAQ\r\nID\n"), Ok(Packet::Binary(vec![1, 2, 3].into())));
+/// assert_eq!(decode_text("b-_8==="), Ok(Packet::Binary(vec![0xfb, 0xff].into())));
+/// ```
+///
 /// # Errors
 ///
-/// An [`EioError`] if there is no type, an unknown one, or malformed base64.
+/// An [`EioError`] if there is no type, or an unknown one.
 pub fn decode_text(text: &str) -> Result<Packet<'_>, EioError> {
     let Some(first) = text.as_bytes().first() else { return Err(EioError::Empty) };
     let data = text.get(1..);
     if *first == BINARY {
-        return decode_base64(data.unwrap_or_default());
+        return Ok(decode_base64(data.unwrap_or_default()));
     }
     let kind = PacketType::from_digit(*first).ok_or(EioError::UnknownType)?;
     Ok(Packet::Text { kind, data: data.unwrap_or_default() })
 }
 
-/// Decodes what stands behind `b`.
-pub(super) fn decode_base64(text: &str) -> Result<Packet<'static>, EioError> {
-    let bytes = BASE64.decode(text).map_err(|_| EioError::Base64)?;
-    Ok(Packet::Binary(Cow::Owned(bytes)))
+/// Decodes what follows `b`.
+pub(super) fn decode_base64(text: &str) -> Packet<'static> {
+    let bytes = BASE64.decode(text).unwrap_or_else(|_| lenient_base64(text));
+    Packet::Binary(Cow::Owned(bytes))
+}
+
+/// Decodes base64 that has anything beside its alphabet, as Node does. Node looks at the low byte of each
+/// UTF-16 unit; a rest of fewer than eight bits is dropped.
+#[cold]
+fn lenient_base64(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut bits, mut count) = (0u32, 0);
+    for unit in text.encode_utf16() {
+        let value = match unit as u8 {
+            byte @ b'A'..=b'Z' => byte - b'A',
+            byte @ b'a'..=b'z' => byte - b'a' + 26,
+            byte @ b'0'..=b'9' => byte - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            b'=' => break,
+            _ => continue,
+        };
+        bits = bits << 6 | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            out.push((bits >> count) as u8);
+        }
+    }
+    out
 }
 
 /// Appends a packet with text.
@@ -259,21 +293,43 @@ mod tests {
             ("é4", EioError::UnknownType),
             ("\u{1e}", EioError::UnknownType),
             ("B", EioError::UnknownType),
-            ("b!", EioError::Base64),
-            ("bAQ=ID", EioError::Base64),
-            ("bé", EioError::Base64),
-            ("bA", EioError::Base64),
         ] {
             assert_eq!(decode_text(text), Err(error), "{text}");
         }
     }
 
+    /// What Node's `Buffer.from(text, "base64")` makes of each.
     #[test]
-    fn takes_base64_in_every_usual_dress() {
-        for (text, bytes) in
-            [("b", &b""[..]), ("bAQ==", &[1]), ("bAQ", &[1]), ("bAR==", &[1]), ("b+/8=", &[0xfb, 0xff])]
-        {
-            assert_eq!(decode_text(text), Ok(Packet::Binary(Cow::Borrowed(bytes))), "{text}");
+    fn takes_base64_in_any_dress() {
+        for (text, bytes) in [
+            ("b", &b""[..]),
+            ("bAQ==", &[1]),
+            ("bAQ", &[1]),
+            ("bAR==", &[1]),
+            ("bAQ===", &[1]),
+            ("bAQ=", &[1]),
+            ("bAQID====", &[1, 2, 3]),
+            ("b+/8=", &[0xfb, 0xff]),
+            ("b-_8=", &[0xfb, 0xff]),
+            ("b-_8", &[0xfb, 0xff]),
+            ("bAQ\r\nID\n", &[1, 2, 3]),
+            ("bAQ==\n", &[1]),
+            ("bAQ\n=\n=\n", &[1]),
+            ("bA Q\tI D", &[1, 2, 3]),
+            // What follows the end of the data is nothing.
+            ("bAQ=ID", &[1]),
+            ("bAQIDBA==AQ==", &[1, 2, 3, 4]),
+            ("b=AQID", &[]),
+            ("bA", &[]),
+            ("b!", &[]),
+            ("bé", &[]),
+            ("b!AQ!ID.", &[1, 2, 3]),
+            // The low bytes of these are NUL, "A", and "=".
+            ("b\u{100}AQID", &[1, 2, 3]),
+            ("b\u{141}QID", &[1, 2, 3]),
+            ("bAQ\u{1f600}ID", &[1]),
+        ] {
+            assert_eq!(decode_text(text), Ok(Packet::Binary(Cow::Borrowed(bytes))), "{text:?}");
         }
     }
 
@@ -304,6 +360,30 @@ mod tests {
             out.clear();
             write_base64(&mut out, &bytes);
             prop_assert_eq!(decode_text(str::from_utf8(&out).unwrap()), Ok(Packet::Binary(bytes.into())));
+        }
+
+        /// Line breaks, the other alphabet and missing or surplus padding change nothing.
+        #[test]
+        fn base64_of_any_encoder(
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+            width in 1usize..80,
+            (url, crlf, last) in any::<(bool, bool, bool)>(),
+            padding in 0usize..5,
+        ) {
+            let mut plain = Vec::new();
+            write_base64(&mut plain, &bytes);
+            let plain = String::from_utf8(plain).unwrap();
+            let data: Vec<char> = plain[1..].trim_end_matches('=').chars().collect();
+            let end = if crlf { "\r\n" } else { "\n" };
+            let lines: Vec<String> = data.chunks(width).map(|line| line.iter().collect()).collect();
+            let mut text = format!("b{}{}", lines.join(end), "=".repeat(padding));
+            if last {
+                text.push_str(end);
+            }
+            if url {
+                text = text.replace('+', "-").replace('/', "_");
+            }
+            prop_assert_eq!(decode_text(&text), Ok(Packet::Binary(bytes.into())));
         }
 
         #[test]

@@ -50,11 +50,12 @@ const LENGTH_END: u8 = 0xff;
 /// What marks base64.
 const BASE64: u8 = b'b';
 
-/// Decodes the text of one packet: a WebSocket text frame, or a packet of a payload.
+/// Decodes the text of one packet: a WebSocket text frame, or a packet of a payload. Base64 is read as in
+/// [version 4](packet::decode_text).
 ///
 /// # Errors
 ///
-/// An [`EioError`] if there is no type, an unknown one, or malformed base64.
+/// An [`EioError`] if there is no type, or an unknown one.
 ///
 /// ```
 /// use sockring::protocol::eio::{Packet, v3};
@@ -65,7 +66,7 @@ pub fn decode_text(text: &str) -> Result<Packet<'_>, EioError> {
     let Some(base64) = text.strip_prefix(char::from(BASE64)) else { return packet::decode_text(text) };
     match base64.as_bytes().first() {
         None => Err(EioError::Empty),
-        Some(b'4') => packet::decode_base64(base64.get(1..).unwrap_or_default()),
+        Some(b'4') => Ok(packet::decode_base64(base64.get(1..).unwrap_or_default())),
         Some(_) => Err(EioError::UnknownType),
     }
 }

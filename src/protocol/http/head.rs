@@ -3,6 +3,8 @@
 //! `httparse` finds the tokens. Here is what it leaves open: where the head ends and how long it may be, line
 //! ends, targets, hosts, how the body is delimited, and what exactly was wrong.
 
+mod cut;
+
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
@@ -456,6 +458,17 @@ struct Target<'a> {
 }
 
 impl Builder {
+    fn with_room(bytes: usize) -> Self {
+        Self {
+            text: String::with_capacity(bytes),
+            hosts: 0,
+            content_length: None,
+            chunked: false,
+            close: false,
+            expects_continue: false,
+        }
+    }
+
     /// `shared`: leaves out what is a client's own.
     fn build(parsed: &Parsed<'_>, shared: bool) -> Result<Shape, HttpError> {
         let Parsed { method, target: raw_target, version, fields: headers } = *parsed;
@@ -463,14 +476,7 @@ impl Builder {
         let own_target = shared && shapes::is_own_target(raw_target);
         // Exact, unless a value is left out, or in ISO-8859-1 and grows.
         let fields_bytes: usize = headers.iter().map(|field| field.name.len() + field.value.len()).sum();
-        let mut builder = Self {
-            text: String::with_capacity(method.len() + raw_target.len() + fields_bytes),
-            hosts: 0,
-            content_length: None,
-            chunked: false,
-            close: false,
-            expects_continue: false,
-        };
+        let mut builder = Self::with_room(method.len() + raw_target.len() + fields_bytes);
         let method = builder.push(method);
         // Pieces of the target lie in it in order: authority, path, query. The text gets the whole target
         // once.

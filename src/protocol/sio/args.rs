@@ -1,5 +1,25 @@
-//! Argument lists to types.
+//! Argument lists to types, and which types are argument lists.
+//!
+//! **A tuple is the list of arguments, `()` an empty one; anything else is one argument.** That holds for
+//! what is emitted and acknowledged ([`event`](super::event), [`ack`](super::ack)) and for what is read
+//! ([`from_args`]):
+//!
+//! | type | arguments |
+//! |---|---|
+//! | `()` | none |
+//! | `(1, "a")`, `&(1, "a")` | `1`, `"a"` |
+//! | `("a",)`, `"a"` | `"a"` |
+//! | `[1.0, 2.0]`, `vec![1.0, 2.0]`, `&[1.0, 2.0][..]` | `[1.0,2.0]` |
+//! | `struct Point(f64, f64)` | `[1.0,2.0]` |
+//! | `struct Id(u32)`, `struct Pair((u8, u8))` | `7`; `[1,2]` |
+//! | `None`, [`Value::Null`], `serde_json::Value::Null`, `struct Unit` | `null` |
+//!
+//! Traits cannot say so: serde has a tuple and an array make the same call, as well as `()` and a null, and
+//! a trait of our own for tuples could not be one for all other types beside. So the type is asked for its
+//! name, which begins with `(` if it is a tuple. A compiler that named tuples in another way would leave the
+//! rule that serde alone can tell: what serialises as a tuple is a list.
 
+use std::any::type_name;
 use std::fmt::{self, Display};
 
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, SeqAccess, Visitor};
@@ -67,10 +87,9 @@ impl serde::de::Error for ArgsError {
 
 /// Reads an argument list as a type.
 ///
-/// * A tuple, a tuple struct or an array of fixed length takes the arguments one by one; further ones are
-///   ignored, as a JavaScript callback ignores them.
+/// * A tuple takes the arguments one by one; further ones are ignored, as a JavaScript callback ignores them.
 /// * `()` takes anything.
-/// * Any other type takes the first argument.
+/// * Any other type takes the first argument: an array and a tuple struct too.
 /// * A missing argument is `None` to an `Option`, and `null` to a [`Value`].
 ///
 /// # Errors
@@ -84,14 +103,33 @@ impl serde::de::Error for ArgsError {
 /// assert_eq!(sio::from_args::<(String, u8, Option<bool>)>(&args)?, ("a".into(), 1, None));
 /// assert_eq!(sio::from_args::<String>(&args)?, "a");
 /// assert_eq!(sio::from_args::<()>(&args)?, ());
+/// assert_eq!(sio::from_args::<[f64; 2]>(&[vec![1.0, 2.0].into()])?, [1.0, 2.0]);
 /// assert_eq!(sio::from_args::<(u8, u8)>(&[1.into()]).unwrap_err().to_string(), "argument 1 is missing");
 /// # Ok::<(), sio::ArgsError>(())
 /// ```
 pub fn from_args<T: DeserializeOwned>(args: &[Value]) -> Result<T, ArgsError> {
-    T::deserialize(Args(args))
+    let args = Args(args);
+    if is_tuple::<T>() { T::deserialize(args) } else { T::deserialize(args.arg(0)) }
 }
 
-/// A whole list.
+/// The name by which a type of ours that is no tuple says that it is a list of arguments: it serialises as a
+/// tuple struct of this name.
+pub(crate) const ARGS: &str = "$sockring::Args";
+
+/// Whether a type is a tuple, or a reference to one. Where names do not tell, they all may be.
+pub(super) fn is_tuple<T: ?Sized>() -> bool {
+    named_as_tuple(type_name::<T>()) || !named_as_tuple(type_name::<(u8, u8)>())
+}
+
+fn named_as_tuple(mut name: &str) -> bool {
+    while let Some(referred) = name.strip_prefix('&') {
+        name = referred.strip_prefix("mut ").unwrap_or(referred);
+    }
+    // Behind a reference, the traits of an object stand in parentheses if they are several.
+    name.starts_with('(') && !name.starts_with("(dyn ")
+}
+
+/// A whole list, for a tuple.
 #[derive(Clone, Copy)]
 struct Args<'de>(&'de [Value]);
 
@@ -158,6 +196,9 @@ impl<'de> Deserializer<'de> for Args<'de> {
     hand_on! { args:
         deserialize_any();
         deserialize_option();
+        deserialize_unit_struct(name: &'static str);
+        deserialize_newtype_struct(name: &'static str);
+        deserialize_tuple_struct(name: &'static str, len: usize);
         deserialize_ignored_any();
     }
 
@@ -165,33 +206,8 @@ impl<'de> Deserializer<'de> for Args<'de> {
         visitor.visit_unit()
     }
 
-    fn deserialize_unit_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, ArgsError> {
-        visitor.visit_unit()
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, ArgsError> {
-        visitor.visit_newtype_struct(self)
-    }
-
     fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, ArgsError> {
         visitor.visit_seq(List { args: self, at: 0, len })
-    }
-
-    fn deserialize_tuple_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        len: usize,
-        visitor: V,
-    ) -> Result<V::Value, ArgsError> {
-        self.deserialize_tuple(len, visitor)
     }
 }
 

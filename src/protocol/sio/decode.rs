@@ -18,9 +18,12 @@ use super::value::Value;
 pub struct Limits {
     /// Number of attachments. 10 by default, as in the reference.
     pub attachments: usize,
-    /// Nesting of the JSON, at most and by default [`MAX_DEPTH`].
+    /// How deep values nest, at most and by default [`MAX_DEPTH`]. What nests deeper is
+    /// [`Value::Deep`]; with MessagePack it is refused.
     pub depth: usize,
-    /// Bytes of all attachments of a packet together. 10,000,000 by default.
+    /// Bytes of all attachments of a packet together, and of all references to them: an attachment that two
+    /// placeholders refer to counts twice, because it is sent twice if the value is sent on. No encoder
+    /// refers to one twice. 10,000,000 by default.
     pub attachment_bytes: usize,
 }
 
@@ -51,13 +54,13 @@ pub enum SioError {
     /// More attachments announced than [`Limits::attachments`].
     #[error("the client announced too many attachments")]
     TooManyAttachments,
-    /// More bytes of attachments than [`Limits::attachment_bytes`].
+    /// More bytes of attachments, or of references to them, than [`Limits::attachment_bytes`].
     #[error("the client's attachments are too large")]
     AttachmentsTooLarge,
     /// An acknowledgement id beyond [`MAX_ACK_ID`].
     #[error("the client's acknowledgement id is out of range")]
     AckId,
-    /// The payload is not JSON, or nested too deep.
+    /// The payload is not JSON.
     #[error("the client's payload cannot be read: {0}")]
     Json(#[from] JsonError),
     /// The payload is JSON, but not what this type of packet has.
@@ -184,8 +187,9 @@ impl Decoder {
         let Some(pending) = self.pending.take() else { return Ok(None) };
         let Pending { mut packet, attachments, .. } = *pending;
         if let Body::Event { args, .. } | Body::Ack(args) = &mut packet.body {
+            let mut left = limits.attachment_bytes;
             for arg in args {
-                put_back(arg, &attachments)?;
+                put_back(arg, &attachments, &mut left)?;
             }
         }
         Ok(Some(packet))
@@ -240,7 +244,7 @@ fn body(head: &Head<'_>, parser: &mut Parser, limits: &Limits) -> Result<Option<
             let (name, args) = parser.parse_event(json, limits.depth)?.ok_or(SioError::Payload)?;
             return Ok(Some(Body::Event { name: allowed(name.ok_or(SioError::EventName)?)?, args }));
         }
-        json => Some(parser.parse(json, limits.depth)?),
+        json => Some(parser.parse(json, limits.depth.max(1))?),
     };
     Ok(Some(match (head.kind, payload) {
         (Kind::Connect, None) => Body::Connect(None),
@@ -263,23 +267,34 @@ pub(super) fn allowed(name: EventName) -> Result<EventName, SioError> {
     if is_reserved(&name) { Err(SioError::ReservedEvent) } else { Ok(name) }
 }
 
-/// Replaces placeholders by their attachments. One may be referred to several times, or not at all. Recursion
-/// is bounded by the depth the value was parsed with.
-pub(super) fn put_back(value: &mut Value, attachments: &[Bytes]) -> Result<(), SioError> {
+/// Replaces placeholders by their attachments, at most `left` bytes of them. One may be referred to several
+/// times, or not at all. Recursion is bounded by the depth that values have.
+pub(super) fn put_back(value: &mut Value, attachments: &[Bytes], left: &mut usize) -> Result<(), SioError> {
     match value {
-        Value::Array(items) => items.iter_mut().try_for_each(|item| put_back(item, attachments)),
+        Value::Array(items) => items.iter_mut().try_for_each(|item| put_back(item, attachments, left)),
         Value::Object(entries) => {
             let find = |key: &str| entries.iter().find(|(known, _)| known == key).map(|(_, value)| value);
             if find("_placeholder").and_then(Value::as_bool) == Some(true) {
-                let number = find("num").and_then(Value::as_u64).and_then(|num| usize::try_from(num).ok());
-                let bytes = number.and_then(|num| attachments.get(num)).ok_or(SioError::Placeholder)?;
-                *value = Value::Binary(bytes.clone());
+                let number = find("num").and_then(Value::as_f64).ok_or(SioError::Placeholder)?;
+                *value = attachment(number, attachments, left)?;
                 return Ok(());
             }
-            entries.iter_mut().try_for_each(|(_, item)| put_back(item, attachments))
+            entries.iter_mut().try_for_each(|(_, item)| put_back(item, attachments, left))
         }
         _ => Ok(()),
     }
+}
+
+/// The attachment of a number, which `left` is to have room for.
+fn attachment(number: f64, attachments: &[Bytes], left: &mut usize) -> Result<Value, SioError> {
+    if !(0.0..attachments.len() as f64).contains(&number) {
+        return Err(SioError::Placeholder);
+    }
+    // Between two of them the reference finds `undefined`.
+    let bytes = (number.fract() == 0.0).then(|| attachments.get(number as usize)).flatten();
+    let Some(bytes) = bytes else { return Ok(Value::Null) };
+    *left = left.checked_sub(bytes.len()).ok_or(SioError::AttachmentsTooLarge)?;
+    Ok(Value::Binary(bytes.clone()))
 }
 
 #[cfg(test)]

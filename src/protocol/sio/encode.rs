@@ -9,10 +9,12 @@ use serde::ser::{Impossible, Serializer};
 use serde_json::ser::Formatter;
 use thiserror::Error;
 
+use super::args::{ARGS, is_tuple};
 use super::decode::put_back;
 use super::json::{MAX_DEPTH, Parser};
 use super::packet::{Kind, is_reserved};
 use super::value::Value;
+use crate::limits;
 
 /// Room that a packet's text gets from the start: most need no more.
 const TEXT_BYTES: usize = 128;
@@ -121,9 +123,9 @@ impl Encoded {
             json(text, name);
         }
         let start = text.len();
-        match args.serialize(Probe) {
-            Err(Shape::Nothing) => text.push(b']'),
-            Err(Shape::List) => {
+        match Shape::of(args) {
+            Shape::Nothing => text.push(b']'),
+            Shape::List => {
                 write(text, attachments, args)?;
                 // The tuple wrote an array of its own. Its closing bracket is that of the packet; its opening
                 // one becomes the comma behind the name, or goes.
@@ -133,7 +135,7 @@ impl Encoded {
                     _ => drop(text.remove(start)),
                 }
             }
-            Err(Shape::One) | Ok(()) => {
+            Shape::One => {
                 if name.is_some() {
                     text.push(b',');
                 }
@@ -169,28 +171,34 @@ pub enum EncodeError {
     /// `Serialize`.
     #[error("the application's arguments cannot be written as json: {0}")]
     Json(#[from] serde_json::Error),
-    /// Only from [`to_value`]: the value nests deeper than [`MAX_DEPTH`] or looks like a placeholder.
-    #[error("the application's value cannot be held: it is nested too deep or contains a placeholder")]
+    /// Only from [`to_value`]: the value has binary beside what looks like a placeholder for none.
+    #[error("the application's value cannot be held: it contains a placeholder")]
     Value,
+    /// Text and attachments together have more bytes than
+    /// [`limits::PACKET_BYTES`](crate::limits::PACKET_BYTES).
+    #[error("the application's packet is too large")]
+    TooLarge,
     /// A parser that is not the default one has refused the packet.
     #[error("the parser cannot write the packet: {0}")]
     Parser(Box<str>),
 }
 
 /// Encodes an event. `nsp` with its slash, without `,` or `?`. Of `args`, a tuple is the argument list, `()`
-/// an empty one, anything else one argument (see the [module](super)). Anything that serialises as bytes
+/// an empty one, anything else one argument (see [`args`](super::args)). Anything that serialises as bytes
 /// becomes an attachment.
 ///
 /// # Errors
 ///
-/// An [`EncodeError`] if the name is reserved or the arguments have no form in JSON.
+/// An [`EncodeError`] if the name is reserved, the arguments have no form in JSON, or the packet is too
+/// large.
 ///
 /// ```
 /// use sockring::protocol::sio;
 ///
 /// assert_eq!(sio::event("/", None, "a", &("x", 1))?.text, br#"2["a","x",1]"#);
 /// assert_eq!(sio::event("/b", Some(3), "a", &vec![1, 2])?.text, br#"2/b,3["a",[1,2]]"#);
-/// assert_eq!(sio::event("/", None, "a", "x")?.text, br#"2["a","x"]"#);
+/// assert_eq!(sio::event("/", None, "a", &[1.5, 2.5])?.text, br#"2["a",[1.5,2.5]]"#);
+/// assert_eq!(sio::event("/", None, "a", &None::<u8>)?.text, br#"2["a",null]"#);
 /// assert_eq!(sio::event("/", None, "a", &())?.text, br#"2["a"]"#);
 /// # Ok::<(), sio::EncodeError>(())
 /// ```
@@ -209,7 +217,7 @@ pub fn event<T: Serialize + ?Sized>(
 ///
 /// # Errors
 ///
-/// [`EncodeError::Json`] if the arguments have no form in JSON.
+/// An [`EncodeError`] if the arguments have no form in JSON, or the packet is too large.
 ///
 /// ```
 /// use sockring::protocol::sio;
@@ -304,8 +312,8 @@ pub fn error_v2(nsp: &str, error: &Value) -> Vec<u8> {
 ///
 /// # Errors
 ///
-/// An [`EncodeError`] if it has no form in JSON, nests deeper than [`MAX_DEPTH`], or has binary beside an
-/// object that looks like a placeholder for none.
+/// An [`EncodeError`] if it has no form in JSON, is too large, or has binary beside an object that looks like
+/// a placeholder for none. What nests deeper than [`MAX_DEPTH`] is [`Value::Deep`].
 ///
 /// ```
 /// use sockring::protocol::sio::{self, Value};
@@ -319,7 +327,7 @@ pub fn to_value<T: Serialize + ?Sized>(value: &T) -> Result<Value, EncodeError> 
     let text = String::from_utf8(text).map_err(|_| EncodeError::Value)?;
     let mut value = Parser::new().parse(&text, MAX_DEPTH).map_err(|_| EncodeError::Value)?;
     if !attachments.is_empty() {
-        put_back(&mut value, &attachments).map_err(|_| EncodeError::Value)?;
+        put_back(&mut value, &attachments, &mut { usize::MAX }).map_err(|_| EncodeError::Value)?;
     }
     Ok(value)
 }
@@ -339,13 +347,13 @@ pub fn to_value<T: Serialize + ?Sized>(value: &T) -> Result<Value, EncodeError> 
 /// # Ok::<(), sio::EncodeError>(())
 /// ```
 pub fn to_args<T: Serialize + ?Sized>(args: &T) -> Result<Vec<Value>, EncodeError> {
-    match args.serialize(Probe) {
-        Err(Shape::Nothing) => Ok(Vec::new()),
-        Err(Shape::List) => match to_value(args)? {
+    match Shape::of(args) {
+        Shape::Nothing => Ok(Vec::new()),
+        Shape::List => match to_value(args)? {
             Value::Array(list) => Ok(list),
             other => Ok(vec![other]),
         },
-        Err(Shape::One) | Ok(()) => Ok(vec![to_value(args)?]),
+        Shape::One => Ok(vec![to_value(args)?]),
     }
 }
 
@@ -368,7 +376,7 @@ fn write_head(text: &mut Vec<u8>, kind: Kind, nsp: &str, id: Option<u64>) {
 }
 
 /// Appends what cannot fail: strings, numbers and [`Value`]s, whose keys are strings, to memory.
-fn json<T: Serialize + ?Sized>(text: &mut Vec<u8>, value: &T) {
+pub(super) fn json<T: Serialize + ?Sized>(text: &mut Vec<u8>, value: &T) {
     let _ = serde_json::to_writer(text, value);
 }
 
@@ -376,68 +384,126 @@ fn write<T: Serialize + ?Sized>(
     text: &mut Vec<u8>,
     attachments: &mut Vec<Bytes>,
     value: &T,
-) -> Result<(), serde_json::Error> {
-    value.serialize(&mut serde_json::Serializer::with_formatter(text, TakeOut { attachments }))
+) -> Result<(), EncodeError> {
+    let left = limits::PACKET_BYTES;
+    let mut writer =
+        serde_json::Serializer::with_formatter(Bounded { text, left }, TakeOut { attachments, left });
+    value
+        .serialize(&mut writer)
+        .map_err(|error| if error.is_io() { EncodeError::TooLarge } else { error.into() })?;
+    let bytes = attachments.iter().map(Bytes::len).sum::<usize>();
+    if bytes.saturating_add(text.len()) > limits::PACKET_BYTES { Err(EncodeError::TooLarge) } else { Ok(()) }
+}
+
+/// Text that ends at a limit: an error before it is too large, and not after.
+struct Bounded<'a> {
+    text: &'a mut Vec<u8>,
+    left: usize,
+}
+
+impl io::Write for Bounded<'_> {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        self.write_all(part).map(|()| part.len())
+    }
+
+    fn write_all(&mut self, part: &[u8]) -> io::Result<()> {
+        spend(&mut self.left, part.len())?;
+        self.text.extend_from_slice(part);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Takes `bytes` out of what is left.
+fn spend(left: &mut usize, bytes: usize) -> io::Result<()> {
+    *left = left.checked_sub(bytes).ok_or(io::ErrorKind::FileTooLarge)?;
+    Ok(())
 }
 
 /// Writes compact JSON with placeholders where bytes are, and keeps the bytes.
 struct TakeOut<'a> {
     attachments: &'a mut Vec<Bytes>,
+    left: usize,
 }
 
 impl Formatter for TakeOut<'_> {
     fn write_byte_array<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: &[u8]) -> io::Result<()> {
+        spend(&mut self.left, value.len())?;
         write!(writer, "{{\"_placeholder\":true,\"num\":{}}}", self.attachments.len())?;
         self.attachments.push(Bytes::copy_from_slice(value));
         Ok(())
     }
 }
 
-/// How a type presents itself to serde, which decides whether it is an argument list.
-#[derive(Debug)]
+/// How arguments are written: see [`args`](super::args).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     Nothing,
     List,
     One,
 }
 
-impl fmt::Display for Shape {
+impl Shape {
+    fn of<T: Serialize + ?Sized>(args: &T) -> Self {
+        match args.serialize(Probe) {
+            Err(Call::Args) => Self::List,
+            Err(Call::Tuple) if is_tuple::<T>() => Self::List,
+            Err(Call::Unit) if is_tuple::<T>() => Self::Nothing,
+            _ => Self::One,
+        }
+    }
+}
+
+/// The first call that a type makes to be serialised.
+#[derive(Debug)]
+enum Call {
+    Unit,
+    Tuple,
+    /// That of a list of arguments which is no tuple.
+    Args,
+    Other,
+}
+
+impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the shape of a value")
     }
 }
 
-impl std::error::Error for Shape {}
+impl std::error::Error for Call {}
 
-impl serde::ser::Error for Shape {
+impl serde::ser::Error for Call {
     /// A type whose `Serialize` fails at once: writing it will fail again, and say so.
     fn custom<M: fmt::Display>(_: M) -> Self {
-        Self::One
+        Self::Other
     }
 }
 
-/// Serialises nothing; its "error" is the shape of what it was given. Looking ahead like this keeps the text
-/// writer that of `serde_json`, instead of a second one in front of it.
+/// Serialises nothing; its "error" is the first call of what it was given. Looking ahead like this keeps the
+/// text writer that of `serde_json`, instead of a second one in front of it.
 struct Probe;
 
 macro_rules! one {
     ($($method:ident($($kind:ty),*);)*) => {$(
-        fn $method(self $(, _: $kind)*) -> Result<Self::Ok, Shape> {
-            Err(Shape::One)
+        fn $method(self $(, _: $kind)*) -> Result<Self::Ok, Call> {
+            Err(Call::Other)
         }
     )*};
 }
 
 impl Serializer for Probe {
     type Ok = ();
-    type Error = Shape;
-    type SerializeSeq = Impossible<(), Shape>;
-    type SerializeTuple = Impossible<(), Shape>;
-    type SerializeTupleStruct = Impossible<(), Shape>;
-    type SerializeTupleVariant = Impossible<(), Shape>;
-    type SerializeMap = Impossible<(), Shape>;
-    type SerializeStruct = Impossible<(), Shape>;
-    type SerializeStructVariant = Impossible<(), Shape>;
+    type Error = Call;
+    type SerializeSeq = Impossible<(), Call>;
+    type SerializeTuple = Impossible<(), Call>;
+    type SerializeTupleStruct = Impossible<(), Call>;
+    type SerializeTupleVariant = Impossible<(), Call>;
+    type SerializeMap = Impossible<(), Call>;
+    type SerializeStruct = Impossible<(), Call>;
+    type SerializeStructVariant = Impossible<(), Call>;
 
     one! {
         serialize_bool(bool);
@@ -460,24 +526,20 @@ impl Serializer for Probe {
         serialize_unit_variant(&'static str, u32, &'static str);
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Result<(), Shape> {
-        Err(Shape::One)
+    fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Result<(), Call> {
+        Err(Call::Other)
     }
 
-    fn serialize_unit(self) -> Result<(), Shape> {
-        Err(Shape::Nothing)
+    fn serialize_unit(self) -> Result<(), Call> {
+        Err(Call::Unit)
     }
 
-    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Shape> {
-        Err(Shape::Nothing)
+    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Call> {
+        Err(Call::Other)
     }
 
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(
-        self,
-        _: &'static str,
-        value: &T,
-    ) -> Result<(), Shape> {
-        value.serialize(self)
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, _: &T) -> Result<(), Call> {
+        Err(Call::Other)
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
@@ -486,20 +548,24 @@ impl Serializer for Probe {
         _: u32,
         _: &'static str,
         _: &T,
-    ) -> Result<(), Shape> {
-        Err(Shape::One)
+    ) -> Result<(), Call> {
+        Err(Call::Other)
     }
 
-    fn serialize_seq(self, _: Option<usize>) -> Result<Self::SerializeSeq, Shape> {
-        Err(Shape::One)
+    fn serialize_seq(self, _: Option<usize>) -> Result<Self::SerializeSeq, Call> {
+        Err(Call::Other)
     }
 
-    fn serialize_tuple(self, _: usize) -> Result<Self::SerializeTuple, Shape> {
-        Err(Shape::List)
+    fn serialize_tuple(self, _: usize) -> Result<Self::SerializeTuple, Call> {
+        Err(Call::Tuple)
     }
 
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self::SerializeTupleStruct, Shape> {
-        Err(Shape::List)
+    fn serialize_tuple_struct(
+        self,
+        name: &'static str,
+        _: usize,
+    ) -> Result<Self::SerializeTupleStruct, Call> {
+        Err(if name == ARGS { Call::Args } else { Call::Other })
     }
 
     fn serialize_tuple_variant(
@@ -508,16 +574,16 @@ impl Serializer for Probe {
         _: u32,
         _: &'static str,
         _: usize,
-    ) -> Result<Self::SerializeTupleVariant, Shape> {
-        Err(Shape::One)
+    ) -> Result<Self::SerializeTupleVariant, Call> {
+        Err(Call::Other)
     }
 
-    fn serialize_map(self, _: Option<usize>) -> Result<Self::SerializeMap, Shape> {
-        Err(Shape::One)
+    fn serialize_map(self, _: Option<usize>) -> Result<Self::SerializeMap, Call> {
+        Err(Call::Other)
     }
 
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self::SerializeStruct, Shape> {
-        Err(Shape::One)
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self::SerializeStruct, Call> {
+        Err(Call::Other)
     }
 
     fn serialize_struct_variant(
@@ -526,13 +592,13 @@ impl Serializer for Probe {
         _: u32,
         _: &'static str,
         _: usize,
-    ) -> Result<Self::SerializeStructVariant, Shape> {
-        Err(Shape::One)
+    ) -> Result<Self::SerializeStructVariant, Call> {
+        Err(Call::Other)
     }
 
     /// The default would format the text, only to throw it away.
-    fn collect_str<T: fmt::Display + ?Sized>(self, _: &T) -> Result<(), Shape> {
-        Err(Shape::One)
+    fn collect_str<T: fmt::Display + ?Sized>(self, _: &T) -> Result<(), Call> {
+        Err(Call::Other)
     }
 }
 

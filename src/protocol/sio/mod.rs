@@ -1,15 +1,15 @@
 //! Socket.IO v5: packets of namespaces, events, acknowledgements and binary in the midst of JSON.
 //!
 //! * [`value`]: JSON plus binary, what arguments are made of until they get a type.
-//! * [`json`]: parsing it, with limits.
+//! * [`json`]: parsing it, with limits, and [`deep`]: what nests beyond them.
 //! * [`packet`]: packets and their parts.
 //! * [`decode`]: Engine.IO messages to packets, attachments put back in place.
 //! * [`encode`]: typed arguments to the wire, attachments taken out.
 //! * `msgpack`: whole packets as MessagePack instead, with the feature of that name.
 //! * [`args`]: argument lists to types.
 //!
-//! **The argument rule**, both ways: a Rust tuple (or tuple struct, or array of fixed length: what serde
-//! calls a tuple) is an argument list, `()` is an empty one, and anything else is one argument.
+//! **The argument rule**, both ways: a tuple is the list of arguments, `()` an empty one, and anything else
+//! is one argument: an array, a tuple struct, `None` and [`Value::Null`] too. See [`args`].
 //!
 //! ```
 //! use sockring::protocol::sio::{self, Body, Decoder, Limits, Parser};
@@ -27,6 +27,7 @@
 
 pub mod args;
 pub mod decode;
+pub mod deep;
 pub mod encode;
 pub mod json;
 #[cfg(feature = "msgpack")]
@@ -37,6 +38,7 @@ pub mod value;
 
 pub use args::{ArgsError, from_args};
 pub use decode::{Decoder, Limits, SioError};
+pub use deep::DeepJson;
 pub use encode::{
     EncodeError, Encoded, ack, connect, connect_error, connect_v2, disconnect, error_v2, event, to_args,
     to_value,

@@ -401,6 +401,7 @@ fn write_value(out: &mut Vec<u8>, value: &Value, depth: usize) -> Result<(), Msg
                 write_value(out, value, depth)
             })
         }
+        Value::Deep(_) => Err(MsgpackError::TooDeep),
     }
 }
 
@@ -447,7 +448,7 @@ fn event(mut args: Vec<Value>) -> Result<Body, SioError> {
     }
     let name = match args.remove(0) {
         Value::String(name) => EventName::from(name),
-        Value::Number(number) => EventName::from(number.to_string()),
+        Value::Number(number) => EventName::from(number),
         _ => return Err(SioError::EventName),
     };
     Ok(Body::Event { name: allowed(name)?, args })

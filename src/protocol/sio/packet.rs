@@ -7,7 +7,7 @@ use std::ops::Deref;
 
 use compact_str::CompactString;
 
-use super::value::Value;
+use super::value::{Number, Value};
 
 /// The number that ties an acknowledgement to its event.
 pub type AckId = u64;
@@ -178,6 +178,17 @@ impl EventName {
 impl From<&str> for EventName {
     fn from(name: &str) -> Self {
         Self(name.into())
+    }
+}
+
+impl From<Number> for EventName {
+    /// The number in decimal, or `Infinity` or `-Infinity`, which no JSON can say but `1e400` is.
+    fn from(name: Number) -> Self {
+        match name {
+            Number::F64(name) if name == f64::INFINITY => "Infinity".into(),
+            Number::F64(name) if name == f64::NEG_INFINITY => "-Infinity".into(),
+            name => name.to_string().into(),
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use serde::de::{Deserializer, Error, IntoDeserializer, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::args::ArgsError;
-use super::value::{Number, Value};
+use super::json::MAX_DEPTH;
+use super::value::{DEEP, Number, Value};
 
 impl<'de> IntoDeserializer<'de, ArgsError> for &'de Value {
     type Deserializer = Self;
@@ -52,6 +53,15 @@ impl<'de> Deserializer<'de> for &'de Value {
                 let value = visitor.visit_map(&mut map)?;
                 map.end()?;
                 Ok(value)
+            }
+            // Only another `Value` can hold it.
+            Value::Deep(json) => {
+                let pair = std::iter::once((Key(DEEP), json.as_str()));
+                MapAccessDeserializer::new(MapDeserializer::new(pair))
+                    .deserialize_enum("Value", &[], visitor)
+                    .map_err(|_: ArgsError| {
+                        ArgsError::custom(format!("nested deeper than {MAX_DEPTH} levels"))
+                    })
             }
         }
     }

@@ -3,11 +3,12 @@
 use std::fmt::{self, Display, Write};
 
 use bytes::Bytes;
-use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::args::ArgsError;
+use super::deep::DeepJson;
 
 /// A JSON number that keeps integers exact.
 ///
@@ -126,6 +127,9 @@ pub enum Value {
     /// An object, in the order of its keys on the wire. No key is there twice if it was parsed or
     /// deserialised.
     Object(Vec<(String, Self)>),
+    /// An array or an object that nests too deep to be held as one of those above: it can be sent on as it
+    /// is, and not be looked into.
+    Deep(DeepJson),
 }
 
 impl Value {
@@ -270,6 +274,7 @@ impl Display for Value {
                 }
                 f.write_char('}')
             }
+            Self::Deep(json) => f.write_str(json.as_str()),
         }
     }
 }
@@ -311,6 +316,7 @@ impl Serialize for Value {
                 }
                 map.end()
             }
+            Self::Deep(json) => json.serialize(serializer),
         }
     }
 }
@@ -390,7 +396,18 @@ impl<'de> Visitor<'de> for ValueVisitor {
         drop_duplicates(&mut entries);
         Ok(Value::Object(entries))
     }
+
+    /// No format of data has enums that it names itself, so this is [`Value::Deep`], from another `Value`.
+    fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<Value, A::Error> {
+        let (name, variant) = data.variant::<String>()?;
+        let json = (name == DEEP).then(|| variant.newtype_variant()).transpose()?;
+        let deep = json.and_then(DeepJson::new).map(Value::Deep);
+        deep.ok_or_else(|| A::Error::custom("an enum is neither json nor binary"))
+    }
 }
+
+/// What [`Value::Deep`] is called between two values.
+pub(super) const DEEP: &str = "$sockring::Deep";
 
 macro_rules! from_number {
     ($wide:ty: $($narrow:ty)*) => {$(

@@ -10,15 +10,16 @@ const ELEMENTS_MAX: usize = 32;
 
 /// What an operator sets about permessage-deflate, with the names of the reference.
 ///
-/// The defaults differ from the reference's in one point: no context is kept from one message to the next, in
-/// neither direction. Then all sockets of a core share a compressor and an inflater, and a broadcast is
-/// compressed once, for whoever has negotiated it.
+/// The defaults differ from the reference's in one point: the server keeps no context from one message to the
+/// next. Then all sockets of a core share a compressor, and a broadcast is compressed once for all clients
+/// that have negotiated it.
 ///
 /// ```
 /// use sockring::protocol::ws::extensions::PerMessageDeflate;
 ///
 /// let options = PerMessageDeflate { threshold: 256, ..PerMessageDeflate::default() };
 /// assert_eq!((options.level, options.server_no_context_takeover), (6, true));
+/// assert!(!options.client_no_context_takeover);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PerMessageDeflate {
@@ -33,8 +34,12 @@ pub struct PerMessageDeflate {
     /// shared. With `false` each socket has a compressor of its own from its first message on: 306 KB with
     /// the default window and `mem_level`, 180 KB with the smallest window.
     pub server_no_context_takeover: bool,
-    /// Whether the client is told to compress each message on its own: `true` by default. With `false`
-    /// each socket that has sent a compressed message keeps an inflater of 40 KB.
+    /// `true` breaks Safari 15 and all else on iOS 15 and macOS 12, whose second message closes the socket.
+    ///
+    /// Whether the client is told to compress each message on its own: `false` by default. These clients
+    /// build each message on those before it whatever they are told. With `true` the other clients share an
+    /// inflater; with `false` each socket that has sent a compressed message keeps one of its own, 40 KB, as
+    /// long as it is open, unless its client has offered to do without context.
     pub client_no_context_takeover: bool,
     /// The largest window for messages to the client, as a power of two: 9 to 15, 15 by default.
     pub server_max_window_bits: u8,
@@ -50,7 +55,7 @@ impl Default for PerMessageDeflate {
             level: 6,
             mem_level: 8,
             server_no_context_takeover: true,
-            client_no_context_takeover: true,
+            client_no_context_takeover: false,
             server_max_window_bits: 15,
             client_max_window_bits: 15,
         }
@@ -79,8 +84,7 @@ pub struct MalformedExtensions;
 /// let offer = ["permessage-deflate; client_max_window_bits"];
 /// let agreed = negotiate(offer, &PerMessageDeflate::default())?.expect("an offer that is taken");
 /// assert_eq!((agreed.server_max_window_bits, agreed.server_no_context_takeover), (15, true));
-/// let answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
-/// assert_eq!(agreed.response(), answer);
+/// assert_eq!(agreed.response(), "permessage-deflate; server_no_context_takeover");
 /// # Ok::<(), sockring::protocol::ws::extensions::MalformedExtensions>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -312,7 +316,7 @@ mod tests {
         agreed.map(|agreed| agreed.response())
     }
 
-    const SHARED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    const SHARED: &str = "permessage-deflate; server_no_context_takeover";
 
     #[test]
     fn what_clients_send() {
@@ -320,7 +324,10 @@ mod tests {
         for (offer, extra) in [
             ("permessage-deflate; client_max_window_bits", ""),
             ("permessage-deflate", ""),
-            ("Permessage-Deflate;server_no_context_takeover;client_no_context_takeover", ""),
+            (
+                "Permessage-Deflate;server_no_context_takeover;client_no_context_takeover",
+                "; client_no_context_takeover",
+            ),
             // python `websockets`
             (
                 "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12",
@@ -338,6 +345,13 @@ mod tests {
         assert_eq!(answer(&[], &default), None);
         assert_eq!(answer(&["", " ,, "], &default), None);
         assert_eq!(answer(&["permessage-bzip; level=9"], &default), None);
+    }
+
+    #[test]
+    fn inflaters_are_shared_where_clients_may_be_told_so() {
+        let shared = PerMessageDeflate { client_no_context_takeover: true, ..PerMessageDeflate::default() };
+        let expected = format!("{SHARED}; client_no_context_takeover");
+        assert_eq!(answer(&["permessage-deflate"], &shared), Some(expected));
     }
 
     #[test]

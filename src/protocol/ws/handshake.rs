@@ -87,13 +87,27 @@ impl<'a> Handshake<'a> {
 
     /// The subprotocols the client offers, in its order of preference (RFC 6455 11.3.4).
     pub fn protocols(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.head
-            .headers()
-            .filter(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-protocol"))
-            .flat_map(|(_, value)| value.split(','))
-            .map(|offer| offer.trim_matches([' ', '\t']))
-            .filter(|offer| is_token(offer.as_bytes()))
+        offered_protocols(self.head.headers())
     }
+}
+
+/// The subprotocols that the fields of a request offer, in order (RFC 6455 11.3.4). What is no token is
+/// passed over.
+///
+/// ```
+/// let fields = [("Host", "a"), ("Sec-WebSocket-Protocol", "chat, superchat")];
+/// let offered = sockring::protocol::ws::handshake::offered_protocols(fields);
+/// assert_eq!(offered.collect::<Vec<_>>(), ["chat", "superchat"]);
+/// ```
+pub fn offered_protocols<'a>(
+    fields: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> impl Iterator<Item = &'a str> {
+    fields
+        .into_iter()
+        .filter(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-protocol"))
+        .flat_map(|(_, value)| value.split(','))
+        .map(|offer| offer.trim_matches([' ', '\t']))
+        .filter(|offer| is_token(offer.as_bytes()))
 }
 
 /// Checks a request for a WebSocket (RFC 6455 4.2.1).

@@ -68,11 +68,11 @@ export class Polling {
 
 /** A WebSocket whose messages queue up; text comes as strings, binary as buffers. */
 export class Ws {
-  constructor(url, options = {}) {
+  constructor(url, options = {}, protocols = []) {
     this.queue = [];
     this.waiting = [];
     this.answerPings = true;
-    this.socket = new WebSocket(url, { maxPayload: 64 << 20, ...options });
+    this.socket = new WebSocket(url, protocols, { maxPayload: 64 << 20, ...options });
     this.opened = within(
       new Promise((resolve, reject) => {
         this.socket.on("open", () => resolve(this));
@@ -95,8 +95,8 @@ export class Ws {
     this.socket.on("message", (data, binary) => this.#arrived(binary ? data : data.toString()));
   }
 
-  static open(url, options) {
-    return new Ws(url, options).opened;
+  static open(url, options, protocols) {
+    return new Ws(url, options, protocols).opened;
   }
 
   #arrived(message) {

@@ -21,6 +21,8 @@ struct Pair(String, u8);
 #[derive(Debug, PartialEq, Deserialize)]
 struct Newtype<T>(T);
 #[derive(Debug, PartialEq, Deserialize)]
+struct Unit;
+#[derive(Debug, PartialEq, Deserialize)]
 enum Choice {
     One,
     New(u8),
@@ -33,9 +35,7 @@ fn tuples_take_the_list() {
     let (a, b, c, d): (String, u8, Point, Bytes) = from_args(&args()).unwrap();
     assert_eq!((a.as_str(), b, c, &d[..]), ("a", 1, Point { x: 2 }, &b"bin"[..]));
     assert_eq!(from_args::<(String,)>(&args()).unwrap(), ("a".into(),));
-    assert_eq!(from_args::<Pair>(&args()).unwrap(), Pair("a".into(), 1));
-    assert_eq!(from_args::<Newtype<(String, u8)>>(&args()).unwrap(), Newtype(("a".into(), 1)));
-    assert_eq!(from_args::<[Value; 4]>(&args()).unwrap().to_vec(), args());
+    assert_eq!(from_args::<((String,),)>(&[vec!["a"].into()]).unwrap(), (("a".into(),),));
     assert_eq!(from_args::<(Value, Value)>(&["a".into()]).unwrap(), ("a".into(), Value::Null));
     from_args::<()>(&args()).unwrap();
     from_args::<()>(&[]).unwrap();
@@ -55,6 +55,18 @@ fn others_take_the_first() {
     assert_eq!(from_args::<Option<String>>(&[Value::Null]).unwrap(), None);
     assert_eq!(from_args::<Option<(u8, u8)>>(&[vec![1, 2].into()]).unwrap(), Some((1, 2)));
     assert_eq!(from_args::<f64>(&[3.into()]).unwrap(), 3.0);
+    let list = [vec![1, 2].into(), 3.into()];
+    assert_eq!(from_args::<[f64; 2]>(&list).unwrap(), [1.0, 2.0]);
+    assert_eq!(from_args::<Value>(&list).unwrap(), list[0]);
+    assert_eq!(error::<[f64; 3]>(&list), "argument 0: invalid length 2, expected an array of length 3");
+    assert_eq!(from_args::<Box<(u8, u8)>>(&list).unwrap(), Box::new((1, 2)));
+    assert_eq!(from_args::<Newtype<(u8, u8)>>(&list).unwrap(), Newtype((1, 2)));
+    let pair = [vec![Value::from("a"), 1.into()].into()];
+    assert_eq!(from_args::<Pair>(&pair).unwrap(), Pair("a".into(), 1));
+    assert_eq!(error::<Pair>(&args()), r#"argument 0: invalid type: string "a", expected tuple struct Pair"#);
+    assert_eq!(error::<Pair>(&[]), "argument 0 is missing");
+    assert_eq!(from_args::<Unit>(&[]).unwrap(), Unit);
+    assert_eq!(from_args::<Unit>(&[Value::Null]).unwrap(), Unit);
     assert_eq!(from_args::<char>(&["é".into()]).unwrap(), 'é');
     let keys = Value::Object(vec![("-5".into(), 1.into()), ("7".into(), 2.into())]);
     assert_eq!(from_args::<BTreeMap<i8, u8>>(&[keys]).unwrap(), BTreeMap::from([(-5, 1), (7, 2)]));
@@ -116,4 +128,44 @@ proptest! {
         let back: Sent = from_args(list).unwrap();
         prop_assert_eq!(back, sent);
     }
+}
+
+#[test]
+fn tuples_are_known_by_their_names() {
+    assert!(is_tuple::<()>() && is_tuple::<(u8,)>() && is_tuple::<&(u8, [u8; 2])>());
+    assert!(is_tuple::<&&mut &((u8, u8), &'static str)>());
+    for not in [
+        is_tuple::<[u8; 2]>(),
+        is_tuple::<[(u8, u8); 2]>(),
+        is_tuple::<&[(u8, u8)]>(),
+        is_tuple::<Option<(u8, u8)>>(),
+        is_tuple::<Box<(u8, u8)>>(),
+        is_tuple::<Pair>(),
+        is_tuple::<Newtype<(u8, u8)>>(),
+        is_tuple::<str>(),
+        is_tuple::<fn(u8) -> u8>(),
+        is_tuple::<&(dyn Send + Sync)>(),
+        is_tuple::<&mut (dyn Send + Sync)>(),
+        is_tuple::<Value>(),
+    ] {
+        assert!(!not);
+    }
+}
+
+/// What nests too deep is handed on between values, and nothing else can have it.
+#[test]
+fn deep_values_stay_values() {
+    let text = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    let value = super::super::Parser::new().parse(&text, 3).unwrap();
+    let args = [value.clone()];
+    assert_eq!(from_args::<Value>(&args).unwrap(), value);
+    assert_eq!(from_args::<(Value,)>(&args).unwrap().0, value);
+    assert_eq!(from_args::<Vec<Value>>(&args).unwrap(), value.as_array().unwrap());
+    assert_eq!(from_args::<Option<Value>>(&args).unwrap(), Some(value.clone()));
+    let refused = "argument 0: nested deeper than 128 levels";
+    assert_eq!(error::<serde_json::Value>(&args), refused);
+    assert_eq!(error::<[[[[u8; 1]; 1]; 1]; 1]>(&args), refused);
+    let named = serde_json::json!({ "$sockring::Deep": "[" });
+    assert!(crate::protocol::sio::to_value(&named).unwrap().as_object().is_some());
+    assert_eq!(crate::protocol::sio::to_value(&value).unwrap().to_string(), text);
 }

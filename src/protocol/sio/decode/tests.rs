@@ -103,10 +103,49 @@ fn refuses_what_the_reference_refuses() {
     ] {
         assert_eq!(text(packet), Err(error), "{packet}");
     }
-    assert!(matches!(
-        text(&format!("2[\"a\",{}{}]", "[".repeat(128), "]".repeat(128))),
-        Err(SioError::Json(JsonError::TooDeep))
-    ));
+}
+
+/// What `JSON.parse` takes never closes a connection.
+#[test]
+fn takes_what_the_reference_takes() {
+    for args in [
+        "1e400,-1e400",
+        r#""\ud83d","\udc00x""#,
+        &format!("{}{}", "[".repeat(128), "]".repeat(128)),
+        &format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)),
+        &format!("{}1{}", r#"{"a":"#.repeat(50_000), "}".repeat(50_000)),
+        &"9".repeat(400),
+        "1e-99999999999999999999,0e99999999999999999999",
+    ] {
+        for packet in [format!("2[\"a\",{args}]"), format!("31[{args}]"), format!("0{{\"a\":[{args}]}}")] {
+            assert!(matches!(text(&packet), Ok(Some(_))), "{}", &packet[..packet.len().min(80)]);
+        }
+    }
+    assert_eq!(body("2[1e400,1]"), Body::Event { name: "Infinity".into(), args: vec![1.into()] });
+    assert_eq!(body("2[-1e400]"), Body::Event { name: "-Infinity".into(), args: vec![] });
+}
+
+/// One attachment that many placeholders refer to, as a client that means harm sends it.
+#[test]
+fn every_reference_counts() {
+    let placeholder = r#"{"_placeholder":true,"num":0}"#;
+    let decoded = |references: usize, bytes: usize, limits: &Limits| {
+        let mut decoder = Decoder::new();
+        let packet = format!(r#"51-["a",{}]"#, vec![placeholder; references].join(","));
+        assert_eq!(decoder.text(&packet, &mut Parser::new(), limits), Ok(None));
+        decoder.binary(&vec![7; bytes], limits)
+    };
+    let limits = Limits { attachment_bytes: 100, ..Limits::default() };
+    // The reference takes a second one.
+    let Ok(Some(Packet { body: Body::Event { args, .. }, .. })) = decoded(2, 50, &limits) else {
+        panic!("an event")
+    };
+    assert_eq!(args, vec![Value::Binary(vec![7; 50].into()); 2]);
+    assert_eq!(decoded(2, 51, &limits), Err(SioError::AttachmentsTooLarge));
+    assert!(decoded(1, 100, &limits).is_ok());
+    assert!(decoded(1000, 0, &limits).is_ok());
+    assert_eq!(decoded(3000, 1_000_000, &Limits::default()), Err(SioError::AttachmentsTooLarge));
+    assert!(decoded(10, 1_000_000, &Limits::default()).is_ok());
 }
 
 #[test]
@@ -147,10 +186,25 @@ fn attachments_are_checked() {
         assert_eq!(decoder.text(&packet, &mut parser, &limits), Ok(None));
         decoder
     };
-    for num in
-        ["", ",\"num\":1", ",\"num\":-1", ",\"num\":\"0\"", ",\"num\":0.5", ",\"num\":null", ",\"num\":1e300"]
-    {
+    for num in [
+        "",
+        ",\"num\":1",
+        ",\"num\":-1",
+        ",\"num\":\"0\"",
+        ",\"num\":null",
+        ",\"num\":1e300",
+        ",\"num\":1e400",
+    ] {
         assert_eq!(waiting(num).binary(b"x", &limits), Err(SioError::Placeholder), "{num}");
+    }
+    // As JavaScript reads a number.
+    for (num, arg) in [
+        ("0.0", Bytes::from_static(b"x").into()),
+        ("-0", Bytes::from_static(b"x").into()),
+        ("0.5", Value::Null),
+    ] {
+        let packet = waiting(&format!(",\"num\":{num}")).binary(b"x", &limits).unwrap().unwrap();
+        assert_eq!(packet.body, Body::Event { name: "a".into(), args: vec![arg] }, "{num}");
     }
     let small = Limits { attachment_bytes: 3, ..limits };
     assert_eq!(waiting(",\"num\":0").binary(b"1234", &small), Err(SioError::AttachmentsTooLarge));
