@@ -1,5 +1,7 @@
 //! https and wss, seen from a client made of rustls.
 
+#[path = "../src/runtime/secure/tests/crafted.rs"]
+mod crafted;
 mod support;
 
 use std::fs;
@@ -28,6 +30,7 @@ both!(
     a_client_may_stop_in_any_way,
     sessions_resume_on_any_core,
     half_done_handshakes_are_given_up,
+    parts_of_messages_cost_their_connections_alone,
     a_slow_client_sends_byte_by_byte,
     clients_show_certificates,
     the_proxy_protocol_comes_before_tls,
@@ -223,6 +226,139 @@ fn sessions_resume_on_any_core(descriptors: Descriptors) {
         assert!(cores.iter().filter(|count| **count > 0).count() > 1, "{cores:?}");
     }
     end(server);
+}
+
+/// What comes after a record that holds a part of a message of the handshake.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Then {
+    Garbage,
+    /// Until the server gives it up.
+    Silence,
+    Data,
+    Close,
+    /// The server stops.
+    Shutdown,
+}
+
+/// A client that has said a part of a message, in a whole record.
+struct Cut {
+    at: String,
+    then: Then,
+    /// With a session, if it was made before.
+    client: Client,
+}
+
+impl Cut {
+    fn goes_on(&mut self) {
+        match self.then {
+            Then::Garbage => drop(self.client.stream.write_all(&[0x99; 20])),
+            Then::Close => drop(self.client.stream.shutdown(std::net::Shutdown::Write)),
+            Then::Silence | Then::Data | Then::Shutdown => {}
+        }
+    }
+
+    /// It ends, by an end of file or a reset.
+    fn ends(&mut self) {
+        let ended = self.client.stream.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
+        assert!(!matches!(ended, Err(std::io::ErrorKind::WouldBlock)), "{} {:?} hangs", self.at, self.then);
+    }
+}
+
+fn roots() -> rustls::RootCertStore {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(IDENTITY.certificate.clone()).unwrap();
+    roots
+}
+
+fn cut_hello(address: SocketAddr, part: usize, then: Then) -> Cut {
+    let mut client = Client::connect(address);
+    let record = crafted::plain(&hello()[5..][..part]);
+    client.stream.write_all(&record).unwrap();
+    Cut { at: format!("{part} bytes of a ClientHello"), then, client }
+}
+
+fn cut_finished(address: SocketAddr, part: usize, then: Then) -> Cut {
+    let (config, secrets) = crafted::config(roots());
+    let mut client = Client::connect(address);
+    let mut tls = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+    while tls.wants_write() {
+        tls.write_tls(&mut client.stream).unwrap();
+    }
+    while tls.is_handshaking() {
+        tls.read_tls(&mut client.stream).unwrap();
+        tls.process_new_packets().unwrap();
+    }
+    let mut flight = Vec::new();
+    while tls.wants_write() {
+        tls.write_tls(&mut flight).unwrap();
+    }
+    let message = secrets.handshake().open_last(0, &flight);
+    client.stream.write_all(&secrets.handshake().seal(0, &message[..part])).unwrap();
+    Cut { at: format!("{part} bytes of a Finished"), then, client }
+}
+
+/// A WebSocket that a topic is sent to.
+fn cut_key_update(address: SocketAddr, part: usize, then: Then) -> Cut {
+    let (config, secrets) = crafted::config(roots());
+    let mut client = Client::over_tls(address, config, "localhost").unwrap();
+    client.upgrade("/topic");
+    client.stream.write_all(&secrets.traffic().seal(1, &crafted::KEY_UPDATE[..part])).unwrap();
+    Cut { at: format!("{part} bytes of a KeyUpdate"), then, client }
+}
+
+fn parts_of_messages_cost_their_connections_alone(descriptors: Descriptors) {
+    let http = sockring::app::Options {
+        head_timeout: Duration::from_millis(700),
+        ..sockring::app::Options::default()
+    };
+    let builder = App::builder().runtime(options(descriptors, 1)).http(http);
+    let server = builder.listen_tls("127.0.0.1:0", IDENTITY.tls()).start(|app| {
+        set_up(app);
+        let subscribed = Behavior::<()>::default().open(|ws| assert!(ws.subscribe("topic")));
+        app.ws("/topic", subscribed);
+        let all = app.clone();
+        app.get("/publish", move |_, response| {
+            let _ = all.publish_text("topic", "to all");
+            response.end("published");
+        });
+    });
+    let server = server.unwrap();
+    let address = server.addresses()[0];
+    let mut stranger = client(&server);
+    let hello = hello().len() - 5;
+    let mut open: Vec<Cut> = Vec::new();
+    for then in [Then::Garbage, Then::Silence, Then::Data, Then::Close, Then::Shutdown] {
+        let parts = [1, 2, 3, 4, 5, 49, 50, hello / 2, hello - 1];
+        open.extend(parts.map(|part| cut_hello(address, part, then)));
+        open.extend([1, 4, 5, 20, 35].map(|part| cut_finished(address, part, then)));
+        open.extend([1, 2, 3, 4].map(|part| cut_key_update(address, part, then)));
+    }
+    assert_eq!(stranger.get("/secure").text(), "true");
+    open.iter_mut().for_each(Cut::goes_on);
+    // What the server has to say to those that may hear it leaves whole.
+    assert_eq!(stranger.get("/publish").text(), "published");
+    for cut in open.iter_mut().filter(|cut| cut.client.tls.is_some()) {
+        match cut.then {
+            Then::Garbage | Then::Close => {}
+            _ => assert_eq!(cut.client.text(), "to all", "{}", cut.at),
+        }
+    }
+    assert_eq!(stranger.get("/secure").text(), "true");
+    for cut in &mut open {
+        // WebSockets stay open, as they are idle for less long than they may.
+        let stays = cut.client.tls.is_some() && !matches!(cut.then, Then::Garbage | Then::Close);
+        if !stays {
+            cut.ends();
+        }
+    }
+    assert_eq!(
+        Client::over_tls(address, IDENTITY.client(), "localhost").unwrap().get("/secure").text(),
+        "true"
+    );
+    assert_eq!(server.metrics().total("panics"), 0);
+    let stopped = thread::spawn(move || end(server));
+    open.iter_mut().for_each(Cut::ends);
+    stopped.join().unwrap();
 }
 
 fn half_done_handshakes_are_given_up(descriptors: Descriptors) {

@@ -20,7 +20,7 @@ use crate::fanout::{Delivery, Frame, Moment, OutletId, RoomKey, Rooms, Space, Ta
 use crate::limits;
 use crate::protocol::http::Shapes;
 use crate::protocol::ws::deflate::Inflater;
-use crate::runtime::{self, ConnectionId, Core, Ended, Parcel, Sample, Service, Value};
+use crate::runtime::{self, ConnectionId, Core, Ended, Parcel, Sample, Service, Value, guarded};
 use crate::time::{Millis, http_date};
 
 thread_local! {
@@ -68,6 +68,8 @@ pub(crate) struct Inner {
     pub(super) inflaters: RefCell<HashMap<u32, Inflater, RandomState>>,
     /// What WebSockets have sent that is still to be read, by the slot of the connection.
     pub(super) kept: RefCell<HashMap<u32, Kept, RandomState>>,
+    /// What slow clients, who are late with an answer, had taken of what they are owed.
+    pub(super) taken: RefCell<HashMap<u32, u64, RandomState>>,
     swept: Cell<Millis>,
     pub(super) requests: Cell<u64>,
     /// The connection whose request is being given to its handler.
@@ -159,6 +161,7 @@ impl Inner {
             inflater: RefCell::default(),
             inflaters: RefCell::default(),
             kept: RefCell::default(),
+            taken: RefCell::default(),
             swept: Cell::new(0),
             requests: Cell::new(0),
             dispatching: Cell::new(None),
@@ -254,6 +257,7 @@ impl Inner {
         drop(table);
         self.inflaters.borrow_mut().remove(&id.slot());
         self.kept.borrow_mut().remove(&id.slot());
+        self.taken.borrow_mut().remove(&id.slot());
         self.unsubscribe_all(id);
         entry
     }
@@ -342,7 +346,8 @@ impl Inner {
     fn sweep(&self, now: Millis) {
         let expired = self.connections(|entry| entry.deadline.millis() <= now);
         for id in expired {
-            self.expire(id, now);
+            // Each in a boundary of its own: one that panics must not keep the others, now and at each tick.
+            self.core.step(id, "the timeout of a connection", || self.expire(id, now));
         }
     }
 
@@ -464,7 +469,7 @@ impl Service for Inner {
 
     fn tick(&self, now: Millis) {
         for layer in self.layers() {
-            layer.tick(now);
+            guarded("the timers of a layer", || layer.tick(now));
         }
         if now >= self.swept.get() + SWEEP_MS {
             self.swept.set(now);
@@ -508,7 +513,7 @@ impl Service for Inner {
 
     fn shutdown(&self) {
         for layer in self.layers() {
-            layer.shutdown();
+            guarded("the shutdown of a layer", || layer.shutdown());
         }
         for id in self.connections(|_| true) {
             let http = self.entry(id, |entry| match &entry.state {

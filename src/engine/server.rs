@@ -747,7 +747,8 @@ impl Layer for Inner {
             due.map(|(slot, _)| slot as u32).collect()
         };
         for slot in due {
-            self.due(slot, now);
+            // Each in a boundary of its own: one that panics must not keep the others.
+            runtime::guarded("the heartbeat of a session", || self.due(slot, now));
         }
         self.next.set(self.deadlines.borrow().iter().copied().min().unwrap_or(Millis::MAX));
     }

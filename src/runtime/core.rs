@@ -26,7 +26,7 @@ use super::listener::Listening;
 use super::memory::Memory;
 use super::metrics::{Counters, Sample};
 use super::places::Places;
-use super::ring::{Completion, Kind, Ring, Target};
+use super::ring::{Completion, Kind, Rig, Ring, Target};
 use crate::fanout::{Class, Delivery, Directory, Frame, Mesh, OutletId, Outlets, Queue, Task, Via};
 use crate::limits;
 use crate::time::Millis;
@@ -277,8 +277,7 @@ impl fmt::Debug for Core {
 pub(super) struct Setup {
     pub(super) index: usize,
     pub(super) shared: Arc<Shared>,
-    pub(super) ring: Ring,
-    pub(super) buffers: ReceiveBuffers,
+    pub(super) rig: Rig,
     pub(super) listeners: Vec<Listening>,
     pub(super) capacity: usize,
     pub(super) connections_per_address: usize,
@@ -296,8 +295,8 @@ impl Core {
         Rc::new(Self {
             index: setup.index,
             shared: setup.shared,
-            ring: RefCell::new(setup.ring),
-            buffers: RefCell::new(setup.buffers),
+            ring: RefCell::new(setup.rig.ring),
+            buffers: RefCell::new(setup.rig.buffers),
             listeners: RefCell::new(setup.listeners),
             connections: RefCell::new(Connections::new(reserve, setup.connections_per_address)),
             prefaces: RefCell::default(),
@@ -637,7 +636,7 @@ impl Core {
     }
 
     /// Runs a step for a connection within a boundary: a panic in it ends this connection alone.
-    pub(super) fn step(&self, id: ConnectionId, doing: &str, f: impl FnOnce()) {
+    pub(crate) fn step(&self, id: ConnectionId, doing: &str, f: impl FnOnce()) {
         if guarded(doing, f).is_some() {
             return;
         }
@@ -684,12 +683,19 @@ impl Core {
         self.bell.ring();
     }
 
-    /// Queues requests on the ring. A ring that takes none is beyond help: the completion queue would have
-    /// to be full of completions that no turn has read.
+    /// Queues requests on the ring. A ring that takes none is beyond help: the next turn submits, fails as
+    /// well, and ends the worker.
     pub(super) fn queue(&self, f: impl FnOnce(&mut Ring) -> std::io::Result<()>) {
-        if let Err(error) = f(&mut self.ring.borrow_mut()) {
+        let _ = self.try_queue(f);
+    }
+
+    /// The same; whether they are queued.
+    pub(super) fn try_queue(&self, f: impl FnOnce(&mut Ring) -> std::io::Result<()>) -> bool {
+        let queued = f(&mut self.ring.borrow_mut());
+        if let Err(error) = &queued {
             tracing::error!("core {}: a request could not be queued: {error}", self.index);
         }
+        queued.is_ok()
     }
 
     pub(super) fn service(&self) -> Option<Rc<dyn Service>> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -141,10 +141,15 @@ impl Listener {
         }
         let count = RawFd::try_from(number("LISTEN_FDS").unwrap_or(0)).unwrap_or(0);
         let listener = |fd| {
-            // SAFETY: only borrowed, for one call; if it is not open, that call says so.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-            // Duplicated, because whoever asks twice must not own one descriptor twice.
-            Self::try_from(fd.try_clone_to_owned()?)
+            // Duplicated, because whoever asks twice must not own one descriptor twice. By its number:
+            // nothing may claim that it is open before the kernel has said so. SAFETY: no memory is
+            // involved.
+            let duplicate = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, FIRST) };
+            if duplicate < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // SAFETY: the kernel has just made this descriptor for us.
+            Self::try_from(unsafe { OwnedFd::from_raw_fd(duplicate) })
         };
         (FIRST..FIRST.saturating_add(count)).map(listener).collect()
     }

@@ -319,7 +319,10 @@ impl Core {
             (queued, slow, outlets.queued(), outlets.dropped())
         };
         let elsewhere = if self.index == 0 { PANICS_ELSEWHERE.load(Ordering::Relaxed) } else { 0 };
-        let lost = self.ring.borrow_mut().completions_lost();
+        let (lost, withheld) = {
+            let mut ring = self.ring.borrow_mut();
+            (ring.completions_lost(), ring.buffers_withheld())
+        };
         let mut samples = vec![
             gauge("connections", "Connections that are open.", self.connections()),
             gauge("connections_max", "Connections that there are places for.", self.places.capacity),
@@ -338,6 +341,11 @@ impl Core {
             counted.received_bytes.sample("received_bytes", "Bytes that came in, those of TLS included."),
             counted.receives.sample("receives", "Completions of receives with bytes."),
             counted.buffers_exhausted.sample("receive_buffers_exhausted", "Receives without a free buffer."),
+            Sample::new(
+                "receive_buffers_withheld",
+                "Buffers of failed receives that are not used again.",
+                Value::Counter(withheld),
+            ),
             counted.sends.sample("sends", "Sends that were submitted."),
             counted.short_sends.sample("short_sends", "Sends that a socket took in part, or not at all."),
             counted.sent_bytes.sample("sent_bytes", "Bytes that sockets took, those of TLS left out."),

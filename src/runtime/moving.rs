@@ -27,7 +27,10 @@ impl Core {
                 let arrival = Tag { kind: Kind::Arrived, generation: 0, slot: key };
                 connection.moving = Some(Box::new(Moving { core, parcel: Parcel::placeholder(key) }));
                 let ring = self.shared.rings[core].load(Ordering::Acquire);
-                self.queue(|r| r.send_descriptor(file, ring, arrival, id.tag(Kind::Moved)));
+                drop(connections);
+                if !self.try_queue(|r| r.send_descriptor(file, ring, arrival, id.tag(Kind::Moved))) {
+                    self.moved(id, -libc::EBUSY);
+                }
             }
             Target::Normal(fd) => {
                 let outlet = connection.outlet;

@@ -9,17 +9,16 @@ use std::os::unix::net::UnixStream;
 use io_uring::{IoUring, opcode, squeue, types};
 
 use super::StartError;
-use super::ring::{Kind, Ring, Tag, Target};
+use super::ring::{Kind, Rig, Ring, Tag, Target};
 
 /// Tries the socket ring's operations once and explains a failure.
 pub(super) fn check() -> Result<(), StartError> {
-    let (ring, _buffers) = Ring::new(None).map_err(explain)?;
-    // Locals are dropped in reverse: the ring must go before its buffers.
-    let mut ring = ring;
+    let mut rig = Rig::new(None).map_err(explain)?;
+    let ring = &mut rig.ring;
     if !ring.has_skip_success() {
         return Err(StartError::TooOld("IOSQE_CQE_SKIP_SUCCESS (5.17)"));
     }
-    multishot_receive(&mut ring).map_err(|_| StartError::TooOld("multishot receive (6.0)"))
+    multishot_receive(ring).map_err(|_| StartError::TooOld("multishot receive (6.0)"))
 }
 
 fn explain(error: io::Error) -> StartError {

@@ -106,6 +106,20 @@ pub(super) struct Completion {
     pub(super) buffer: Option<Lent>,
 }
 
+/// A completion, with the buffer that it lends if it has one to lend: none if it has failed.
+fn taken_out(user_data: u64, result: i32, flags: u32) -> Completion {
+    let id = cqueue::buffer_select(flags);
+    let buffer = usize::try_from(result).ok().zip(id).map(|(len, id)| {
+        // SAFETY: id and length are those of this completion, and each is read once.
+        unsafe { Lent::new(id, len) }
+    });
+    Completion { tag: Tag::from_bits(user_data), result, more: cqueue::more(flags), buffer }
+}
+
+/// Enters in a row that the kernel refuses although there is room for completions, after which it is
+/// believed.
+const REFUSALS: usize = 1000;
+
 /// One send of a burst.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Send<'a> {
@@ -134,13 +148,22 @@ pub(super) struct Ring {
     // Dropped first, so that the kernel lets go of the memory that the other fields own.
     uring: IoUring,
     accepts: AcceptSlots,
+    /// Completions that were taken out to make room for others, before all that are in the queue.
+    stash: VecDeque<Completion>,
     overflow_noted: bool,
+    withheld: u64,
 }
 
-impl Ring {
-    /// Builds the ring and its receive buffers. Must run on the thread that will use it (R7). The buffers
-    /// must be dropped after the ring.
-    pub(super) fn new(direct_slots: Option<u32>) -> io::Result<(Self, ReceiveBuffers)> {
+/// A ring and the buffers that the kernel fills through it. They are dropped in this order, on every way
+/// out: the kernel must have let go of the buffers when they are freed.
+pub(super) struct Rig {
+    pub(super) ring: Ring,
+    pub(super) buffers: ReceiveBuffers,
+}
+
+impl Rig {
+    /// Builds the ring and its receive buffers. Must run on the thread that will use it (R7).
+    pub(super) fn new(direct_slots: Option<u32>) -> io::Result<Self> {
         let uring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -148,13 +171,17 @@ impl Ring {
             .setup_submit_all()
             .setup_cqsize(limits::COMPLETION_ENTRIES)
             .build(limits::SUBMISSION_ENTRIES)?;
-        let buffers = ReceiveBuffers::register(&uring.submitter())?;
         if let Some(slots) = direct_slots {
             uring.submitter().register_files_sparse(slots)?;
         }
-        Ok((Self { uring, accepts: AcceptSlots::default(), overflow_noted: false }, buffers))
+        // The last step that can fail: buffers that are registered are never freed before the ring.
+        let buffers = ReceiveBuffers::register(&uring.submitter())?;
+        let (accepts, stash) = (AcceptSlots::default(), VecDeque::new());
+        Ok(Self { ring: Ring { uring, accepts, stash, overflow_noted: false, withheld: 0 }, buffers })
     }
+}
 
+impl Ring {
     /// Puts a descriptor into a slot of the ring's table, where otherwise only the kernel puts any.
     #[cfg(test)]
     pub(super) fn insert_direct(&mut self, slot: u32, fd: RawFd) {
@@ -205,25 +232,38 @@ impl Ring {
         u64::from(self.uring.completion().overflow())
     }
 
+    /// Buffers that were not offered to the kernel again, because it may have them already: see `taken_out`.
+    pub(super) fn buffers_withheld(&self) -> u64 {
+        self.withheld
+    }
+
     /// Whether completions wait.
     pub(super) fn has_completions(&mut self) -> bool {
-        !self.uring.completion().is_empty()
+        !self.stash.is_empty() || !self.uring.completion().is_empty()
     }
 
     /// Whether the kernel says that it has work which only an enter carries out. It may have none: see R11.
     pub(super) fn has_task_work(&mut self) -> bool {
-        self.uring.submission().taskrun()
+        let queue = self.uring.submission();
+        // Completions that the queue had no room for come with an enter as well.
+        queue.taskrun() || queue.cq_overflow()
     }
 
     /// Submits what is queued and lets the kernel do what it has put off, until the queue is empty (R4).
+    ///
+    /// The kernel takes nothing (EBUSY) while completions wait that the queue has no room for: those in the
+    /// queue are set aside then. So what is queued never waits for a caller that could not read completions
+    /// now, such as a burst or a pair of linked requests.
     pub(super) fn submit(&mut self) -> io::Result<()> {
+        let mut refusals = 0;
         loop {
             match self.uring.submit() {
                 Ok(_) => {}
                 Err(error) => match error.raw_os_error() {
-                    // The completion queue is full of what the caller has yet to read, or a signal came.
                     Some(libc::EINTR | libc::EAGAIN) => {}
-                    Some(libc::EBUSY) => return Ok(()),
+                    Some(libc::EBUSY) if refusals < REFUSALS => {
+                        refusals = if self.set_completions_aside() { 0 } else { refusals + 1 };
+                    }
                     _ => return Err(error),
                 },
             }
@@ -233,8 +273,25 @@ impl Ring {
         }
     }
 
+    /// Makes room in the completion queue; whether there was anything in it.
+    fn set_completions_aside(&mut self) -> bool {
+        let mut stash = mem::take(&mut self.stash);
+        let before = stash.len();
+        self.take_out(&mut stash, usize::MAX);
+        self.stash = stash;
+        self.stash.len() > before
+    }
+
     /// Moves completions into `out`, at most until it holds `max`.
     pub(super) fn reap(&mut self, out: &mut VecDeque<Completion>, max: usize) {
+        let stashed = self.stash.len().min(max.saturating_sub(out.len()));
+        out.extend(self.stash.drain(..stashed));
+        if self.stash.is_empty() {
+            self.take_out(out, max);
+        }
+    }
+
+    fn take_out(&mut self, out: &mut VecDeque<Completion>, max: usize) {
         let mut queue = self.uring.completion();
         if queue.overflow() > 0 && !self.overflow_noted {
             self.overflow_noted = true;
@@ -242,13 +299,14 @@ impl Ring {
         }
         while out.len() < max {
             let Some(entry) = queue.next() else { return };
-            let (result, flags) = (entry.result(), entry.flags());
-            let buffer = cqueue::buffer_select(flags).map(|id| {
-                // SAFETY: id and length are those of this completion, and each is read once.
-                unsafe { Lent::new(id, usize::try_from(result).unwrap_or(0)) }
-            });
-            let tag = Tag::from_bits(entry.user_data());
-            out.push_back(Completion { tag, result, more: cqueue::more(flags), buffer });
+            let completion = taken_out(entry.user_data(), entry.result(), entry.flags());
+            // A failed receive has no bytes, and whether the kernel has still its buffer is not told. One
+            // that is offered twice would be filled for two sockets at once; one that is withheld is only
+            // missing.
+            if completion.buffer.is_none() && cqueue::buffer_select(entry.flags()).is_some() {
+                self.withheld += 1;
+            }
+            out.push_back(completion);
         }
     }
 
@@ -263,12 +321,8 @@ impl Ring {
             if unsafe { self.uring.submission().push(entry) }.is_ok() {
                 return Ok(());
             }
+            // The queue is empty afterwards.
             self.submit()?;
-            if self.uring.submission().is_full() {
-                return Err(io::Error::other(
-                    "the kernel takes no submissions: the completion queue is full",
-                ));
-            }
         }
     }
 
@@ -325,7 +379,7 @@ impl Ring {
     }
 
     /// Moves a direct descriptor to another ring and closes it here if that worked. `arrival` is the tag of
-    /// the completion that the other ring gets; ours has `tag`.
+    /// the completion that the other ring gets; ours has `tag`. After an error neither has been submitted.
     pub(super) fn send_descriptor(&mut self, slot: u32, to: RawFd, arrival: Tag, tag: Tag) -> io::Result<()> {
         // The pair is linked and must not be parted by a full queue.
         let queue = self.uring.submission();
@@ -428,16 +482,12 @@ impl Ring {
 
     /// Entries of a burst must not stay queued when their borrow ends.
     fn submit_or_abort(&mut self) {
-        while !self.uring.submission().is_empty() {
-            match self.uring.submit() {
-                Ok(_) => {}
-                Err(error)
-                    if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
-                Err(error) => {
-                    tracing::error!("io_uring_enter failed with sends in the queue: {error}");
-                    std::process::abort();
-                }
-            }
+        if self.uring.submission().is_empty() {
+            return;
+        }
+        if let Err(error) = self.submit() {
+            tracing::error!("io_uring_enter failed with sends in the queue: {error}");
+            std::process::abort();
         }
     }
 }
@@ -547,8 +597,8 @@ mod tests {
                 }
             }
         });
-        let (ring, _buffers) = Ring::new(None).unwrap();
-        let mut ring = ring;
+        let mut rig = Rig::new(None).unwrap();
+        let ring = &mut rig.ring;
         let target = Target::Normal(writer.as_raw_fd());
         let tag = Tag { kind: Kind::Send, generation: 1, slot: 0 };
         let (mut at, mut failures, mut short) = (0, VecDeque::new(), 0);
@@ -586,8 +636,8 @@ mod tests {
         let mut writer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         writer.set_nodelay(true).unwrap();
         let (reader, _) = listener.accept().unwrap();
-        let (ring, mut buffers) = Ring::new(None).unwrap();
-        let mut ring = ring;
+        let mut rig = Rig::new(None).unwrap();
+        let (ring, buffers) = (&mut rig.ring, &mut rig.buffers);
         let tag = Tag { kind: Kind::Receive, generation: 1, slot: 0 };
         let target = Target::Normal(reader.as_raw_fd());
         ring.receive(target, tag).unwrap();
@@ -614,6 +664,47 @@ mod tests {
         let _writer = writing.join().unwrap();
         ring.submit().unwrap();
         assert!(!ring.has_work(), "everything has been read");
+    }
+
+    /// More completions than the queue has room for wait while a burst, or a pair that must stay together,
+    /// is to be submitted: nothing is lost, parted, or waited for in vain.
+    #[test]
+    fn a_full_completion_queue_keeps_nothing_from_being_submitted() {
+        const PAIRS: usize = 3 * limits::COMPLETION_ENTRIES as usize;
+        let mut rig = Rig::new(Some(4)).unwrap();
+        let ring = &mut rig.ring;
+        let tag = Tag { kind: Kind::Send, generation: 1, slot: 7 };
+        let other = Rig::new(Some(4)).unwrap();
+        let arrival = Tag { kind: Kind::Arrived, generation: 0, slot: 0 };
+        for _ in 0..PAIRS {
+            // There is no file in the slot: the first of each pair fails, the other is cancelled; both
+            // answer.
+            ring.send_descriptor(2, other.ring.raw_fd(), arrival, tag).unwrap();
+        }
+        let sends = [Send { target: Target::Normal(-1), bytes: b"x", tag }; 100];
+        ring.burst(&sends).unwrap();
+        assert!(ring.uring.submission().is_empty());
+        let mut out = VecDeque::new();
+        while ring.has_work() {
+            ring.submit().unwrap();
+            ring.reap(&mut out, usize::MAX);
+        }
+        let of = |result: i32, kind| out.iter().filter(|c| c.result == -result && c.tag.kind == kind).count();
+        assert_eq!(of(libc::EBADF, Kind::Send), PAIRS + sends.len(), "{:?}", out.iter().take(3));
+        assert_eq!(of(libc::ECANCELED, Kind::Ignored), PAIRS, "none of a pair was submitted alone");
+        assert_eq!(ring.completions_lost(), 0);
+    }
+
+    #[test]
+    fn a_failed_receive_lends_no_buffer() {
+        // The flag that a buffer was selected, and its number above.
+        let flags = 1 | 5 << 16;
+        for (result, lends) in [(7, true), (0, true), (-libc::ENOBUFS, false), (-libc::ECANCELED, false)] {
+            let completion = taken_out(0, result, flags);
+            assert_eq!(completion.buffer.is_some(), lends, "{result}");
+            assert_eq!(completion.result, result);
+        }
+        assert!(taken_out(0, 7, 0).buffer.is_none());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::guard::{self, Panic, caught, guarded};
 use super::listener::Listening;
 use super::memory::Memory;
 use super::metrics::Metrics;
-use super::ring::{Kind, Ring};
+use super::ring::{Kind, Rig, Ring};
 use super::turn::Scratch;
 use super::{Descriptors, Endpoint, Options, StartError, listener, probe};
 use crate::fanout::{Doorbell, Task};
@@ -270,14 +270,20 @@ fn descriptor_limit() -> usize {
 
 /// The cores of the process's affinity mask.
 fn affinity() -> Vec<usize> {
-    // SAFETY: all zeroes is a valid (empty) set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `set` is a valid place for the answer, of the size that is given.
-    let known = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) } == 0;
-    // SAFETY: `cpu` is below the number of bits of a set.
-    let cores = (0..libc::CPU_SETSIZE as usize).filter(|cpu| known && unsafe { libc::CPU_ISSET(*cpu, &set) });
-    let cores: Vec<usize> = cores.collect();
-    if cores.is_empty() { vec![0] } else { cores }
+    const WORD: usize = libc::c_ulong::BITS as usize;
+    // The kernel wants room for all cores that it was built for, which may be more than a `cpu_set_t` has.
+    for words in (0..6).map(|doubled| (libc::CPU_SETSIZE as usize / WORD) << doubled) {
+        let mut set: Vec<libc::c_ulong> = vec![0; words];
+        let bytes = size_of_val(&set[..]);
+        // SAFETY: the kernel writes at most so many bytes, to memory that is a mask of cores in words, like a
+        // `cpu_set_t`.
+        if unsafe { libc::sched_getaffinity(0, bytes, set.as_mut_ptr().cast()) } == 0 {
+            let cores: Vec<usize> =
+                (0..words * WORD).filter(|cpu| set[cpu / WORD] >> (cpu % WORD) & 1 == 1).collect();
+            return if cores.is_empty() { vec![0] } else { cores };
+        }
+    }
+    vec![0]
 }
 
 struct Worker {
@@ -348,15 +354,14 @@ impl Worker {
     async fn serve(self, make: &MakeService, ready: &Ready) -> Result<(), StartError> {
         let all = self.capacity + limits::PLACES_RESERVED + limits::DESCRIPTORS_SPARE / 2;
         let slots = self.direct.then_some(all as u32);
-        let (ring, buffers) = Ring::new(slots).map_err(|source| StartError::Ring { source })?;
+        let rig = Rig::new(slots).map_err(|source| StartError::Ring { source })?;
         let bell = EventFd::new().map_err(|source| StartError::Ring { source })?;
-        self.shared.rings[self.index].store(ring.raw_fd(), Ordering::Release);
+        self.shared.rings[self.index].store(rig.ring.raw_fd(), Ordering::Release);
         self.shared.mesh.install(self.index, Box::new(bell.clone()));
         let core = Core::new(Setup {
             index: self.index,
             shared: self.shared.clone(),
-            ring,
-            buffers,
+            rig,
             listeners: self.listeners,
             capacity: self.capacity,
             connections_per_address: self.options.connections_per_address,
@@ -409,9 +414,15 @@ async fn tick(core: Weak<Core>) {
 
 /// Turn after turn, and in between monoio, until the core has stopped (R5, R6).
 async fn turns(core: &Rc<Core>, eventfd: &EventFd) -> io::Result<()> {
-    let mut scratch = Scratch::default();
     let file = Rc::new(monoio::fs::File::from_std(std::fs::File::from(eventfd.duplicate()?))?);
     let mut signal = Signal::new(file);
+    let outcome = turn_after_turn(core, eventfd, &mut signal).await;
+    signal.end(eventfd).await;
+    outcome
+}
+
+async fn turn_after_turn(core: &Rc<Core>, eventfd: &EventFd, signal: &mut Signal) -> io::Result<()> {
+    let mut scratch = Scratch::default();
     let mut parked = core.now();
     core.ring.borrow_mut().disable_eventfd();
     loop {
@@ -474,6 +485,15 @@ impl Signal {
         if let Err(error) = result {
             tracing::error!("the eventfd cannot be read: {error}");
         }
+    }
+
+    /// Waits for the read that is under way. monoio keeps the buffer of a read whose future was dropped
+    /// until the kernel has answered, and with its feature `async-cancel` asks it to; but it frees the
+    /// buffers of all that is still under way when the runtime is dropped, while the kernel may yet write to
+    /// this one.
+    async fn end(self, eventfd: &EventFd) {
+        eventfd.ring();
+        self.read.await;
     }
 
     fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {

@@ -4,9 +4,11 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{self, ClientConfig, ClientConnection, RootCertStore};
 
 use super::*;
+
+mod crafted;
 
 struct Pair {
     session: Session,
@@ -29,13 +31,41 @@ impl Pair {
         let config = builder.unwrap().with_root_certificates(roots).with_no_client_auth();
         let mut client = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
         client.set_buffer_limit(None);
+        Self::of(Session::new(ConnectionId::of(0, 0), &tls).unwrap(), client, cuts)
+    }
+
+    fn of(session: Session, client: ClientConnection, cuts: Vec<usize>) -> Self {
         Self {
-            session: Session::new(ConnectionId::of(0, 0), &tls).unwrap(),
+            session,
             client,
             records: Records::default(),
             received: Vec::new(),
             cuts: cuts.into_iter().cycle(),
         }
+    }
+
+    /// What the client has to say.
+    fn flight(&mut self) -> Vec<u8> {
+        let mut flight = Vec::new();
+        while self.client.wants_write() {
+            self.client.write_tls(&mut flight).unwrap();
+        }
+        flight
+    }
+
+    /// Carries what the server says to the client.
+    fn deliver(&mut self) {
+        let mut back = self.records.bytes();
+        while !back.is_empty() {
+            // It takes no more than its buffer has room for.
+            self.client.read_tls(&mut back).unwrap();
+            self.client.process_new_packets().unwrap();
+        }
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = self.client.reader().read(&mut buffer) {
+            self.received.extend_from_slice(&buffer[..count]);
+        }
+        self.records.clear();
     }
 
     /// Carries everything to both sides, in pieces; what the server has read.
@@ -124,4 +154,129 @@ proptest! {
         let _ = pair.session.seal(b"secret", &mut pair.records);
         prop_assert_eq!(pair.records.len, before);
     }
+}
+
+/// What comes after a record that holds a part of a message.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Then {
+    Garbage,
+    /// The server says nothing until it gives the connection up: it closes, and what it owes is dropped.
+    Silence,
+    /// The server has something to send.
+    Data,
+    /// The peer closes in form; over a part of a message that is an error.
+    Close,
+    /// The server closes, with something to send.
+    Shutdown,
+    /// The rest of the message.
+    Rest,
+}
+
+const ALL: [Then; 6] = [Then::Garbage, Then::Silence, Then::Data, Then::Close, Then::Shutdown, Then::Rest];
+
+/// A message of the client, cut: the session is there where the message is due.
+struct Cut {
+    pair: Pair,
+    secrets: Arc<crafted::Secrets>,
+    message: Vec<u8>,
+    kind: What,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum What {
+    Hello,
+    Finished,
+    KeyUpdate,
+}
+
+impl Cut {
+    fn new(tls: &Tls, roots: &RootCertStore, kind: What) -> Self {
+        let (config, secrets) = crafted::config(roots.clone());
+        let client = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+        let mut pair = Pair::of(Session::new(ConnectionId::of(0, 0), tls).unwrap(), client, vec![4096]);
+        let message = match kind {
+            What::Hello => pair.flight()[5..].to_vec(),
+            What::Finished => {
+                let mut hello = pair.flight();
+                let standing = pair.session.receive(&mut hello, &mut Vec::new(), &mut pair.records);
+                assert_eq!(standing, Standing::Open);
+                pair.deliver();
+                secrets.handshake().open_last(0, &pair.flight())
+            }
+            What::KeyUpdate => {
+                pair.pump();
+                crafted::KEY_UPDATE.to_vec()
+            }
+        };
+        Self { pair, secrets, message, kind }
+    }
+
+    fn record(&self, number: u64, bytes: &[u8]) -> Vec<u8> {
+        match self.kind {
+            What::Hello => crafted::plain(bytes),
+            What::Finished => self.secrets.handshake().seal(number, bytes),
+            What::KeyUpdate => self.secrets.traffic().seal(number, bytes),
+        }
+    }
+
+    fn receive(&mut self, mut bytes: Vec<u8>) -> Standing {
+        self.pair.session.receive(&mut bytes, &mut Vec::new(), &mut self.pair.records)
+    }
+}
+
+/// rustls keeps places in bytes that it has not discarded, and reads there at the next call, whatever that is
+/// for: a call without these bytes panicked.
+#[test]
+fn a_part_of_a_message_harms_nobody_whatever_comes_next() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let tls = Tls::from_pem(made.cert.pem(), made.signing_key.serialize_pem()).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    for kind in [What::Hello, What::Finished, What::KeyUpdate] {
+        let len = Cut::new(&tls, &roots, kind).message.len();
+        for part in 1..len {
+            for then in ALL {
+                a_part_and(then, part, Cut::new(&tls, &roots, kind));
+            }
+        }
+    }
+}
+
+fn a_part_and(then: Then, part: usize, mut cut: Cut) {
+    let at = format!("{:?} {part} {then:?}", cut.kind);
+    let first = cut.record(0, &cut.message[..part]);
+    assert_eq!(cut.receive(first), Standing::Open, "{at}");
+    assert_eq!(cut.pair.records.len, 0, "{at}: nothing is said to a part");
+    let established = cut.kind == What::KeyUpdate;
+    match then {
+        Then::Garbage | Then::Close => {
+            let bytes = if then == Then::Garbage { vec![0x99; 20] } else { vec![21, 3, 3, 0, 2, 1, 0] };
+            let standing = cut.receive(bytes);
+            assert!(matches!(standing, Standing::Failed(_)), "{at}: {standing:?}");
+            // rustls says nothing to an alert in the middle of a message.
+            let alert = is_alert(cut.pair.records.bytes());
+            assert!(alert || then == Then::Close, "{at}: {:?}", cut.pair.records.bytes());
+        }
+        Then::Silence => {}
+        Then::Data | Then::Shutdown => {
+            cut.pair.session.seal(b"data", &mut cut.pair.records).unwrap();
+            cut.pair.received.clear();
+            cut.pair.deliver();
+            assert_eq!(cut.pair.received == b"data", established, "{at}");
+            assert!(established || cut.pair.received.is_empty(), "{at}");
+        }
+        Then::Rest => {
+            let rest = cut.record(1, &cut.message[part..]);
+            assert_eq!(cut.receive(rest), Standing::Open, "{at}");
+            assert_eq!(cut.pair.session.held.capacity(), 0, "{at}");
+            let answered = cut.pair.records.len > 0;
+            // The server's flight, its ticket, and nothing to a KeyUpdate that asks for none.
+            assert_eq!(answered, !established, "{at}");
+            assert_eq!(cut.pair.session.is_handshaking(), cut.kind == What::Hello, "{at}");
+        }
+    }
+    // However it stands, it can be closed, and more than once.
+    cut.pair.session.seal(b"late", &mut cut.pair.records).unwrap();
+    cut.pair.session.finish(&mut cut.pair.records);
+    cut.pair.session.finish(&mut cut.pair.records);
 }

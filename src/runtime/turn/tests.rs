@@ -11,16 +11,14 @@ use crate::runtime::adopt::Admission;
 use crate::runtime::connection::{Moving, Parcel};
 use crate::runtime::core::{Setup, Shared};
 use crate::runtime::memory::Memory;
-use crate::runtime::ring::Ring;
+use crate::runtime::ring::Rig;
 
 /// A core of two, without a worker around it.
 fn core(direct: bool) -> Rc<Core> {
-    let (ring, buffers) = Ring::new(direct.then_some(16)).unwrap();
     Core::new(Setup {
         index: 0,
         shared: Arc::new(Shared::new(2, Admission::new(2, 64, 0), Memory::default())),
-        ring,
-        buffers,
+        rig: Rig::new(direct.then_some(16)).unwrap(),
         capacity: 8,
         connections_per_address: 0,
         direct,
