@@ -5,6 +5,12 @@ use std::time::{Duration, SystemTime};
 /// Milliseconds since the process started: an argument of every state machine, never read by one.
 pub type Millis = u64;
 
+/// A duration in milliseconds; one that is endless, or as good as that, is as long as can be said. To be
+/// added to a time with `saturating_add`.
+pub(crate) fn millis(duration: Duration) -> Millis {
+    Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
+}
+
 /// The first second that a date of HTTP cannot say: the beginning of the year 10000.
 const END: Duration = Duration::from_secs(253_402_300_800);
 
@@ -32,6 +38,11 @@ pub(crate) mod tests {
         let epoch = SystemTime::UNIX_EPOCH;
         let nanosecond = Duration::from_nanos(1);
         vec![epoch - far, epoch - nanosecond, epoch - Duration::from_secs(1), epoch + END, epoch + far]
+    }
+
+    #[test]
+    fn endless_durations_stay_endless() {
+        assert_eq!((millis(Duration::MAX), millis(Duration::from_secs(7))), (Millis::MAX, 7000));
     }
 
     #[test]

@@ -279,11 +279,17 @@ fn a_handler_that_emits_without_end_is_told_what_is_dropped() {
     support::end(server);
 }
 
-/// Who does not read costs its limit and one large turn at most.
+/// A client that does not read what it asks for is not read from any more, and ends by its heartbeat.
 #[test]
 fn a_client_that_does_not_read_floods_is_closed() {
     let _alone = support::alone();
-    let server = start(Options::default, floods);
+    let quick = || {
+        let mut options = Options::default();
+        options.engine.ping_interval = Duration::from_millis(500);
+        options.engine.ping_timeout = Duration::from_millis(500);
+        options
+    };
+    let server = start(quick, floods);
     let mut client = Client::with_receive_buffer(server.addresses()[0], 4096);
     client.upgrade("/socket.io/?EIO=4&transport=websocket");
     client.send_text("40");

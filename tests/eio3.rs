@@ -20,7 +20,7 @@ crate::both!(
 const DATA_BYTES: usize = 8192;
 /// More than the kernel takes for a client that does not read.
 const MESSAGES: usize = 1000;
-const LIMIT_BYTES: usize = 16 << 20;
+const LIMIT_BYTES: usize = 4 << 20;
 /// The opcode of the frame with which a connection ends that the server could still write to.
 const CLOSE: u8 = 8;
 const ROUNDS: usize = 25;

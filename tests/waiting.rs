@@ -13,6 +13,7 @@ use sockring::engine;
 use sockring::io::{
     Ack, AckError, Args, ConnectionStateRecovery, Data, Event, Handle, Joined, Options, Server, Socket, Value,
 };
+use sockring::protocol::ws::frame::OpCode;
 use sockring::runtime::{Descriptors, Running};
 use support::{Client, alone, end, eventually};
 
@@ -427,6 +428,42 @@ fn the_latest_of_a_key_is_missed_once() {
     assert_eq!(missed.len(), 4, "{missed:?}");
     assert_eq!(missed[..3], [("price", Some(3006)), ("price", Some(3007)), ("price", Some(3008))]);
     assert_eq!(missed[3].0, "trade");
+    end(server);
+}
+
+/// Clients that announce attachments and do not send them hold what has come no longer than they may.
+#[test]
+fn attachments_that_do_not_come_are_given_up() {
+    let _alone = alone();
+    let options = || Options { attachment_timeout: Duration::from_millis(300), ..Options::default() };
+    let server = start(1, options, |io| {
+        io.sockets_on("file", |Args(args): Args, ack: Ack| ack.send(args.len()));
+    });
+    let address = server.addresses()[0];
+    let announce = "453-7[\"file\",{\"_placeholder\":true,\"num\":0},1,{\"_placeholder\":true,\"num\":2}]";
+    let mut honest = open(address);
+    join(&mut honest, &json!({}));
+    let mut liars: Vec<Client> = (0..20).map(|_| open(address)).collect();
+    for (sent, liar) in liars.iter_mut().enumerate() {
+        join(liar, &json!({}));
+        liar.send_text(announce);
+        for _ in 0..sent % 3 {
+            liar.send(&support::masked(OpCode::Binary, &vec![0; 900_000]));
+        }
+    }
+    eventually("they are noticed", || server.metrics().total("pending_attachments") > 0);
+    // One that sends is not hurried: each attachment has its own time.
+    honest.send_text(announce);
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(120));
+        honest.send(&support::masked(OpCode::Binary, b"some"));
+    }
+    assert_eq!(honest.text(), "437[3]");
+    for mut liar in liars {
+        assert!(liar.ends());
+    }
+    assert_eq!(server.metrics().total("pending_attachments"), 0);
+    assert_eq!(server.metrics().total("sockets"), 1);
     end(server);
 }
 

@@ -97,9 +97,8 @@ pub(super) struct Kept {
     paused: bool,
     /// Whether the client has closed its side: what it has sent before is still read.
     ended: bool,
-    /// Whether the client is to take what it is owed first; with what it had taken when that was last looked
-    /// at.
-    held: Option<u64>,
+    /// Whether the client is to take what it is owed first.
+    held: bool,
 }
 
 impl Kept {
@@ -139,13 +138,12 @@ impl Inner {
         }
         match why {
             Reading::Held => {
-                let taken = self.core.taken_bytes(id);
-                kept.held.get_or_insert(taken);
+                kept.held = true;
                 // When all has left: see `input_drained`.
                 self.core.notify_drained(id);
             }
             _ => {
-                kept.held = None;
+                kept.held = false;
                 self.core.read_again(id);
             }
         }
@@ -155,7 +153,7 @@ impl Inner {
 
     /// Receives no more while much is kept, or while the client is to read first.
     fn bound(&self, id: ConnectionId, kept: &mut Kept) {
-        if !kept.paused && (kept.held.is_some() || kept.unread() > limits::INPUT_KEPT_BYTES) {
+        if !kept.paused && (kept.held || kept.unread() > limits::INPUT_KEPT_BYTES) {
             kept.paused = true;
             self.core.pause(id);
         }
@@ -189,7 +187,7 @@ impl Inner {
     /// The connection ends now: what its client has said before is read, whatever the turn's budget. With
     /// TLS, whose connections are not kept for it, unless the client does not take what it is owed.
     pub(super) fn read_rest(&self, id: ConnectionId) {
-        let is_left = || self.kept.borrow().get(&id.slot()).is_some_and(|kept| kept.held.is_none());
+        let is_left = || self.kept.borrow().get(&id.slot()).is_some_and(|kept| !kept.held);
         while self.entry(id, |_| ()).is_some() && is_left() {
             self.websocket_ready(id);
         }
@@ -198,7 +196,7 @@ impl Inner {
     /// A client has taken all that it was owed: what it has sent may be read.
     pub(super) fn input_drained(&self, id: ConnectionId) {
         let held = match self.kept.borrow_mut().get_mut(&id.slot()) {
-            Some(kept) => kept.held.take().is_some(),
+            Some(kept) => mem::take(&mut kept.held),
             None => false,
         };
         if held {
@@ -217,13 +215,19 @@ impl Inner {
         }
     }
 
-    /// Whether it is not the client's fault that nothing was read from it: its input waits for a turn with
-    /// time, or for the client to take what it is owed, and it has taken some since this was last asked.
+    /// Whether it is not the client's fault that nothing was heard of it: what it has sent waits for a turn
+    /// with time, or it takes what it is owed and has taken some since this was last asked. A ping behind
+    /// much else has not come to it yet.
     pub(super) fn is_excused(&self, id: ConnectionId) -> bool {
-        let mut all = self.kept.borrow_mut();
-        let Some(kept) = all.get_mut(&id.slot()) else { return false };
-        let Some(before) = &mut kept.held else { return true };
-        let taken = self.core.taken_bytes(id);
-        mem::replace(before, taken) != taken
+        if self.kept.borrow().get(&id.slot()).is_some_and(|kept| !kept.held) {
+            return true;
+        }
+        let mut taken = self.taken.borrow_mut();
+        if self.core.owed_bytes(id) == 0 {
+            taken.remove(&id.slot());
+            return false;
+        }
+        let now = self.core.taken_bytes(id);
+        taken.insert(id.slot(), now) != Some(now) && now > 0
     }
 }

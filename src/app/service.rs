@@ -68,6 +68,8 @@ pub(crate) struct Inner {
     pub(super) inflaters: RefCell<HashMap<u32, Inflater, RandomState>>,
     /// What WebSockets have sent that is still to be read, by the slot of the connection.
     pub(super) kept: RefCell<HashMap<u32, Kept, RandomState>>,
+    /// What slow clients, who are late with an answer, had taken of what they are owed.
+    pub(super) taken: RefCell<HashMap<u32, u64, RandomState>>,
     swept: Cell<Millis>,
     pub(super) requests: Cell<u64>,
     /// The connection whose request is being given to its handler.
@@ -159,6 +161,7 @@ impl Inner {
             inflater: RefCell::default(),
             inflaters: RefCell::default(),
             kept: RefCell::default(),
+            taken: RefCell::default(),
             swept: Cell::new(0),
             requests: Cell::new(0),
             dispatching: Cell::new(None),
@@ -254,6 +257,7 @@ impl Inner {
         drop(table);
         self.inflaters.borrow_mut().remove(&id.slot());
         self.kept.borrow_mut().remove(&id.slot());
+        self.taken.borrow_mut().remove(&id.slot());
         self.unsubscribe_all(id);
         entry
     }

@@ -567,3 +567,43 @@ pub(super) async fn single<T: DeserializeOwned>(answers: BroadcastAckFuture<T>) 
         Err(error) => Err(error.reason),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Polls once.
+    fn answers(collector: &Collector) -> Option<Answers> {
+        match collector.poll(&Context::from_waker(Waker::noop())) {
+            Poll::Ready(answers) => Some(answers),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn answers_are_bounded_together() {
+        let collector = Collector::new();
+        collector.clients(1000);
+        let large = "x".repeat(1 << 20);
+        for _ in 0..limits::ANSWERS_BYTES / (1 << 20) {
+            assert!(answers(&collector).is_none());
+            collector.answer(vec![Value::from(large.as_str())]);
+        }
+        let (came, error) = answers(&collector).unwrap();
+        assert_eq!(error, Some(AckError::Dropped));
+        assert_eq!(came.len(), limits::ANSWERS_BYTES / (1 << 20) - 1, "those that came are there");
+    }
+
+    #[test]
+    fn broadcasts_that_are_answered_do_not_stay_until_their_deadlines() {
+        let watches = Watches::default();
+        for number in 0..10_000 {
+            let collector = Collector::new();
+            watches.add(Watched { deadline: Millis::MAX, watch: Watch(collector.clone()) });
+            if number % 100 > 0 {
+                collector.clients(0);
+            }
+        }
+        assert!(watches.all.borrow().len() <= 2 * 100 + WATCHED_MIN, "{}", watches.all.borrow().len());
+    }
+}

@@ -12,7 +12,7 @@ use crate::protocol::Shown;
 use crate::protocol::query::Query;
 use crate::protocol::sio::{Body, Decoder, Packet, Value};
 use crate::runtime;
-use crate::time::Millis;
+use crate::time::{Millis, millis};
 
 /// One connection. Its place in its table says which.
 #[derive(Default)]
@@ -93,7 +93,7 @@ const SUPERSEDED_MAX: u8 = 100;
 
 impl Inner {
     pub(super) fn client_connected(&self, conn: engine::Socket) {
-        let deadline = self.core.now() + self.options.connect_timeout.as_millis() as Millis;
+        let deadline = self.core.now().saturating_add(millis(self.options.connect_timeout));
         let v2 = conn.protocol() == Some(3);
         let client =
             Client { generation: conn.generation(), decoder: Decoder::new(), v2, ..Client::default() };
@@ -144,6 +144,7 @@ impl Inner {
 
     pub(super) fn client_closed(&self, conn: engine::Socket, reason: CloseReason, details: &str) {
         self.incoming.forget(conn);
+        self.announced.borrow_mut().remove(&conn);
         let client = if conn.server != self.own.get() {
             self.guests.borrow_mut().remove(&conn)
         } else {
@@ -181,7 +182,9 @@ impl Inner {
             return;
         };
         let limits = &self.options.packet;
+        let was_idle = decoder.is_idle();
         let decoded = self.incoming.decode(&self.registry.wire, conn, message, &mut decoder, limits);
+        self.note_attachments(conn, was_idle, decoder.is_idle());
         self.client(conn, |client| client.decoder = decoder);
         match decoded {
             Ok(Some(packet)) => {
@@ -200,6 +203,34 @@ impl Inner {
                     }
                 }
                 conn.close();
+            }
+        }
+    }
+
+    /// Notes whether a client still owes attachments of a packet, and until when.
+    fn note_attachments(&self, conn: engine::Socket, was_idle: bool, is_idle: bool) {
+        if !is_idle {
+            let deadline = self.core.now().saturating_add(millis(self.options.attachment_timeout));
+            self.announced.borrow_mut().insert(conn, deadline);
+        } else if !was_idle {
+            self.announced.borrow_mut().remove(&conn);
+        }
+    }
+
+    /// Closes the clients whose attachments do not come. One that has to read first is given more time:
+    /// nothing is read from it.
+    pub(super) fn expire_attachments(&self, now: Millis) {
+        let late = |(_, deadline): &(&engine::Socket, &Millis)| **deadline <= now;
+        let late: Vec<engine::Socket> = {
+            let announced = self.announced.borrow();
+            announced.iter().filter(late).map(|(conn, _)| *conn).collect()
+        };
+        for conn in late {
+            if conn.buffered() > 0 {
+                self.note_attachments(conn, false, false);
+            } else {
+                tracing::debug!("a client is closed: an attachment that it has announced does not come");
+                conn.fail("an attachment does not come");
             }
         }
     }

@@ -25,6 +25,12 @@ pub struct Options {
     pub engine: engine::Options,
     /// How long a client may stay connected without joining a namespace.
     pub connect_timeout: Duration,
+    /// How long a client may take for each attachment of a packet that it has announced, a minute by default:
+    /// at the largest size that is some 130 kbit/s. What has come of the packet is kept until then, up to
+    /// [`attachment_bytes`](Limits::attachment_bytes) for each connection. One that takes longer is closed.
+    /// It does not hold with a [`parser`](Self::parser) of one's own, which knows by itself what it waits
+    /// for.
+    pub attachment_timeout: Duration,
     /// How much one packet may be; `attachments` is the reference's `maxAttachments`.
     pub packet: Limits,
     /// Whether the client's bundles and their source maps are served below the path, as
@@ -68,6 +74,7 @@ impl Default for Options {
         Self {
             engine: engine::Options { path: "/socket.io".into(), ..engine::Options::default() },
             connect_timeout: Duration::from_millis(45_000),
+            attachment_timeout: Duration::from_secs(60),
             packet: Limits::default(),
             serve_client: true,
             client_dist: None,

@@ -93,6 +93,8 @@ pub(super) struct Inner {
     recovery_usage: Rc<Usage>,
     pub(super) ids: RefCell<IdPool>,
     pub(super) incoming: Incoming,
+    /// Clients that owe attachments of a packet, and until when.
+    pub(super) announced: RefCell<HashMap<engine::Socket, Millis, RandomState>>,
     /// By the slot of the session of this server's own engine.
     pub(super) clients: RefCell<Vec<Option<Client>>>,
     /// Those of other engines.
@@ -173,6 +175,7 @@ impl Server {
             recovery_usage: Rc::default(),
             ids: RefCell::default(),
             incoming: Incoming::default(),
+            announced: RefCell::default(),
             clients: RefCell::default(),
             guests: RefCell::default(),
             own: Cell::new(u16::MAX),
@@ -514,6 +517,9 @@ impl Inner {
             self.all_namespaces().iter().for_each(NspInner::expire_sessions);
             self.limit_sessions();
         }
+        if !self.announced.borrow().is_empty() {
+            self.expire_attachments(now);
+        }
         self.watches.expire(now);
         loop {
             let due = self.unjoined.borrow_mut().pop_front_if(|(deadline, _)| *deadline <= now);
@@ -585,6 +591,11 @@ impl Layer for Upward {
             gauge("namespaces", "Namespaces.", namespaces.len()),
             gauge("sockets", "Sockets that have joined a namespace.", sockets),
             gauge("rooms", "Rooms with members, those of the sockets' own ids left out.", rooms),
+            gauge(
+                "pending_attachments",
+                "Clients that have announced attachments and not sent all of them.",
+                self.0.announced.borrow().len(),
+            ),
             gauge("pending_acks", "Acknowledgements that clients still owe.", acks),
             gauge(
                 "ack_deadlines",

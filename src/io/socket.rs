@@ -24,7 +24,7 @@ use crate::app::Request;
 use crate::engine::{self, SocketSid};
 use crate::fanout::{Delivery, Key};
 use crate::protocol::sio::{self, EncodeError, Value};
-use crate::time::Millis;
+use crate::time::{Millis, millis};
 
 /// The public id of a socket. It differs from the engine's session id, which is a secret, but for clients of
 /// Socket.IO v2: theirs is the session's id, behind the name of the namespace if that is not `/`.
@@ -198,7 +198,8 @@ impl Socket {
         self.conn().map(|conn| Client { server: self.server, conn })
     }
 
-    /// The request that opened the connection; `None` once it has left.
+    /// The request that opened the connection, as far as `engine::Options::kept_head_bytes` lets it be kept;
+    /// `None` once it has left.
     pub fn request(self) -> Option<Request> {
         self.with_entry(|entry| entry.request.clone())
     }
@@ -482,7 +483,7 @@ impl Socket {
 
     /// Limits the time for acknowledgements of what is emitted through the result.
     pub fn timeout(self, timeout: Duration) -> SocketOperator {
-        SocketOperator { timeout: Some(timeout.as_millis() as Millis), ..self.operator() }
+        SocketOperator { timeout: Some(millis(timeout)), ..self.operator() }
     }
 
     /// What is emitted through the result is dropped unless the client can take it at once: nothing waits
@@ -608,7 +609,7 @@ pub struct SocketOperator {
 impl SocketOperator {
     /// See [`Socket::timeout`].
     pub fn timeout(self, timeout: Duration) -> Self {
-        Self { timeout: Some(timeout.as_millis() as Millis), ..self }
+        Self { timeout: Some(millis(timeout)), ..self }
     }
 
     /// See [`Socket::volatile`].

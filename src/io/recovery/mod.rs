@@ -30,7 +30,7 @@ use super::{DisconnectReason, SocketId};
 use crate::engine;
 use crate::engine::SocketSid;
 use crate::protocol::sio::Value;
-use crate::time::Millis;
+use crate::time::{Millis, millis};
 
 /// Whether clients that lose their connection may come back as who they were, with the reference's names and
 /// defaults, and bounds that it does not have.
@@ -85,9 +85,10 @@ impl Default for ConnectionStateRecovery {
 
 impl ConnectionStateRecovery {
     pub(super) fn sessions(&self, engine: &engine::Options, usage: Rc<Usage>) -> Sessions {
-        let window = self.max_disconnection_duration.as_millis() as Millis;
+        let window = millis(self.max_disconnection_duration);
         // Until it is noticed that a client is gone, what it is sent may be lost as well. See `OFFSETS_KEPT`.
-        let unnoticed = (engine.ping_interval + engine.ping_timeout).as_millis() as Millis + UNNOTICED_SLACK;
+        let unnoticed =
+            millis(engine.ping_interval.saturating_add(engine.ping_timeout)).saturating_add(UNNOTICED_SLACK);
         let age = window.saturating_add(unnoticed);
         let bounds = Bounds { age, packets: self.max_packets, bytes: self.max_bytes };
         Sessions::new(window, bounds, usage)
