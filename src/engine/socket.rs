@@ -173,7 +173,9 @@ impl Socket {
         with_server(self, |server| server.with(self, |entry| entry.session.transport())).flatten()
     }
 
-    /// The request that opened the session.
+    /// The request that opened the session. One that is larger than
+    /// [`Options::kept_head_bytes`](super::Options::kept_head_bytes) lacks its largest header fields and
+    /// query parameters.
     pub fn request(self) -> Option<Request> {
         with_server(self, |server| server.with(self, |entry| entry.request.clone())).flatten()
     }

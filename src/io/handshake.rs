@@ -28,7 +28,8 @@ use crate::time::http_date;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Handshake {
-    /// The request that opened the connection.
+    /// The request that opened the connection. One that is larger than `engine::Options::kept_head_bytes`
+    /// lacks its largest header fields and query parameters.
     pub request: Request,
     /// The payload that the client's `auth` option gave; an empty object if there was none. For clients of
     /// Socket.IO v2 it is the query behind the namespace's name.

@@ -198,7 +198,8 @@ impl Socket {
         self.conn().map(|conn| Client { server: self.server, conn })
     }
 
-    /// The request that opened the connection; `None` once it has left.
+    /// The request that opened the connection, as far as `engine::Options::kept_head_bytes` lets it be kept;
+    /// `None` once it has left.
     pub fn request(self) -> Option<Request> {
         self.with_entry(|entry| entry.request.clone())
     }

@@ -85,6 +85,9 @@ pub enum NotAdopted {
     /// No worker has room for another connection.
     #[error("the server is full")]
     Full,
+    /// The process uses more memory than [`Options::max_memory`](super::Options::max_memory) allows.
+    #[error("the process is short of memory")]
+    Memory,
     /// The server stops, or has stopped.
     #[error("the server stops")]
     Stopping,
@@ -169,6 +172,9 @@ impl Adopter {
         let failed = |socket: Socket, read, why| Err(AdoptError { stream: socket.into(), read, why });
         if self.0.is_stopping() {
             return failed(socket, read, NotAdopted::Stopping);
+        }
+        if self.0.memory.is_short() {
+            return failed(socket, read, NotAdopted::Memory);
         }
         let peer = match prepare(&socket, self.0.admission.send_buffer) {
             Ok(peer) => peer,

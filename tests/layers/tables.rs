@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const DOCUMENTS: [&str; 2] = ["docs/COVERAGE.md", "docs/PORTING.md"];
+const DOCUMENTS: [&str; 3] = ["docs/COVERAGE.md", "docs/LIMITS.md", "docs/PORTING.md"];
 
 /// A name without a slash is a file of one of these folders.
 const FOLDERS: [&str; 2] = ["tests", "tests/clients"];
