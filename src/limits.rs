@@ -60,8 +60,8 @@ pub const COMPRESSION_WORK: usize = 16;
 /// kernel has delivered by then comes on top.
 pub const INPUT_KEPT_BYTES: usize = 64 * 1024;
 
-/// Bytes of the largest answer to a poll that is compressed: some milliseconds of work. A larger one leaves
-/// as it is.
+/// Bytes of answers to polls that one turn compresses: some milliseconds of work. What is beyond, a larger
+/// answer too, leaves as it is.
 pub const COMPRESSED_BYTES: usize = 256 * 1024;
 
 /// Bytes that one burst of sends hands to the kernel, or encrypts; one socket gets what it is owed in any

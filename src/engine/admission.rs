@@ -67,7 +67,12 @@ pub(super) const RETRY_AFTER: (&str, &str) = ("Retry-After", "10");
 
 impl Inner {
     /// Whether one more session may find a place, for now: asked before the application is asked for more.
+    /// While the process is short of memory there is none (the runtime says so in the log).
     pub(super) fn has_place(&self, transport: Transport) -> bool {
+        if self.core.is_short_of_memory() {
+            self.admission.refused.set(self.admission.refused.get() + 1);
+            return false;
+        }
         self.fits(transport) || self.oldest_fresh().is_some_and(|(_, late)| late) || self.turn_away()
     }
 

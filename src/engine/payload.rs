@@ -6,7 +6,6 @@ use super::server::{Inner, Link};
 use super::{Socket, translate};
 use crate::app::{Request, Response};
 use crate::fanout::{Frame, OutletId};
-use crate::limits;
 use crate::protocol::eio::{Dialect, Revision};
 use crate::protocol::http::{Coding, Effort, compress, negotiate};
 
@@ -74,19 +73,20 @@ impl Inner {
         Poll { response, coding, jsonp, packets_max, dialect: self.dialect(socket) }
     }
 
-    /// Whether a body of so many bytes is to be in this coding: one that is large, and any while the turn has
-    /// no more time, leaves as it is. Compression saves bytes; it is not to cost others their time.
+    /// Whether a body of so many bytes is to be in this coding: not one that is small, nor more in one turn
+    /// than [`COMPRESSED_BYTES`](crate::limits::COMPRESSED_BYTES). Compression saves bytes; it is not to cost
+    /// others their time.
     pub(super) fn is_worth(&self, coding: Coding, bytes: usize) -> bool {
         let threshold = self.options.http_compression.map(|options| options.threshold);
         let large = threshold.is_some_and(|threshold| bytes >= threshold);
-        coding != Coding::Identity && large && bytes <= limits::COMPRESSED_BYTES && !self.core.is_spent()
+        coding != Coding::Identity && large && self.core.may_compress(bytes)
     }
 
     /// A body in a coding.
     pub(super) fn packed(&self, coding: Coding, plain: &[u8]) -> Bytes {
         // It writes to memory only, which cannot fail.
         let packed = compress(coding, plain, Effort::Once).map(Bytes::from).unwrap_or_default();
-        self.core.charge(plain.len() * limits::COMPRESSION_WORK);
+        self.core.charge_compression(plain.len());
         packed
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Budget {
     /// Work since the last look at the clock.
     worked: Cell<usize>,
     over: Cell<bool>,
+    /// Bytes that this turn has compressed.
+    compressed: Cell<usize>,
     /// Whether the whole of this turn's budget was used up.
     spent: Cell<bool>,
 }
@@ -39,6 +41,7 @@ impl Budget {
             time: Cell::new(limits::TURN_INTAKE),
             worked: Cell::new(0),
             over: Cell::new(false),
+            compressed: Cell::new(0),
             spent: Cell::new(false),
         }
     }
@@ -48,6 +51,7 @@ impl Budget {
         self.begun.set(now);
         self.worked.set(0);
         self.spent.set(false);
+        self.compressed.set(0);
         self.allow(limits::TURN_INTAKE_LEFT);
     }
 
@@ -138,6 +142,18 @@ impl Core {
     /// byte counts more. Outside of a turn it counts nothing.
     pub fn charge(&self, bytes: usize) {
         self.budget.charge(bytes);
+    }
+
+    /// Whether so many bytes more may be compressed in this turn: all of them together are bounded, by number
+    /// and not by time, so that who is answered in which form does not depend on how busy the machine is.
+    pub fn may_compress(&self, bytes: usize) -> bool {
+        self.budget.compressed.get() + bytes <= limits::COMPRESSED_BYTES
+    }
+
+    /// Counts bytes that were compressed against the turn's budget.
+    pub fn charge_compression(&self, bytes: usize) {
+        self.budget.compressed.set(self.budget.compressed.get() + bytes);
+        self.charge(bytes * limits::COMPRESSION_WORK);
     }
 
     /// Whether the turn has no more time for input: what is still to be read waits for
