@@ -149,19 +149,26 @@ fn what_waits_for_the_old_websocket_leaves_through_it() {
 #[test]
 fn no_websocket_stays_without_a_session() {
     let _alone = alone();
-    let server =
-        echo_with(1, || Options { upgrade_timeout: Duration::from_millis(300), ..Options::default() });
+    let server = echo_with(1, || Options { upgrade_timeout: Duration::from_secs(2), ..Options::default() });
     for tls in [false, true] {
         let mut sessions: Vec<_> = (0..50).map(|_| session(&server, tls, WS)).collect();
         // These never probe, or probe and go no further.
-        let mut idle: Vec<Client> = sessions.iter().map(|(_, sid)| another(&server, tls, WS, sid)).collect();
-        for client in idle.iter_mut().step_by(2) {
-            client.send_text("2probe");
-            assert_eq!(client.text(), "3probe");
+        let mut idle = Vec::new();
+        for (number, (_, sid)) in sessions.iter().enumerate() {
+            let mut client = another(&server, tls, WS, sid);
+            if number % 2 == 0 {
+                client.send_text("2probe");
+                assert_eq!(client.text(), "3probe");
+            }
+            idle.push(client);
         }
         idle.iter_mut().for_each(closes);
-        let mut taken: Vec<Client> = sessions.iter().map(|(_, sid)| another(&server, tls, WS, sid)).collect();
-        taken.iter_mut().for_each(take_over);
+        let mut taken = Vec::new();
+        for (_, sid) in &sessions {
+            let mut client = another(&server, tls, WS, sid);
+            take_over(&mut client);
+            taken.push(client);
+        }
         sessions.iter_mut().for_each(|(old, _)| closes(old));
         taken.iter_mut().for_each(|client| hears_itself(client, "4here"));
         assert_eq!(server.metrics().total("engine_sessions"), 50);
