@@ -90,6 +90,17 @@ pub const ACCEPTS_ARMED: usize = 64;
 /// Descriptors kept free of sockets: log files, `/proc`, connections that are moving between cores.
 pub const DESCRIPTORS_SPARE: usize = 64;
 
+/// How long a client may take nothing of what waits for it, at least; sessions whose heartbeat is slower have
+/// as long as that. Heartbeats end honest clients before: a ping comes after the rest, and a client that
+/// answers it without having read it would otherwise hold its backlog for ever.
+pub const STALLED: Duration = Duration::from_secs(60);
+
+/// How often clients are looked for that take nothing, in ticks: each second.
+pub const STALL_TICKS: u32 = 50;
+
+/// The part of its limit that may wait for a client while the process is short of memory.
+pub const SHORT_SHARE: usize = 8;
+
 /// Descriptors that a worker needs beside its connections and listeners: its two rings, the eventfd of each,
 /// and their duplicates.
 pub const WORKER_DESCRIPTORS: usize = 8;
@@ -98,8 +109,10 @@ pub const WORKER_DESCRIPTORS: usize = 8;
 /// the server does. Each is taken for the time of one request.
 pub const PLACES_RESERVED: usize = 16;
 
-/// How long a connection in reserve is given when others wait for its place: a request comes at once.
-pub const RESERVE_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a connection in reserve keeps its place while others wait for one. A request comes with the
+/// connection ([`defer_accept`](crate::runtime::Options::defer_accept)), and silent clients, some thousands a
+/// second, must not keep out whoever asks how the server does.
+pub const RESERVE_PATIENCE: Duration = Duration::from_millis(5);
 
 /// What `Retry-After` says to a client that finds the server full, in seconds.
 pub const RETRY_AFTER: &str = "5";
@@ -247,9 +260,9 @@ pub const FRESH: Duration = Duration::from_secs(10);
 /// Most requests of browsers keep less than twice this for themselves.
 pub const SESSION_HEAD_BYTES: usize = 1024;
 
-/// Bytes of its opening request that a session keeps, unless the engine's options say otherwise: as much as
-/// common proxies let through in one field.
-pub const KEPT_HEAD_BYTES: usize = 8 * 1024;
+/// Bytes of its opening request that a session keeps, unless the engine's options say otherwise: as much as a
+/// head may have by default, since clients bring tokens in queries and fields of any length.
+pub const KEPT_HEAD_BYTES: usize = 16 * 1024;
 
 /// How long a session that its client has closed answers one more poll. The poll may have been sent first,
 /// over another connection, and be on its way from the core that has read it.

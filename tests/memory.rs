@@ -14,6 +14,8 @@ use support::*;
 const ROOM: usize = 96 << 20;
 /// More than a body or message may be while the process is short of memory.
 const LARGE: usize = 100 * 1024;
+/// Messages of that size that a client asks for, 3 MB.
+const MUCH: usize = 30;
 const POLLING: &str = "/socket.io/?EIO=4&transport=polling";
 
 /// Anonymous memory of this process.
@@ -32,9 +34,12 @@ fn set_up(app: &App) {
     app.get("/", |_, response| response.end("hello"));
     app.post("/", |request, response| response.end(request.body().len().to_string()));
     let echo = Behavior::<()>::default().message(|socket, message| {
-        if let Message::Text(text) = message {
-            let _ = socket.send_text(text);
+        let Message::Text(text) = message else { return };
+        let times = if text == "much" { MUCH } else { 0 };
+        for _ in 0..times {
+            let _ = socket.send_binary(&[0; LARGE]);
         }
+        let _ = socket.send_text(text);
     });
     app.ws("/echo", echo);
     let io = Server::attach_app(app, Options::default());
@@ -61,12 +66,20 @@ fn a_process_that_is_short_of_memory_takes_on_nothing_new() {
     let mut honest = Client::socketio(address);
     let mut sender = Client::websocket(address, "/echo");
 
+    let mut stalled = Client::with_receive_buffer(address, 4096);
+    stalled.upgrade("/echo");
+    stalled.send_text("much");
+    eventually("much waits for it", || server.metrics().total("queued_bytes") > 2 << 20);
+
     let held = vec![1_u8; 2 * ROOM];
     eventually("new connections are refused", || status_of_newcomer(&server) == 503);
     let mut newcomer = Client::connect(address);
     let refused = newcomer.get("/");
     assert!(refused.header("retry-after").is_some(), "{}", refused.head);
     assert!(server.metrics().total("memory_bytes") > server.metrics().total("memory_max_bytes"));
+
+    // A client that has much and takes none of it has it no longer.
+    eventually("what waits is forgotten", || server.metrics().total("queued_bytes") == 0);
 
     // Those who are there are served, with anything small.
     assert_eq!(http.get("/").text(), "hello");

@@ -437,6 +437,53 @@ fn the_oldest_that_does_nothing_gives_way() {
 }
 
 #[test]
+fn a_session_that_the_server_has_closed_takes_posts_until_its_client_knows() {
+    let _alone = alone();
+    let server = start(1, |app| {
+        Server::attach(app, Options::default(), Handlers::default().message(|socket, _| socket.close()));
+    });
+    let address = server.addresses()[0];
+    let path = format!("{POLL}&sid={}", sid_of_a_new_session(address));
+    let mut client = Client::connect(address);
+    for packet in ["4close", "4more", "3", "4and more"] {
+        let answer = client.post(&path, packet.as_bytes());
+        assert_eq!((answer.status, answer.text()), (200, "ok"), "{packet}");
+    }
+    assert_eq!(client.get(&path).text(), "6\x1e1");
+    assert_eq!(client.post(&path, b"4x").status, 400);
+    end(server);
+}
+
+#[test]
+fn posted_bytes_that_are_no_text_are_replaced() {
+    let _alone = alone();
+    let server = echo_with(1, Options::default);
+    let address = server.addresses()[0];
+    let broken: [&[u8]; 6] =
+        [b"4a\xFFb", b"4\xC3", b"4\xED\xA0\xBD", b"4\xF0\x9F\x98", b"4\xC0\x80", b"4a\xE2\x82\x1E4b"];
+    for form in [false, true] {
+        let jsonp = if form { "&j=0" } else { "" };
+        let poll = format!("{POLL}{jsonp}");
+        let mut client = Client::connect(address);
+        let open = client.get(&poll).text().replace("\\\"", "\"");
+        let path = format!("{poll}&sid={}", sid(&open));
+        for bytes in broken {
+            let body = if form { [b"d=", bytes].concat() } else { bytes.to_vec() };
+            assert_eq!(client.post(&path, &body).text(), "ok");
+            let answer = client.get(&path);
+            let expected =
+                String::from_utf8_lossy(bytes).replace('\x1E', if form { "\\u001e" } else { "\x1E" });
+            assert!(answer.text().contains(&expected), "{form} {bytes:?}: {}", answer.text());
+        }
+    }
+    // Over WebSocket they break the protocol (RFC 6455 section 8.1).
+    let (mut client, _) = session(&server, false, WS);
+    client.send(&masked(OpCode::Text, b"4\xFF"));
+    assert_eq!(client.frame().unwrap().payload, 1007_u16.to_be_bytes());
+    end(server);
+}
+
+#[test]
 fn large_heads_are_not_kept_and_count_for_several() {
     let _alone = alone();
     static SEEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -444,7 +491,8 @@ fn large_heads_are_not_kept_and_count_for_several() {
     let told = whole.clone();
     let server = start(1, move |app| {
         let told = told.clone();
-        let options = Options::default().allow_request(move |request| {
+        let options = Options { kept_head_bytes: 8 * 1024, ..Options::default() };
+        let options = options.allow_request(move |request| {
             let all = request.header("x-large").is_some() && request.query_param("large").is_some();
             told.fetch_and(all, Ordering::Relaxed);
             Ok(())

@@ -370,13 +370,19 @@ fn pings_and_pongs_are_told_and_not_more_than_sixty_wait() {
 
     let pings = |count: usize| masked(OpCode::Ping, b"?").repeat(count);
     let mut client = Client::websocket(address, "/echo");
-    for _ in 0..3 {
-        client.send(&pings(60));
-        for _ in 0..60 {
+    // In one read of the server: no pong can leave between them, and the client reads all of them.
+    for count in [60, 61, 500] {
+        client.send(&pings(count));
+        for _ in 0..count {
             assert_eq!(client.frame().unwrap().opcode, 10);
         }
     }
-    // In one read of the server: no pong can leave between them.
+    // A client that does not read what it is owed gets no pongs on top.
+    let mut client = Client::with_receive_buffer(address, 4096);
+    client.upgrade("/echo");
+    let large = masked(OpCode::Binary, &[0; 900_000]);
+    client.send(&large);
+    support::eventually("something waits", || server.metrics().total("slow_connections") == 1);
     client.send(&pings(61));
     assert!(client.ends());
     let mut client = Client::websocket(address, "/lax");

@@ -566,7 +566,8 @@ impl Inner {
 
     /// Answers a ping; `false` when too many answers wait for the client already.
     fn websocket_pinged(&self, id: ConnectionId, behavior: &dyn Upgradable, payload: &[u8]) -> bool {
-        let (max, waiting) = (behavior.pending_pongs(), self.core.owed_bytes(id) > 0);
+        // What this turn owes the client says nothing about whether it reads.
+        let (max, waiting) = (behavior.pending_pongs(), self.core.is_blocked(id));
         let pongs = self.entry(id, |entry| {
             let State::WebSocket(socket) = &mut entry.state else { return 0 };
             socket.pongs = if waiting { socket.pongs.saturating_add(1) } else { 1 };

@@ -82,7 +82,7 @@ pub struct Options {
     /// flood of handshakes cannot take the place of clients. If all of that is used, the oldest of them
     /// that has done nothing for ten seconds gives way; if there is none, the handshake is answered with 503.
     pub max_sessions: usize,
-    /// Bytes of its opening request that a session keeps, beside what it shares with others: 8,192 by
+    /// Bytes of its opening request that a session keeps, beside what it shares with others: 16,384 by
     /// default. Of a larger one, the largest header fields and query parameters are left out first, whole:
     /// [`Socket::request`](super::Socket::request) and what is made of it do not have them.
     /// [`allow_request`](Self::allow_request), middlewares and the hooks for headers see the whole request.

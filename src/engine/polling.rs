@@ -245,7 +245,11 @@ impl Inner {
             Link::WebSocket(_) => None,
         });
         let Some(Some((overlap, jsonp))) = link else {
-            // It has ended, and its last poll has not come yet.
+            let told = self.with_any(socket, |entry| entry.ending().is_none_or(|ending| ending.by_client));
+            if told == Some(false) {
+                // The client cannot know yet that its session has ended: its next poll says so.
+                return response.header("Content-Type", "text/html").end("ok");
+            }
             let sid = request.query_param("sid").unwrap_or_default().into_owned();
             return self.refuse(request, response, &Refusal::UnknownSid { sid });
         };
@@ -263,14 +267,10 @@ impl Inner {
         }
         let response = self.with_headers(request, response, None);
         let mut posted = Box::new(Posted::new(request, response, revision, binary));
-        match if jsonp { posted.read_form() } else { Ok(true) } {
-            Ok(true) => self.read_posted(socket, posted, false),
-            Ok(false) => posted.finish(),
-            Err(error) => {
-                self.close(socket, CloseReason::ParseError, &error.to_string());
-                posted.finish();
-            }
+        if jsonp && !posted.read_form() {
+            return posted.finish();
         }
+        self.read_posted(socket, posted, false);
     }
 
     /// Ends a polling session: a waiting poll is told at once, otherwise the next one is.

@@ -1,5 +1,7 @@
 //! The packets of a POST: read one by one, as far as the turn has time and the client takes what it is owed.
 
+use std::borrow::Cow;
+
 use super::server::{Entry, Inner, Link, with_server};
 use super::{CloseReason, Socket, jsonp};
 use crate::app::{Request, Response};
@@ -68,15 +70,24 @@ impl<'a> Rest<'a> {
 
 impl Posted {
     pub(super) fn new(request: &Request, response: Response, revision: Revision, binary: bool) -> Self {
-        Self { request: request.clone(), response, payload: None, at: 0, revision, binary }
+        let body = request.body();
+        // As in the reference, bytes that are no UTF-8 are replaced (U+FFFD); over WebSocket they are an
+        // error.
+        let broken = !binary && simdutf8::basic::from_utf8(body).is_err();
+        let payload = broken.then(|| String::from_utf8_lossy(body).into_owned());
+        Self { request: request.clone(), response, payload, at: 0, revision, binary }
     }
 
     /// Takes the payload out of a form; `false` if there is none. As in the reference, a form without it is
     /// nothing at all.
-    pub(super) fn read_form(&mut self) -> Result<bool, EioError> {
-        let form = simdutf8::basic::from_utf8(self.request.body()).map_err(|_| EioError::Utf8)?;
-        (self.payload, self.binary) = (jsonp::payload(form), false);
-        Ok(self.payload.is_some())
+    pub(super) fn read_form(&mut self) -> bool {
+        let form = match self.payload.take() {
+            Some(replaced) => Cow::Owned(replaced),
+            None => String::from_utf8_lossy(self.request.body()),
+        };
+        let payload = jsonp::payload(&form);
+        (self.payload, self.binary) = (payload, false);
+        self.payload.is_some()
     }
 
     fn rest(&self) -> Result<Rest<'_>, EioError> {

@@ -39,6 +39,8 @@ pub struct Backlog {
     elsewhere: usize,
     /// Bytes that have left.
     taken: u64,
+    /// What had left when the client was last seen to take some, and when that was, in ticks.
+    progress: Option<(u64, u32)>,
     pace: Pace,
     droppable: Option<Box<Droppable>>,
 }
@@ -113,6 +115,20 @@ impl Backlog {
         self.bytes += frame.wire().len();
         self.len += 1;
         self.frames.push_back(Some(frame));
+    }
+
+    /// Whether something waits and the client has taken none of it for `patience`, as far as it is asked now
+    /// and then. `now` and `patience` are in ticks.
+    pub(super) fn has_stalled(&mut self, now: u32, patience: u32) -> bool {
+        match self.progress {
+            Some((taken, since)) if taken == self.taken && self.bytes + self.sealed.len() > 0 => {
+                now.wrapping_sub(since) >= patience
+            }
+            _ => {
+                self.progress = Some((self.taken, now));
+                false
+            }
+        }
     }
 
     /// Adds a frame of this turn behind all others.

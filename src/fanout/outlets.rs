@@ -188,6 +188,8 @@ pub struct Outlets {
     /// Clients that are over their limit, with what they had taken when that was last looked at.
     overdrawn: HashMap<u32, pressure::Overdraft, RandomState>,
     ticks: u32,
+    /// Whether the process is short of memory: less may wait for a client then.
+    short: bool,
     /// The sequences that this turn's frames make up.
     pub batch: Batch,
 }
@@ -214,6 +216,7 @@ impl Outlets {
             queued: 0,
             overdrawn: HashMap::default(),
             ticks: 0,
+            short: false,
             batch: Batch::default(),
         }
     }
@@ -427,8 +430,13 @@ impl Outlets {
 
     /// Bytes that may wait for a client before the next message closes it.
     fn limit_of(&self, slot: u32) -> usize {
-        let class = self.classes.get(usize::from(self.hot[slot as usize].class).wrapping_sub(1));
-        class.and_then(|shared| shared.class.max_waiting).unwrap_or(self.limit)
+        self.limit_of_class(self.hot[slot as usize].class)
+    }
+
+    fn limit_of_class(&self, class: u8) -> usize {
+        let class = self.classes.get(usize::from(class).wrapping_sub(1));
+        let limit = class.and_then(|shared| shared.class.max_waiting).unwrap_or(self.limit);
+        if self.short { limit / limits::SHORT_SHARE } else { limit }
     }
 
     /// Begins a turn: what clients are owed from now on does not close them before they can read it.
@@ -451,8 +459,8 @@ impl Outlets {
     /// What counts for a frame: its own bounds, where it has some, within those of the outlet. A frame's own
     /// bounds are about what waits, not about what leaves in this turn.
     fn bounds(&self, class: u8, frame: &Frame, blocked: bool) -> Backpressure {
+        let limit = self.limit_of_class(class);
         let class = self.classes.get(usize::from(class).wrapping_sub(1)).map(|shared| shared.class);
-        let limit = class.and_then(|class| class.max_waiting).unwrap_or(self.limit);
         let drops = class.is_some_and(|class| !class.close_when_over);
         let policy = if drops { Policy::DropNewest } else { Policy::Close };
         let outlets = Backpressure { max_bytes: limit, policy, ..Backpressure::default() };

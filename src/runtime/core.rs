@@ -240,6 +240,8 @@ pub struct Core {
     pub(super) send_slice: Duration,
     pub(super) shutdown_timeout: Duration,
     pub(super) close_timeout: Cell<Duration>,
+    /// How long a client may take nothing of what waits for it.
+    pub(super) stall_timeout: Cell<Duration>,
     epoch: Instant,
     now: Cell<Millis>,
 }
@@ -321,6 +323,7 @@ impl Core {
             send_slice: setup.send_slice,
             shutdown_timeout: setup.shutdown_timeout,
             close_timeout: Cell::new(setup.shutdown_timeout),
+            stall_timeout: Cell::new(limits::STALLED),
             epoch: setup.epoch,
             now: Cell::new(0),
             counters: Counters::default(),
@@ -546,6 +549,18 @@ impl Core {
     /// [`Options::shutdown_timeout`](super::Options::shutdown_timeout) unless this is called.
     pub fn set_close_timeout(&self, timeout: Duration) {
         self.close_timeout.set(timeout);
+    }
+
+    /// Gives clients at least this time in which they may take nothing of what waits for them, before they
+    /// are closed; a minute is the least. For layers whose heartbeats are slower.
+    pub fn allow_stalls(&self, time: Duration) {
+        self.stall_timeout.set(self.stall_timeout.get().max(time));
+    }
+
+    /// Whether something waits for a client since it takes nothing for now. What this turn owes it does not
+    /// count.
+    pub fn is_blocked(&self, id: ConnectionId) -> bool {
+        self.outlet(id).is_some_and(|outlet| self.outlets.borrow().is_blocked(outlet))
     }
 
     /// Like [`close`](Self::close), for an answer to a client that is still sending: the writing side is

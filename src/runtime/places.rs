@@ -108,18 +108,25 @@ impl Core {
         }
     }
 
-    /// When the reserve is full as well, those in it that have had their time make room for others.
+    /// When the reserve is full as well, those in it make room for others: all that have had their answer, or
+    /// else the one that has been silent for longest.
     pub(super) fn clear_reserve(&self, now: Millis) {
         if self.in_reserve() < self.places.reserve {
             return;
         }
         let patience = limits::RESERVE_PATIENCE.as_millis() as Millis;
-        let over = |(id, since): &(ConnectionId, Millis)| {
-            let phase = self.connection(*id).map(|connection| connection.phase);
-            matches!(phase, Some(Phase::Lingering { .. })) || now.saturating_sub(*since) >= patience
+        let answered = |id: ConnectionId| {
+            let phase = self.connection(id).map(|connection| connection.phase);
+            matches!(phase, Some(Phase::Lingering { .. }))
         };
-        let over: Vec<ConnectionId> =
-            self.places.beyond.borrow().iter().filter(|one| over(one)).map(|(id, _)| *id).collect();
+        let mut over: Vec<ConnectionId> = {
+            let beyond = self.places.beyond.borrow();
+            beyond.iter().map(|(id, _)| *id).filter(|id| answered(*id)).collect()
+        };
+        if over.is_empty() {
+            let oldest = self.places.beyond.borrow().front().copied();
+            over.extend(oldest.filter(|(_, since)| now.saturating_sub(*since) >= patience).map(|(id, _)| id));
+        }
         for id in over {
             self.step(id, "the end of a connection", || self.end(id, Ended::Reset));
         }

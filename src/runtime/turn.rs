@@ -333,7 +333,7 @@ impl Core {
             self.begin_shutdown(now);
         }
         self.watch_memory(now);
-        self.outlets.borrow_mut().tick();
+        self.outlets.borrow_mut().tick(self.stall_timeout.get(), self.is_short_of_memory());
         if let Some(service) = self.service() {
             guarded("timers", || service.tick(now));
         }
@@ -344,7 +344,6 @@ impl Core {
         if self.work.borrow().deadlines {
             self.sweep(now);
         }
-        self.clear_reserve(now);
     }
 
     /// Stops accepting and asks the layers above to end what is open.
@@ -498,6 +497,7 @@ impl Core {
             return;
         }
         self.look_at_places();
+        self.clear_reserve(self.now());
         let mut work = self.work.borrow_mut();
         let free = self.free_places();
         if self.ring.borrow().accepts_armed() > free {

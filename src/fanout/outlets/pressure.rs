@@ -1,6 +1,8 @@
 //! Clients for which much waits: whether to read from them, how long they may be over their limit, and how
 //! what is large leaves.
 
+use std::time::Duration;
+
 use super::super::{Backlog, Backpressure, Delivery, Frame};
 use super::{NO_CONNECTION, OutletId, Outlets, State};
 use crate::limits;
@@ -52,7 +54,7 @@ impl Outlets {
         let now = Overdraft { generation, taken: self.taken(self.id(slot)), since: self.ticks };
         let own = self.classes.get(class).is_some_and(|shared| shared.class.max_waiting.is_some());
         let bounds = Backpressure { max_bytes: self.limit * limits::OVERDRAFT, ..Backpressure::default() };
-        if own || frame.backpressure().is_some() || !self.fits(slot, &bounds) {
+        if own || self.short || frame.backpressure().is_some() || !self.fits(slot, &bounds) {
             return false;
         }
         let known = self.overdrawn.entry(slot).or_insert(now);
@@ -63,8 +65,33 @@ impl Outlets {
     }
 
     /// Some [`limits::TICK`] has passed: a client that is over its limit has so much time less to take some.
-    pub fn tick(&mut self) {
+    /// Once a second, clients that have taken nothing of what waits for them for the time of `stall` go over
+    /// their limit, whatever it is. `short`: the process is short of memory. An eighth of each limit counts
+    /// then, and a client that is over it and takes nothing for a second is closed.
+    pub fn tick(&mut self, stall: Duration, short: bool) {
         self.ticks = self.ticks.wrapping_add(1);
+        self.short = short;
+        if self.ticks.is_multiple_of(limits::STALL_TICKS) {
+            self.overflow_stalled(stall);
+        }
+    }
+
+    fn overflow_stalled(&mut self, stall: Duration) {
+        let ticks = |time: Duration| (time.as_millis() / limits::TICK.as_millis()) as u32;
+        for slot in 0..self.hot.len() as u32 {
+            if self.hot[slot as usize].state != State::Blocked {
+                continue;
+            }
+            let (limit, now) = (self.limit_of(slot), self.ticks);
+            let Some(backlog) = self.backlogs[slot as usize].as_deref_mut() else { continue };
+            let patience = match self.short && backlog.cost() > limit {
+                true => limits::STALL_TICKS,
+                false => ticks(stall),
+            };
+            if backlog.has_stalled(now, patience) {
+                self.overflow(slot);
+            }
+        }
     }
 
     /// Whether so much waits for the client, together with what waits for it `elsewhere`, that no more should

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::super::Key;
 use super::*;
 
@@ -531,14 +533,77 @@ fn a_client_that_goes_on_taking_may_be_over_its_limit_for_a_while() {
         assert_eq!(outlets.push(id, &frame), Delivery::Queued);
     }
     for round in 0..3 {
-        (0..limits::OVERDRAFT_TICKS).for_each(|_| outlets.tick());
+        (0..limits::OVERDRAFT_TICKS).for_each(|_| outlets.tick(limits::STALLED, false));
         if round < 2 {
             assert_eq!(outlets.backlog(id).unwrap().take(1).len(), 1);
         }
         outlets.begin_turn();
         assert_eq!(outlets.push(id, &frame), Delivery::Queued, "it has taken something in time");
     }
-    outlets.tick();
+    outlets.tick(limits::STALLED, false);
     outlets.begin_turn();
     assert_eq!(outlets.push(id, &frame), Delivery::Dropped);
+}
+
+/// Ticks that last as long as a time.
+fn wait(outlets: &mut Outlets, time: Duration, short: bool) {
+    let ticks = time.as_millis() / limits::TICK.as_millis();
+    (0..ticks).for_each(|_| outlets.tick(limits::STALLED, short));
+}
+
+fn overflowed(outlets: &mut Outlets) -> Vec<OutletId> {
+    let mut over = Vec::new();
+    outlets.take_overflowed(&mut over);
+    over
+}
+
+#[test]
+fn a_client_that_takes_nothing_for_long_is_closed_however_little_waits() {
+    let mut outlets = Outlets::new(1 << 20, 0);
+    let [still, slow, idle, gone] =
+        [Via::Connection(0), Via::Layer, Via::Layer, Via::Layer].map(|via| outlets.open(via));
+    for id in [still, slow, gone] {
+        outlets.block(id);
+        let _ = outlets.push(id, &Frame::raw("a few bytes"));
+    }
+    outlets.block(idle);
+    for _ in 0..5 {
+        wait(&mut outlets, limits::STALLED / 2, false);
+        if let Some(backlog) = outlets.backlog(slow) {
+            backlog.consume(1);
+        }
+        outlets.close(gone);
+    }
+    // One that reads on and one for which nothing waits stay, however long it takes.
+    assert_eq!(overflowed(&mut outlets), [still]);
+    assert_eq!(outlets.push(still, &Frame::raw("more")), Delivery::Dropped);
+    assert_eq!(outlets.push(slow, &Frame::raw("more")), Delivery::Queued);
+    // What comes does not make a client one that reads.
+    for _ in 0..130 {
+        let _ = outlets.push(slow, &Frame::raw("more"));
+        wait(&mut outlets, Duration::from_secs(1), false);
+    }
+    assert_eq!(overflowed(&mut outlets), [slow]);
+}
+
+#[test]
+fn while_memory_is_short_less_may_wait() {
+    let (second, limit) = (Duration::from_secs(1), 80_000);
+    let mut outlets = Outlets::new(limit, 0);
+    let [small, large, reads] = [9_000, 30_000, 30_000].map(|bytes| {
+        let id = outlets.open(Via::Layer);
+        outlets.block(id);
+        let _ = outlets.push(id, &Frame::raw(vec![0; bytes]));
+        outlets.begin_turn();
+        id
+    });
+    for (short, closed) in [(false, vec![]), (true, vec![large])] {
+        for _ in 0..4 {
+            wait(&mut outlets, second, short);
+            outlets.backlog(reads).unwrap().consume(1);
+        }
+        assert_eq!(overflowed(&mut outlets), closed);
+        // An eighth of the limit is more than what the first has, half of that is less.
+        assert_eq!(outlets.is_pressed(small, 0), short);
+    }
 }
