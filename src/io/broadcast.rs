@@ -262,7 +262,7 @@ impl BroadcastOperator {
         Ok(Delivery::Queued)
     }
 
-    /// Makes the selected sockets join rooms. What is beyond the [limits](Socket::join) of a socket is
+    /// Makes the selected sockets join rooms. What is beyond the [limits](super::Socket::join) of a socket is
     /// refused on its core, which is counted there (`rooms_refused`).
     ///
     /// [`Socket::join`]: super::Socket::join

@@ -175,7 +175,7 @@ pub enum EncodeError {
     #[error("the application's value cannot be held: it contains a placeholder")]
     Value,
     /// Text and attachments together have more bytes than
-    /// [`limits::PACKET_BYTES`](crate::limits::PACKET_BYTES).
+    /// [`limits::PACKET_BYTES`].
     #[error("the application's packet is too large")]
     TooLarge,
     /// A parser that is not the default one has refused the packet.
