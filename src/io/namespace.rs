@@ -87,8 +87,9 @@ impl Namespace {
     }
 
     /// Runs when a handler of an event fails: its arguments were not what it takes, or it returned an error;
-    /// and when a middleware does because of an error that the client may not read ([`Failure::cause`](super::Failure::cause)). All
-    /// of these are logged at WARN as well, and counted (`handler_failures`).
+    /// and when a middleware does because of an error that the client may not read
+    /// ([`Failure::cause`](super::Failure::cause)). All of these are logged at WARN as well, and counted
+    /// (`handler_failures`).
     pub fn on_error(&self, handler: impl Fn(Socket, &EventError) + 'static) -> &Self {
         self.0.on_error.replace(Some(Rc::new(handler)));
         self
