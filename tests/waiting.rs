@@ -181,6 +181,13 @@ fn futures_of_those_who_have_gone_are_bounded() {
                 drop((args, counted));
             }
         });
+        io.sockets_on("leave", |socket: Socket, Args(args): Args| {
+            socket.disconnect(true);
+            async move {
+                std::future::pending::<()>().await;
+                drop(args);
+            }
+        });
         io.sockets_on("hello", |ack: Ack| ack.send(()));
         // Also those of middlewares.
         let slow = io.of("/slow");
@@ -199,6 +206,13 @@ fn futures_of_those_who_have_gone_are_bounded() {
         until(&mut client, "431");
     }
     let bytes = || server.metrics().total("unfinished_bytes");
+    // A handler that has disconnected its client counts as well.
+    let before = bytes();
+    let mut client = open(address);
+    join(&mut client, &json!({}));
+    client.send_text(&large.replacen("wait", "leave", 1));
+    assert!(client.ends());
+    eventually("it is counted or given up", || bytes() != before);
     eventually("the oldest are dropped", || bytes() <= 64 << 20);
     eventually("they are dropped", || waiting.load(Ordering::SeqCst) < 75);
     assert!(waiting.load(Ordering::SeqCst) > 30, "only as many as must be");

@@ -83,7 +83,9 @@ impl Inner {
                 return self.turn_away();
             }
         }
-        self.admission.room.set(true);
+        if self.has_room() {
+            self.admission.room.set(true);
+        }
         true
     }
 
@@ -91,6 +93,14 @@ impl Inner {
         let (max, places) = (self.options.max_sessions, &self.admission.places);
         let fresh = || transport != Transport::Polling || sum(&places.fresh) < share(max);
         max == 0 || sum(&places.all) < max && fresh()
+    }
+
+    /// Whether a sixteenth of all places is free: a server at its limit would say so with every client
+    /// otherwise.
+    fn has_room(&self) -> bool {
+        let (max, places) = (self.options.max_sessions, &self.admission.places);
+        let free = |taken: usize, of: usize| taken + (of / 16).max(1) <= of;
+        max == 0 || free(sum(&places.all), max) && free(sum(&places.fresh), share(max))
     }
 
     /// Counts a handshake that finds no place: `false`.

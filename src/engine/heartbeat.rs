@@ -98,7 +98,7 @@ impl Heartbeat {
     pub fn handle_activity(&mut self, now: Millis) {
         if self.state == (State::Awaiting { extended: false }) {
             self.state = State::Awaiting { extended: true };
-            self.deadline = halves(now + Millis::from(self.timeout));
+            self.deadline = halves(now + Millis::from(self.timeout).max(1));
         }
     }
 

@@ -1,10 +1,12 @@
 //! The packets of a POST: read one by one, as far as the turn has time and the client takes what it is owed.
 
 use std::borrow::Cow;
+use std::marker::PhantomData;
 
 use super::server::{Entry, Inner, Link, with_server};
 use super::{CloseReason, Socket, jsonp};
 use crate::app::{Request, Response};
+use crate::fanout::Task;
 use crate::limits;
 use crate::protocol::eio::{EioError, Packet, Revision, next_packet, v3};
 use crate::runtime;
@@ -163,21 +165,40 @@ impl Inner {
         if self.with(socket, |entry| entry.reading().is_none()) != Some(false) {
             return Some(posted);
         }
+        let gone = posted.response.is_aborted();
         if stop == Stop::Spent {
             self.read_later(socket, &posted.response);
         }
-        // Its client may go, having said all that it wanted to say.
-        posted.response.on_abort(move || {
-            with_server(socket, |server| server.read_on(socket, true));
-        });
+        if !gone {
+            // Its client may go, having said all that it wanted to say.
+            posted.response.on_abort(move || {
+                with_server(socket, |server| server.read_alone(socket));
+            });
+        }
         self.with(socket, |entry| entry.reading().map(|reading| reading.replace(posted)));
         None
     }
 
     fn read_later(&self, socket: Socket, response: &Response) {
+        if response.is_aborted() {
+            return self.read_alone(socket);
+        }
         response.later(move || {
             with_server(socket, |server| server.read_on(socket, false));
         });
+    }
+
+    /// Goes on with a POST in the next turn whose connection does not call for it any more.
+    fn read_alone(&self, socket: Socket) {
+        let Socket { server, slot, generation, .. } = socket;
+        let go_on = Task::new(move || {
+            let socket = Socket { server, slot, generation, local: PhantomData };
+            with_server(socket, |server| server.read_on(socket, false));
+        });
+        if !self.core.post(self.core.index(), go_on) {
+            // The core's mailbox is full: the session would wait for ever.
+            self.close(socket, CloseReason::TransportError, "too much waits on this core");
+        }
     }
 
     /// Goes on with a POST.

@@ -82,6 +82,7 @@ impl NspInner {
             }
             (event, passed)
         });
+        // After a panic, which is logged, the event is dropped and the client stays.
         let then = move |filtered: Option<(Waiting, Result<(), Failure>)>| {
             if let Some((event, passed)) = filtered {
                 nsp.filtered(&event.context(), passed);

@@ -400,7 +400,9 @@ impl Inner {
         let doing = rule_of(&applicant.name).to_string();
         self.go_on(Some(conn), bytes, waiting, doing, move |allowed| {
             let Some(server) = by_index(server) else { return };
-            server.client(applicant.conn, |client| client.asking -= 1);
+            if server.client(applicant.conn, |client| client.asking -= 1).is_none() {
+                return;
+            }
             if allowed == Some(true) {
                 server.join_child(&parent, applicant);
             } else {
@@ -434,8 +436,8 @@ impl Inner {
         let _ = refusal.map(|refusal| conn.send(&refusal));
     }
 
-    /// Whether clients may make one more namespace. At the limit those go that nobody is in, the one first
-    /// that was left first.
+    /// Whether clients may make one more namespace. At the limit those go that nobody is in, in the
+    /// order in which they first became empty.
     fn make_room_for_a_child(&self) -> bool {
         while self.dynamic.get() >= self.options.dynamic_namespaces {
             let Some(index) = self.idle.borrow_mut().pop_front() else { return false };

@@ -110,8 +110,8 @@ pub(super) struct Inner {
     pub(super) unjoined_max: Cell<usize>,
     /// Acknowledgements that are awaited, by the time at which they are given up, with their namespace.
     ack_deadlines: RefCell<BTreeSet<(Millis, u16, u64)>>,
-    /// Namespaces that clients have made and nobody is in, the one first that was left first. Some have been
-    /// joined since then.
+    /// Namespaces that clients have made and nobody is in, in the order in which they first became
+    /// empty. Some have been joined since then.
     pub(super) idle: RefCell<VecDeque<u16>>,
     pub(super) told: Told,
     /// Broadcasts of this core that await answers.

@@ -144,7 +144,8 @@ struct Account {
 /// One future that waits. It counts until this is dropped, however that comes about.
 pub(super) struct Held {
     all: Rc<All>,
-    conn: engine::Socket,
+    /// `None` for a connection that had ended when the future began to wait.
+    conn: Option<engine::Socket>,
     account: Rc<Account>,
     key: usize,
     bytes: usize,
@@ -162,7 +163,7 @@ impl Drop for Held {
                 all.ended_bytes.set(all.ended_bytes.get() - self.bytes);
             }
         } else if account.bytes.get() == 0 {
-            all.accounts.borrow_mut().remove(&self.conn);
+            self.conn.and_then(|conn| all.accounts.borrow_mut().remove(&conn));
         }
         drop(relay);
     }
@@ -172,13 +173,21 @@ impl Drop for Held {
 const ENDED_MIN: usize = 256;
 
 impl Unfinished {
-    fn hold(&self, conn: engine::Socket, weight: usize, relay: &Arc<Relay>) -> Held {
+    /// `None` for `conn`: the handler has disconnected its client before it waited.
+    fn hold(&self, conn: Option<engine::Socket>, weight: usize, relay: &Arc<Relay>) -> Held {
         let bytes = limits::EVENT_COST_BYTES + weight;
-        let account = self.0.accounts.borrow_mut().entry(conn).or_default().clone();
+        let account = match conn {
+            Some(conn) => self.0.accounts.borrow_mut().entry(conn).or_default().clone(),
+            None => Rc::default(),
+        };
         let key = account.futures.borrow_mut().insert(relay.clone());
         account.bytes.set(account.bytes.get() + bytes);
         self.0.bytes.set(self.0.bytes.get() + bytes);
-        Held { all: self.0.clone(), conn, account, key, bytes }
+        let held = Held { all: self.0.clone(), conn, account, key, bytes };
+        if conn.is_none() {
+            self.end_account(held.account.clone());
+        }
+        held
     }
 
     fn of(&self, conn: engine::Socket) -> usize {
@@ -198,8 +207,14 @@ impl Unfinished {
     /// A connection has ended: its futures go on, but the oldest of those whose connections have ended are
     /// given up when they are too many.
     pub(super) fn end(&self, conn: engine::Socket) {
+        let account = self.0.accounts.borrow_mut().remove(&conn);
+        if let Some(account) = account {
+            self.end_account(account);
+        }
+    }
+
+    fn end_account(&self, account: Rc<Account>) {
         let all = &*self.0;
-        let Some(account) = all.accounts.borrow_mut().remove(&conn) else { return };
         account.ended.set(true);
         all.ended_bytes.set(all.ended_bytes.get() + account.bytes.get());
         {
@@ -281,7 +296,7 @@ impl Inner {
         doing: impl fmt::Display + 'static,
         then: impl FnOnce(Option<T>) + 'static,
     ) {
-        let held = conn.map(|conn| self.unfinished.hold(conn, weight, &relay));
+        let held = self.unfinished.hold(conn, weight, &relay);
         self.core.spawn(async move {
             let waker = Waker::from(relay.clone());
             let step = poll_fn(|cx| {
@@ -361,7 +376,7 @@ mod tests {
         for slot in 0..12 {
             let conn = engine::Socket::of(0, slot, 0);
             let relay = Arc::new(Relay::default());
-            held.push((unfinished.hold(conn, each, &relay), relay));
+            held.push((unfinished.hold(Some(conn), each, &relay), relay));
             unfinished.end(conn);
         }
         let given_up: Vec<bool> = held.iter().map(|(_, relay)| relay.lock().given_up).collect();
@@ -377,7 +392,7 @@ mod tests {
         let unfinished = Unfinished::default();
         for slot in 0..10_000 {
             let conn = engine::Socket::of(0, slot, 0);
-            let held = unfinished.hold(conn, 0, &Arc::default());
+            let held = unfinished.hold(Some(conn), 0, &Arc::default());
             unfinished.end(conn);
             drop(held);
         }

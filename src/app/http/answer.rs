@@ -222,18 +222,19 @@ impl Inner {
     }
 
     pub(in crate::app) fn on_abort(&self, id: ConnectionId, sequence: u32, f: Box<dyn FnOnce()>) {
-        let late = self.entry(id, |entry| match &mut entry.state {
-            State::Http(http) if http.sequence == sequence && !http.half_closed => match &mut http.pending {
-                Some(pending) => {
-                    pending.on_abort = Some(f);
-                    None
-                }
-                None => Some(f),
-            },
-            _ => Some(f),
+        let mut f = Some(f);
+        self.entry(id, |entry| {
+            if let State::Http(http) = &mut entry.state
+                && http.sequence == sequence
+                && !http.half_closed
+                && let Some(pending) = &mut http.pending
+            {
+                pending.on_abort = f.take();
+            }
         });
-        if let Some(Some(f)) = late {
-            f();
+        // Of a connection that is gone, nothing tells any more.
+        if let Some(late) = f {
+            late();
         }
     }
 }

@@ -281,6 +281,8 @@ pub(super) fn put_back(value: &mut Value, attachments: &[Bytes], left: &mut usiz
             }
             entries.iter_mut().try_for_each(|(_, item)| put_back(item, attachments, left))
         }
+        // What is as deep as that is sent on as it came: a placeholder in it would close whoever gets it.
+        Value::Deep(json) if json.as_str().contains("\"_placeholder\"") => Err(SioError::Placeholder),
         _ => Ok(()),
     }
 }

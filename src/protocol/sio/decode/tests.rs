@@ -149,6 +149,18 @@ fn every_reference_counts() {
 }
 
 #[test]
+fn a_placeholder_that_is_too_deep_to_be_looked_at_is_refused() {
+    let limits = Limits::default();
+    let deep = |inside: &str| format!("{}{inside}{}", "[".repeat(140), "]".repeat(140));
+    for (inside, taken) in [(r#"{"_placeholder":true,"num":9}"#, false), (r#"{"place":true}"#, true)] {
+        let packet = format!(r#"51-["a",{{"_placeholder":true,"num":0}},{}]"#, deep(inside));
+        let mut decoder = Decoder::new();
+        assert_eq!(decoder.text(&packet, &mut Parser::new(), &limits), Ok(None));
+        assert_eq!(decoder.binary(b"x", &limits).is_ok(), taken, "{inside}");
+    }
+}
+
+#[test]
 fn attachments_come_back_in_place() {
     let (mut decoder, mut parser, limits) = (Decoder::new(), Parser::new(), Limits::default());
     let (zero, one) = (r#"{"num":0,"_placeholder":true,"z":1}"#, r#"{"_placeholder":true,"num":1}"#);
