@@ -1,4 +1,4 @@
-//! The socket ring: one io_uring for each core, by the rules R1 to R11 of docs/ARCHITECTURE.md.
+//! The socket ring: one io_uring for each core, by the rules R1 to R12 of docs/ARCHITECTURE.md.
 //!
 //! All operations that hand memory to the kernel are here, and each is sound for its own reason:
 //! receives choose from [`ReceiveBuffers`], which outlive the ring; accepts write to [`AcceptSlots`], which
@@ -12,7 +12,6 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::NonNull;
 
-use hashbrown::HashSet;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use socket2::{SockAddr, SockAddrStorage};
 
@@ -435,18 +434,12 @@ impl Ring {
         self.accepts.slots.iter().any(|slot| slot.listener == Some(listener))
     }
 
-    /// Cancels armed accepts until no more are left than there are free places, but each listener keeps one
-    /// as long as there is a place. Each that is cancelled then completes (R8).
-    pub(super) fn trim_accepts(&mut self, free: usize) -> io::Result<()> {
-        let mut kept = HashSet::new();
-        let mut surplus = self.accepts.armed.saturating_sub(free);
+    /// Cancels all armed accepts; each then completes (R8). All, also where some may stay: a new connection
+    /// wakes one of the accepts of its listener, and if that is the one that is cancelled, the others are not
+    /// woken in its place. Those that are armed anew look first whether somebody waits (R12).
+    pub(super) fn cancel_accepts(&mut self) -> io::Result<()> {
         for slot in 0..self.accepts.slots.len() as u32 {
-            if surplus == 0 {
-                break;
-            }
-            let Some(listener) = self.accepts.slots[slot as usize].listener else { continue };
-            if free == 0 || !kept.insert(listener) {
-                surplus -= 1;
+            if self.accepts.slots[slot as usize].listener.is_some() {
                 self.cancel(Tag { kind: Kind::Accept, generation: 0, slot })?;
             }
         }

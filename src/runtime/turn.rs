@@ -10,7 +10,7 @@ use super::connection::{ConnectionId, Deadline, Ended, Phase, Receive};
 use super::core::{Core, Work};
 use super::guard::guarded;
 use super::listener::Listening;
-use super::ring::{Completion, Kind, Tag, Target};
+use super::ring::{Completion, Kind, Ring, Tag, Target};
 use crate::fanout::{OutletId, Owed, Queue, Task};
 use crate::limits;
 use crate::time::Millis;
@@ -353,7 +353,7 @@ impl Core {
         }
         let patience = Millis::try_from(self.shutdown_timeout.as_millis()).unwrap_or(Millis::MAX);
         self.stop_at.set(Some(now.saturating_add(patience)));
-        self.queue(|ring| ring.trim_accepts(0));
+        self.queue(Ring::cancel_accepts);
         self.drop_prefaces();
         if let Some(service) = self.service() {
             guarded("the shutdown", || service.shutdown());
@@ -500,9 +500,11 @@ impl Core {
         self.clear_reserve(self.now());
         let mut work = self.work.borrow_mut();
         let free = self.free_places();
-        if self.ring.borrow().accepts_armed() > free {
-            // Others have taken places that accepts wait for: clients wait in the listener's queue instead.
-            self.queue(|ring| ring.trim_accepts(free));
+        // Each listener may keep one while there is any place.
+        let most = if free == 0 { 0 } else { free.max(self.listeners.borrow().len()) };
+        if self.ring.borrow().accepts_armed() > most {
+            // Others have taken places that accepts wait for. As many as fit are armed anew.
+            self.queue(Ring::cancel_accepts);
         }
         if free == 0 {
             return;

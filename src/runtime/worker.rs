@@ -529,7 +529,7 @@ impl Core {
 
     /// Closes the listeners, outside of a turn. An accept that is armed would keep its listener open.
     fn stop_listening(&self) {
-        self.queue(|ring| ring.trim_accepts(0));
+        self.queue(Ring::cancel_accepts);
         self.queue(Ring::submit);
         self.listeners.borrow_mut().iter_mut().for_each(Listening::close);
         for _ in 0..LEAVING_TURNS {
