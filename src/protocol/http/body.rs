@@ -180,7 +180,7 @@ impl ChunkedDecoder {
 /// use sockring::protocol::http::{BodyReader, Framing};
 ///
 /// let mut body = BodyReader::new(Framing::Chunked, 1_000_000);
-/// assert_eq!(body.read(b"1\r\na\r\n1\r\n")?, 8);
+/// assert_eq!(body.read(b"1\r\na\r\n1\r\n")?, 9);
 /// assert_eq!((body.received(), body.is_complete()), (1, false));
 /// assert_eq!(body.read(b"b\r\n0\r\n\r\nGET")?, 8);
 /// assert!(body.is_complete());
