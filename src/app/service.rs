@@ -168,6 +168,7 @@ impl Inner {
             date: RefCell::default(),
         });
         inner.core.set_close_timeout(inner.options.write_timeout);
+        inner.core.allow_stalls(inner.options.write_timeout);
         CURRENT.set(Some(inner.clone()));
         inner
     }

@@ -52,7 +52,7 @@ impl Server {
         let shared = app.core().shared();
         let path = options.prefix();
         // A client that is away for less than its heartbeat allows comes back to what has waited for it.
-        app.core().allow_stalls(options.ping_interval + options.ping_timeout);
+        app.core().allow_stalls(options.ping_interval.saturating_add(options.ping_timeout));
         let inner = Rc::new(Inner {
             index: SERVERS.with_borrow(|servers| servers.len() as u16),
             core: app.core().clone(),

@@ -357,6 +357,11 @@ impl Backlog {
         self.taken
     }
 
+    /// Notes that sealed bytes have left, which [`take_sealed`](Self::take_sealed) has taken out.
+    pub(crate) fn note_taken(&mut self, sent: usize) {
+        self.taken += sent as u64;
+    }
+
     /// Counts bytes that wait for the same client in another place against its limit as well.
     pub fn count_elsewhere(&mut self, bytes: usize) {
         self.elsewhere = bytes;

@@ -675,12 +675,19 @@ impl Core {
         self.queue(|ring| ring.receive(target, id.tag(Kind::Receive)));
     }
 
+    /// Takes a connection out of the tables, whatever becomes of its socket: the next client with its slot
+    /// finds nothing of it.
+    pub(super) fn take_out(&self, id: ConnectionId) -> Option<Connection> {
+        let connection = self.connections.borrow_mut().remove(id)?;
+        self.outlets.borrow_mut().close(connection.outlet);
+        self.ready.borrow_mut().forget(id);
+        Some(connection)
+    }
+
     /// Takes a socket out and closes it: what is armed on it is cancelled first (R3). Each request is queued
     /// for itself: one that the ring does not take must not keep the socket open.
     pub(super) fn remove(&self, id: ConnectionId) {
-        let Some(connection) = self.connections.borrow_mut().remove(id) else { return };
-        self.outlets.borrow_mut().close(connection.outlet);
-        self.ready.borrow_mut().forget(id);
+        let Some(connection) = self.take_out(id) else { return };
         #[cfg(feature = "tls")]
         self.sessions.borrow_mut().take(id);
         if let Phase::Preface { .. } = connection.phase {

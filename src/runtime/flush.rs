@@ -409,6 +409,7 @@ impl Core {
             self.counters.sent_bytes.add(sent);
             if sealed {
                 backlog.seal(&scratch.backlog[sent..]);
+                backlog.note_taken(sent);
             } else {
                 backlog.consume(sent);
             }

@@ -33,10 +33,8 @@ impl Core {
                 }
             }
             Target::Normal(fd) => {
-                let outlet = connection.outlet;
-                connections.remove(id);
                 drop(connections);
-                self.outlets.borrow_mut().close(outlet);
+                self.take_out(id);
                 // SAFETY: the descriptor was the connection's, which is gone. A task that is dropped
                 // because its core has ended closes it.
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -57,8 +55,8 @@ impl Core {
         let Some(moving) = self.take_moving(id) else { return };
         let key = moving.parcel.placeholder_key();
         if result >= 0 {
-            let gone = self.connections.borrow_mut().remove(id);
-            return gone.into_iter().for_each(|gone| self.outlets.borrow_mut().close(gone.outlet));
+            self.take_out(id);
+            return;
         }
         let parcel = self.shared.parcels(moving.core).try_remove(key);
         // The kernel had no memory to tell the other core, whose table has the socket all the same. Ours

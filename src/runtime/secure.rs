@@ -431,6 +431,7 @@ impl Core {
         let mut sessions = self.sessions.borrow_mut();
         let Some(session) = sessions.get_mut(id) else { return false };
         let mut buffers = self.secure.borrow_mut();
+        buffers.records.clear();
         session.finish(&mut buffers.records);
         let said = buffers.records.len > 0;
         if said {
@@ -449,6 +450,9 @@ impl Core {
         out.append(&mut backlog.take_sealed());
         let mut buffers = self.secure.borrow_mut();
         let Buffers { plain, records } = &mut *buffers;
+        // A step that has unwound may have left another client's bytes here.
+        plain.clear();
+        records.clear();
         backlog.copy_to(plain, limits::SECURE_SEND_BYTES.saturating_sub(out.len()));
         backlog.consume(plain.len());
         if !plain.is_empty() && session.seal(plain, records).is_err() {

@@ -77,7 +77,8 @@ impl Outlets {
     }
 
     fn overflow_stalled(&mut self, stall: Duration) {
-        let ticks = |time: Duration| (time.as_millis() / limits::TICK.as_millis()) as u32;
+        let ticks =
+            |time: Duration| u32::try_from(time.as_millis() / limits::TICK.as_millis()).unwrap_or(u32::MAX);
         for slot in 0..self.hot.len() as u32 {
             if self.hot[slot as usize].state != State::Blocked {
                 continue;
