@@ -26,6 +26,9 @@ pub(super) enum Clock {
     Client { since: Millis, checked: Millis, left: u64 },
 }
 
+/// When a connection is looked at again whose deadline has passed while its request waited for a turn.
+const QUEUED_MS: Millis = 1000;
+
 /// What becomes of a connection whose deadline has passed.
 enum Verdict {
     GoOn,
@@ -111,6 +114,11 @@ impl Inner {
 
     fn judge(&self, http: &mut Http, deadline: &mut Due, owed: usize, now: Millis) -> Verdict {
         match http.clock {
+            // It is the core that is late: what has come is read when a turn has time.
+            Clock::Request | Clock::Idle if http.queued && !http.held => {
+                *deadline = Due::at(now + QUEUED_MS);
+                Verdict::GoOn
+            }
             // Whoever has sent nothing at all is not told why.
             Clock::Request if http.unread().is_empty() => Verdict::Close,
             Clock::Request | Clock::Body => Verdict::Late(http.refused_status().unwrap_or(408)),
